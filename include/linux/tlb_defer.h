@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Deferred TLB flushes and page-table access for the Rust abstractions in
+ * rust/kernel/mm/.
+ *
+ * The x86 flush primitives are hidden from modules and from bindgen by
+ * `#ifndef MODULE` in <asm/tlbflush.h>, and nothing here is exported: the
+ * functions are built in, and only the kernel crate calls them, from the
+ * non-inlined shims in rust/kernel/mm/mechanism.rs. The contract of each
+ * function stands with its definition in mm/tlb_defer.c.
+ */
+#ifndef _LINUX_TLB_DEFER_H
+#define _LINUX_TLB_DEFER_H
+
+#include <linux/mm.h>
+#include <linux/mm_types.h>
+#include <linux/mmu_notifier.h>
+
+struct address_space;
+
+#ifdef CONFIG_RUST_TLB
+
+/* What tlb_defer_clear_pte() found. */
+#define TLB_DEFER_CLEARED	1U
+#define TLB_DEFER_DIRTY		2U
+
+/* What tlb_defer_test_young() found. */
+#define TLB_DEFER_MAPPED	1U
+#define TLB_DEFER_YOUNG		2U
+
+void tlb_defer_add_pending(struct arch_tlbflush_unmap_batch *batch,
+			   struct mm_struct *mm, unsigned long start,
+			   unsigned long end);
+void tlb_defer_flush_pending(struct arch_tlbflush_unmap_batch *batch);
+void tlb_defer_flush_mm_range(struct mm_struct *mm, unsigned long start,
+			      unsigned long end);
+void tlb_defer_note_batched(struct mm_struct *mm);
+unsigned long tlb_defer_ceiling(void);
+
+void tlb_defer_rmap_lock(struct address_space *mapping);
+void tlb_defer_rmap_unlock(struct address_space *mapping);
+struct vm_area_struct *tlb_defer_rmap_first(struct address_space *mapping,
+					    pgoff_t first, pgoff_t last);
+struct vm_area_struct *tlb_defer_rmap_next(struct vm_area_struct *vma,
+					   pgoff_t first, pgoff_t last);
+pgoff_t tlb_defer_vma_pgoff(const struct vm_area_struct *vma);
+void tlb_defer_invalidate_start(struct mmu_notifier_range *range,
+				struct vm_area_struct *vma,
+				unsigned long start, unsigned long end);
+void tlb_defer_invalidate_end(struct mmu_notifier_range *range);
+void tlb_defer_zap(struct vm_area_struct *vma, unsigned long addr,
+		   unsigned long size);
+void tlb_defer_cond_resched(void);
+
+pte_t *tlb_defer_pte_lock(struct mm_struct *mm, unsigned long addr,
+			  spinlock_t **ptl);
+void tlb_defer_pte_unlock(pte_t *table, spinlock_t *ptl);
+unsigned int tlb_defer_clear_pte(struct vm_area_struct *vma,
+				 unsigned long addr, pte_t *pte,
+				 struct page *page);
+unsigned int tlb_defer_test_young(struct vm_area_struct *vma,
+				  unsigned long addr, pte_t *pte, bool clear);
+bool tlb_defer_page_exclusive(struct page *page);
+
+#endif /* CONFIG_RUST_TLB */
+#endif /* _LINUX_TLB_DEFER_H */

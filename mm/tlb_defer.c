@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Mechanism for deferred TLB flushes from Rust: thin wrappers over what the
+ * core has, each named after the rule it keeps. Decisions (what to flush, when,
+ * how much) are not made here, but in rust/kernel/mm/tlb/.
+ *
+ * The order that the callers follow, and why, is in
+ * Documentation/mm/tlb_batch.rst; H1 to H14 below are its rules.
+ */
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/mmu_notifier.h>
+#include <linux/rmap.h>
+#include <linux/tlb_defer.h>
+
+#include <asm/tlbflush.h>
+
+#include "internal.h"
+#include "../arch/x86/mm/mm_internal.h"
+
+/* Generations and flushes. */
+
+/*
+ * Owe @mm a flush of [@start, @end).
+ *
+ * H1: the PTEs were cleared by a locked read-modify-write; this increments the
+ * generation (a full barrier) and only then reads mm_cpumask().
+ * Context: the page-table lock of the cleared PTEs is held.
+ */
+void tlb_defer_add_pending(struct arch_tlbflush_unmap_batch *batch,
+			   struct mm_struct *mm, unsigned long start,
+			   unsigned long end)
+{
+	arch_tlbbatch_add_pending(batch, mm, start, end);
+}
+
+/*
+ * Flush everything that @batch owes: one round for all mms, a full flush on
+ * each CPU asked. @batch is empty afterwards.
+ * Context: IRQs enabled (H11), no spinlock held.
+ */
+void tlb_defer_flush_pending(struct arch_tlbflush_unmap_batch *batch)
+{
+	arch_tlbbatch_flush(batch);
+}
+
+/*
+ * Flush leaf entries of [@start, @end) of @mm; a range over the kernel's own
+ * ceiling, or that ends at TLB_FLUSH_ALL, becomes a full flush of @mm. Never
+ * for freed page tables: lazy CPUs are not asked (H6).
+ * Context: IRQs enabled (H11); the page-table lock may be held. @mm may be
+ * without users, but not freed (H12).
+ */
+void tlb_defer_flush_mm_range(struct mm_struct *mm, unsigned long start,
+			      unsigned long end)
+{
+	flush_tlb_mm_range(mm, start, end, PAGE_SHIFT, false);
+}
+
+/*
+ * Tell mprotect, munmap, mremap and madvise that PTEs of @mm were cleared and
+ * that their flush is still owed (H4).
+ * Context: the page-table lock of these PTEs is held; for a batch with
+ * generations of its own, after tlb_defer_add_pending().
+ */
+void tlb_defer_note_batched(struct mm_struct *mm)
+{
+	mm_note_tlb_flush_batched(mm);
+}
+
+/* Pages above which the kernel flushes an mm in full; debugfs can change it. */
+unsigned long tlb_defer_ceiling(void)
+{
+	return READ_ONCE(tlb_single_page_flush_ceiling);
+}
+
+/* The VMAs that map a file. */
+
+/*
+ * Context: may sleep. H10: taken by reclaim, so no allocation that can reclaim
+ * while it is held; never take an mmap_lock inside.
+ */
+void tlb_defer_rmap_lock(struct address_space *mapping)
+{
+	i_mmap_lock_read(mapping);
+}
+
+void tlb_defer_rmap_unlock(struct address_space *mapping)
+{
+	i_mmap_unlock_read(mapping);
+}
+
+/*
+ * The VMAs that map any of pages @first to @last, in the order of the tree. A
+ * VMA that is found cannot be freed, and its page tables above the PTE level
+ * stay, as long as tlb_defer_rmap_lock() is held.
+ */
+struct vm_area_struct *tlb_defer_rmap_first(struct address_space *mapping,
+					    pgoff_t first, pgoff_t last)
+{
+	i_mmap_assert_locked(mapping);
+	return mapping_rmap_tree_iter_first(mapping, first, last);
+}
+
+struct vm_area_struct *tlb_defer_rmap_next(struct vm_area_struct *vma,
+					   pgoff_t first, pgoff_t last)
+{
+	return mapping_rmap_tree_iter_next(vma, first, last);
+}
+
+pgoff_t tlb_defer_vma_pgoff(const struct vm_area_struct *vma)
+{
+	return vma->vm_pgoff;
+}
+
+/*
+ * Bracket the clearing of PTEs in [@start, @end) for secondary MMUs.
+ * Context: may sleep, so before the page-table lock.
+ */
+void tlb_defer_invalidate_start(struct mmu_notifier_range *range,
+				struct vm_area_struct *vma,
+				unsigned long start, unsigned long end)
+{
+	mmu_notifier_range_init(range, MMU_NOTIFY_CLEAR, 0, vma->vm_mm, start,
+				end);
+	mmu_notifier_invalidate_range_start(range);
+}
+
+void tlb_defer_invalidate_end(struct mmu_notifier_range *range)
+{
+	mmu_notifier_invalidate_range_end(range);
+}
+
+/*
+ * Zap [@addr, @addr + @size) of @vma with a gather of its own: the peer that
+ * the batch is measured against.
+ * Context: as unmap_mapping_range(): tlb_defer_rmap_lock() or more is held.
+ */
+void tlb_defer_zap(struct vm_area_struct *vma, unsigned long addr,
+		   unsigned long size)
+{
+	zap_vma_range(vma, addr, size);
+}
+
+/* Let others run between two page tables. Context: may sleep. */
+void tlb_defer_cond_resched(void)
+{
+	cond_resched();
+}
+
+/* Page tables. */
+
+/*
+ * Lock the page table that maps @addr. Returns the entry of @addr, or NULL if
+ * there is no such table (normal: tables come and go, see PT_RECLAIM).
+ * Context: tlb_defer_rmap_lock() is held on a file that a VMA over @addr maps.
+ */
+pte_t *tlb_defer_pte_lock(struct mm_struct *mm, unsigned long addr,
+			  spinlock_t **ptl)
+{
+	pmd_t *pmd = mm_find_pmd(mm, addr);
+
+	if (!pmd)
+		return NULL;
+	return pte_offset_map_lock(mm, pmd, addr, ptl);
+}
+
+void tlb_defer_pte_unlock(pte_t *table, spinlock_t *ptl)
+{
+	pte_unmap_unlock(table, ptl);
+}
+
+/*
+ * Clear @pte if it maps @page, undo what vmf_insert_page_mkwrite() accounted
+ * (rss, rmap), and put the reference that the PTE owned. Returns 0 if the PTE
+ * does not map @page, else TLB_DEFER_CLEARED, with TLB_DEFER_DIRTY if it was
+ * dirty: then writes can still land through a stale entry (H14).
+ *
+ * Context: the page-table lock of @pte is held, in a VM_MIXEDMAP mapping that
+ * is not copy-on-write. The caller owns a reference to @page of its own and
+ * keeps it until the flush: the PTE's is not the last, and no stale entry
+ * outlives the page.
+ */
+unsigned int tlb_defer_clear_pte(struct vm_area_struct *vma,
+				 unsigned long addr, pte_t *pte,
+				 struct page *page)
+{
+	struct folio *folio = page_folio(page);
+	pte_t pteval = ptep_get(pte);
+
+	if (!pte_present(pteval) || vm_normal_page(vma, addr, pteval) != page)
+		return 0;
+
+	/* An xchg: what the CPU set in Accessed and Dirty is not lost. */
+	pteval = ptep_get_and_clear(vma->vm_mm, addr, pte);
+	if (pte_dirty(pteval))
+		folio_mark_dirty(folio);
+	folio_remove_rmap_pte(folio, page, vma);
+	dec_mm_counter(vma->vm_mm, mm_counter_file(folio));
+	VM_WARN_ON_ONCE_FOLIO(folio_ref_count(folio) < 2, folio);
+	folio_put(folio);
+
+	return TLB_DEFER_CLEARED |
+	       (pte_dirty(pteval) ? TLB_DEFER_DIRTY : 0);
+}
+
+/*
+ * Whether @pte maps something, and whether its Accessed bit is set; with
+ * @clear, clear that bit, without a flush: a CPU that has the entry in its TLB
+ * does not set it again.
+ * Context: the page-table lock of @pte is held.
+ */
+unsigned int tlb_defer_test_young(struct vm_area_struct *vma,
+				  unsigned long addr, pte_t *pte, bool clear)
+{
+	pte_t pteval = ptep_get(pte);
+	bool young;
+
+	if (!pte_present(pteval))
+		return 0;
+
+	young = clear ? ptep_test_and_clear_young(vma, addr, pte) :
+			pte_young(pteval);
+	return TLB_DEFER_MAPPED | (young ? TLB_DEFER_YOUNG : 0);
+}
+
+/*
+ * Whether the caller's reference to @page is the only one: no PTE, no gather
+ * that has yet to flush, no GUP user holds one (H2, H7).
+ */
+bool tlb_defer_page_exclusive(struct page *page)
+{
+	return page_ref_count(page) == 1;
+}
