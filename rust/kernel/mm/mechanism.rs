@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The only file of the TLB abstractions that calls the kernel: one shim for each C function.
+//!
+//! The C functions are built in and not exported. Generic and inlined Rust is compiled into the
+//! module that uses it, so each shim is `#[inline(never)]` and not generic: it stays in the kernel
+//! crate, and modules link to the shim (as in `devres.rs`). No decision is made here.
+//!
+//! C header: [`include/linux/tlb_defer.h`](srctree/include/linux/tlb_defer.h), contracts in
+//! [`mm/tlb_defer.c`](srctree/mm/tlb_defer.c).
+
+use super::{
+    tlb::{
+        policy::{
+            sealed::Sealed,
+            Machine, //
+        },
+        range::PageRange, //
+    },
+    Mm, //
+};
+use crate::{
+    bindings,
+    page::Page,
+    sync::aref::ARef, //
+};
+use core::ptr::NonNull;
+
+/// The CPUs of this machine, and its own kind of batch.
+#[derive(Default)]
+pub struct Cpus {
+    batch: bindings::arch_tlbflush_unmap_batch,
+}
+
+impl Sealed for Cpus {}
+
+impl Machine for Cpus {
+    type Mm = Mm;
+    type Pin = ARef<Mm>;
+
+    fn pin(mm: &Mm) -> ARef<Mm> {
+        mm.into()
+    }
+
+    #[inline(never)]
+    fn ceiling_pages() -> usize {
+        // SAFETY: Reads a variable, in any context.
+        unsafe { bindings::tlb_defer_ceiling() }
+    }
+
+    #[inline(never)]
+    fn add_pending(&mut self, mm: &Mm, range: PageRange) {
+        let (start, end) = (range.start(), range.end());
+        // SAFETY:
+        // - `batch` is initialised (to no CPU), and exclusively borrowed.
+        // - `mm` is a reference, so it is not freed during the call.
+        unsafe { bindings::tlb_defer_add_pending(&raw mut self.batch, mm.as_raw(), start, end) }
+    }
+
+    #[inline(never)]
+    fn note_batched(&mut self, mm: &Mm) {
+        // SAFETY: `mm` is a reference. What is noted without need costs one flush, and no more.
+        unsafe { bindings::tlb_defer_note_batched(mm.as_raw()) }
+    }
+
+    #[inline(never)]
+    fn flush_pending(&mut self) {
+        // SAFETY: `batch` is initialised and exclusively borrowed. `Flush::flush` documents the
+        // context; with IRQs disabled lockdep reports, and no memory is touched.
+        unsafe { bindings::tlb_defer_flush_pending(&raw mut self.batch) }
+    }
+
+    #[inline(never)]
+    fn flush_mm(&mut self, mm: &Mm, range: Option<PageRange>) {
+        let (start, end) = range.map_or((0, usize::MAX), |r| (r.start(), r.end()));
+        // SAFETY: `mm` is a reference; a flush of an mm without users does nothing (H12).
+        unsafe { bindings::tlb_defer_flush_mm_range(mm.as_raw(), start, end) }
+    }
+}
+
+/// # Safety
+///
+/// `mapping` must be valid until [`rmap_unlock`].
+#[inline(never)]
+pub(super) unsafe fn rmap_lock(mapping: *mut bindings::address_space) {
+    // SAFETY: The caller promises a valid `mapping`.
+    unsafe { bindings::tlb_defer_rmap_lock(mapping) }
+}
+
+/// # Safety
+///
+/// This task must have called [`rmap_lock`] on `mapping`, and not unlocked it since.
+#[inline(never)]
+pub(super) unsafe fn rmap_unlock(mapping: *mut bindings::address_space) {
+    // SAFETY: The caller promises that the lock is held.
+    unsafe { bindings::tlb_defer_rmap_unlock(mapping) }
+}
+
+/// # Safety
+///
+/// [`rmap_lock`] must be held on `mapping`. What is returned is valid as long as it is.
+#[inline(never)]
+pub(super) unsafe fn rmap_first(
+    mapping: *mut bindings::address_space,
+    first: usize,
+    last: usize,
+) -> Option<NonNull<bindings::vm_area_struct>> {
+    // SAFETY: The caller promises that the lock is held.
+    NonNull::new(unsafe { bindings::tlb_defer_rmap_first(mapping, first, last) })
+}
+
+/// # Safety
+///
+/// `vma` must come from [`rmap_first`] or this function, with the same offsets, under a lock that
+/// is still held. What is returned is valid as long as it is.
+#[inline(never)]
+pub(super) unsafe fn rmap_next(
+    vma: NonNull<bindings::vm_area_struct>,
+    first: usize,
+    last: usize,
+) -> Option<NonNull<bindings::vm_area_struct>> {
+    // SAFETY: The caller promises that `vma` is in the tree and that the tree is locked.
+    NonNull::new(unsafe { bindings::tlb_defer_rmap_next(vma.as_ptr(), first, last) })
+}
+
+/// # Safety
+///
+/// `vma` must be valid, and either its file's rmap or its `mmap_lock` locked.
+#[inline(never)]
+pub(super) unsafe fn vma_pgoff(vma: *const bindings::vm_area_struct) -> usize {
+    // SAFETY: The caller promises a valid `vma`.
+    unsafe { bindings::tlb_defer_vma_pgoff(vma) }
+}
+
+/// Opens a bracket for secondary MMUs around the clearing of PTEs in `range`.
+///
+/// # Safety
+///
+/// `vma` must be valid, and its file's rmap locked, until [`invalidate_end`] was called on what
+/// this returns.
+#[inline(never)]
+pub(super) unsafe fn invalidate_start(
+    vma: *mut bindings::vm_area_struct,
+    range: PageRange,
+) -> bindings::mmu_notifier_range {
+    let mut bracket = bindings::mmu_notifier_range::default();
+    // SAFETY: The caller promises a valid `vma`; `bracket` is written, and not kept.
+    unsafe {
+        bindings::tlb_defer_invalidate_start(&raw mut bracket, vma, range.start(), range.end());
+    }
+    bracket
+}
+
+/// # Safety
+///
+/// `bracket` must come from [`invalidate_start`], and not have been closed yet.
+#[inline(never)]
+pub(super) unsafe fn invalidate_end(mut bracket: bindings::mmu_notifier_range) {
+    // SAFETY: The caller promises an open bracket; the kernel keeps no pointer to it.
+    unsafe { bindings::tlb_defer_invalidate_end(&raw mut bracket) }
+}
+
+/// # Safety
+///
+/// `vma` must be valid, its file's rmap locked, and `range` lie within it.
+#[inline(never)]
+pub(super) unsafe fn zap(vma: *mut bindings::vm_area_struct, range: PageRange) {
+    // SAFETY: As promised by the caller; that is how `unmap_mapping_range()` calls it, too.
+    unsafe { bindings::tlb_defer_zap(vma, range.start(), range.end() - range.start()) }
+}
+
+/// # Safety
+///
+/// `mapping` must be valid.
+#[inline(never)]
+pub(super) unsafe fn unmap_mapping_pages(
+    mapping: *mut bindings::address_space,
+    first: usize,
+    nr_pages: usize,
+) {
+    // SAFETY: The caller promises a valid `mapping`. Private copies are left alone.
+    unsafe { bindings::unmap_mapping_pages(mapping, first, nr_pages, false) }
+}
+
+/// Lets other tasks run, if they wait. May sleep.
+#[inline(never)]
+pub(super) fn cond_resched() {
+    // SAFETY: Reports a sleep in atomic context, and is otherwise always safe to call.
+    unsafe { bindings::tlb_defer_cond_resched() }
+}
+
+/// A locked page table.
+pub(super) struct RawTable {
+    /// The entry of the address that it was locked for.
+    pub(super) pte: NonNull<bindings::pte_t>,
+    ptl: *mut bindings::spinlock_t,
+}
+
+/// # Safety
+///
+/// The rmap of a file must be locked that a VMA of `mm` over `addr` maps.
+#[inline(never)]
+pub(super) unsafe fn pte_lock(mm: &Mm, addr: usize) -> Option<RawTable> {
+    let mut ptl = core::ptr::null_mut();
+    // SAFETY: `mm` is a reference; the caller promises the lock that keeps the upper tables.
+    let pte = unsafe { bindings::tlb_defer_pte_lock(mm.as_raw(), addr, &raw mut ptl) };
+    NonNull::new(pte).map(|pte| RawTable { pte, ptl })
+}
+
+/// # Safety
+///
+/// `table` must come from [`pte_lock`] in this task, and not have been unlocked yet.
+#[inline(never)]
+pub(super) unsafe fn pte_unlock(table: &RawTable) {
+    // SAFETY: The caller promises that it is locked; any entry of the table names it.
+    unsafe { bindings::tlb_defer_pte_unlock(table.pte.as_ptr(), table.ptl) }
+}
+
+/// Clears `pte` if it maps `page`; returns whether it did, and whether the PTE was dirty.
+///
+/// # Safety
+///
+/// - `pte` must be the entry for `addr` of `vma`, and its page table locked.
+/// - `vma` must be a `VM_MIXEDMAP` mapping that is not copy-on-write.
+/// - The caller's own reference to `page` must be kept until the flush.
+#[inline(never)]
+pub(super) unsafe fn clear_pte(
+    vma: *mut bindings::vm_area_struct,
+    addr: usize,
+    pte: *mut bindings::pte_t,
+    page: &Page,
+) -> Option<bool> {
+    // SAFETY: As promised by the caller.
+    let found = unsafe { bindings::tlb_defer_clear_pte(vma, addr, pte, page.as_ptr()) };
+    (found & bindings::TLB_DEFER_CLEARED != 0).then_some(found & bindings::TLB_DEFER_DIRTY != 0)
+}
+
+/// Whether `pte` was accessed, if it maps anything; with `clear`, clears the Accessed bit.
+///
+/// # Safety
+///
+/// `pte` must be the entry for `addr` of `vma`, and its page table locked.
+#[inline(never)]
+pub(super) unsafe fn test_young(
+    vma: *mut bindings::vm_area_struct,
+    addr: usize,
+    pte: *mut bindings::pte_t,
+    clear: bool,
+) -> Option<bool> {
+    // SAFETY: As promised by the caller.
+    let found = unsafe { bindings::tlb_defer_test_young(vma, addr, pte, clear) };
+    (found & bindings::TLB_DEFER_MAPPED != 0).then_some(found & bindings::TLB_DEFER_YOUNG != 0)
+}
+
+/// Returns whether nobody else holds a reference to `page`.
+#[inline(never)]
+pub(super) fn page_exclusive(page: &Page) -> bool {
+    // SAFETY: A `Page` is valid and holds a reference.
+    unsafe { bindings::tlb_defer_page_exclusive(page.as_ptr()) }
+}
+
+/// # Safety
+///
+/// `vmf` must belong to a fault that is being handled in this task, in a `VM_MIXEDMAP` VMA.
+#[inline(never)]
+pub(super) unsafe fn insert_page(
+    vmf: *mut bindings::vm_fault,
+    page: &Page,
+    write: bool,
+) -> bindings::vm_fault_t {
+    // SAFETY: As promised by the caller. The PTE gets a reference of its own.
+    unsafe { bindings::vmf_insert_page_mkwrite(vmf, page.as_ptr(), write) }
+}

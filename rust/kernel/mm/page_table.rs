@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A locked page table of a user address space.
+//!
+//! The lowest level only, under its page-table lock (PTL). An address without a table is normal:
+//! tables are made by faults and freed when they are empty, at any time the lock is not held.
+//!
+//! C headers: [`include/linux/pgtable.h`](srctree/include/linux/pgtable.h),
+//! [`include/linux/tlb_defer.h`](srctree/include/linux/tlb_defer.h)
+
+use super::{
+    mechanism,
+    rmap::Vma,
+    tlb::{
+        range::PageRange,
+        StalePage, //
+    }, //
+};
+use crate::{
+    bindings,
+    page::PAGE_SHIFT,
+    types::NotThreadSafe, //
+};
+use core::ptr::NonNull;
+
+/// The page-table lock over a part of a [`Vma`].
+///
+/// A spinlock: do not sleep while this exists. Dropping it unlocks.
+///
+/// # Invariants
+///
+/// - The lock of `table` is held by this task.
+/// - `table.pte` is the entry of `addr`, and `addr` lies in `range`.
+/// - `range` lies in the VMA, and one page table maps all of it.
+pub struct PageTable<'v> {
+    vma: &'v Vma,
+    table: mechanism::RawTable,
+    addr: usize,
+    range: PageRange,
+    _nts: NotThreadSafe,
+}
+
+/// What was found in a cleared PTE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cleared {
+    /// The Dirty bit was set: until the flush, a CPU can still write to the page without a fault.
+    pub dirty: bool,
+}
+
+impl<'v> PageTable<'v> {
+    /// Locks the page table that maps `addr`.
+    ///
+    /// Returns [`None`] if `addr` is outside of `vma`, or if there is no page table for it.
+    ///
+    /// # Context
+    ///
+    /// No spinlock is held. Does not sleep, but spins.
+    pub fn lock(vma: &'v Vma, addr: usize) -> Option<Self> {
+        let range = vma.window()?.table_of(addr)?;
+        // SAFETY: A `Vma` exists only under the rmap lock of its file, and maps `addr`.
+        let table = unsafe { mechanism::pte_lock(vma.mm(), addr) }?;
+        // INVARIANT: `table` was locked for `addr`, and `table_of` returns what one table maps.
+        Some(Self {
+            vma,
+            table,
+            addr,
+            range,
+            _nts: NotThreadSafe,
+        })
+    }
+
+    /// Returns the part of the VMA that this page table maps.
+    pub fn range(&self) -> PageRange {
+        self.range
+    }
+
+    /// Returns the entry of `addr`.
+    fn pte(&self, addr: usize) -> Option<NonNull<bindings::pte_t>> {
+        if !self.range.contains(addr) {
+            return None;
+        }
+        let index = (addr >> PAGE_SHIFT) as isize - (self.addr >> PAGE_SHIFT) as isize;
+        // SAFETY: By the invariants both addresses are mapped by this table, so the entry is in it.
+        Some(unsafe { self.table.pte.offset(index) })
+    }
+
+    /// Returns whether the page at `addr` was accessed, or [`None`] if none is mapped there.
+    ///
+    /// With `clear`, clears the Accessed bit and does *not* flush: a CPU that has the translation
+    /// in its TLB does not set the bit again.
+    pub fn test_young(&mut self, addr: usize, clear: bool) -> Option<bool> {
+        let pte = self.pte(addr)?;
+        // SAFETY: `pte` is the entry of `addr`, and the lock is held by the type invariants.
+        unsafe { mechanism::test_young(self.vma.as_raw(), addr, pte.as_ptr(), clear) }
+    }
+
+    /// Clears the PTE of `addr` if it maps `page`, and undoes its accounting.
+    ///
+    /// # Safety
+    ///
+    /// - The VMA must have been set up by [`set_vm_ops`](super::virt::VmaNew::set_vm_ops).
+    /// - `page` must be kept until after a flush that covers `addr`.
+    /// - The policy that flushes must be told before this guard is dropped.
+    pub(super) unsafe fn clear<P: StalePage>(&mut self, addr: usize, page: &P) -> Option<Cleared> {
+        let pte = self.pte(addr)?;
+        // SAFETY:
+        // - `pte` is the entry of `addr`, and the lock is held by the type invariants.
+        // - The caller promises `set_vm_ops`, which makes a VM_MIXEDMAP VMA of a shared mapping.
+        // - The caller keeps `page`, which owns a reference (`StalePage`), until the flush.
+        let dirty =
+            unsafe { mechanism::clear_pte(self.vma.as_raw(), addr, pte.as_ptr(), page.page()) }?;
+        Some(Cleared { dirty })
+    }
+}
+
+impl Drop for PageTable<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the lock is held by this task; it is released only here.
+        unsafe { mechanism::pte_unlock(&self.table) }
+    }
+}

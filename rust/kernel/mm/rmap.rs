@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The mappings of a file, in all processes.
+//!
+//! An [`AddressSpace`] knows every VMA that maps its file. It is not the address space of a
+//! process: that is an [`Mm`].
+//!
+//! # Locks
+//!
+//! `mmap_lock` → the driver's own lock → [`RmapGuard`] (`i_mmap_rwsem`, read) →
+//! [`PageTable`](super::page_table::PageTable) (the page-table lock). Reclaim takes `i_mmap_rwsem`
+//! too: allocate nothing under a guard that may reclaim, and never take an `mmap_lock` there.
+//!
+//! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h),
+//! [`include/linux/mm.h`](srctree/include/linux/mm.h)
+
+use super::{
+    mechanism,
+    tlb::{
+        range::PageRange,
+        window::Window, //
+    },
+    virt::flags,
+    Mm, //
+};
+use crate::{
+    bindings,
+    fs::File,
+    sync::ArcBorrow,
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    }, //
+};
+use core::ptr::NonNull;
+
+/// Wraps the kernel's `struct address_space`: a file's pages, and the VMAs that map them.
+///
+/// All opens of one device node share it, so it can hold mappings that are none of the driver's
+/// business: see [`Vma::maps`].
+#[repr(transparent)]
+pub struct AddressSpace(Opaque<bindings::address_space>);
+
+impl AddressSpace {
+    /// Returns the address space of an open file.
+    pub fn of(file: &File) -> &Self {
+        // SAFETY: `f_mapping` is set before a file can be used and does not change afterwards. The
+        // file pins its inode, and so the address space, as long as it is borrowed.
+        unsafe { &*(*file.as_ptr()).f_mapping.cast() }
+    }
+
+    /// Locks the set of VMAs for reading.
+    ///
+    /// # Context
+    ///
+    /// May sleep. See the [module](self) for the order of locks.
+    pub fn lock(&self) -> RmapGuard<'_> {
+        // SAFETY: `self` is borrowed, and so valid, for as long as the guard.
+        unsafe { mechanism::rmap_lock(self.0.get()) };
+        RmapGuard {
+            mapping: self,
+            _nts: NotThreadSafe,
+        }
+    }
+
+    /// Unmaps a run of pages from every mapping of this file: a gather, and so a flush, for each
+    /// VMA. Pages are gone from all page tables and TLBs when it returns, unless someone faults
+    /// them in again.
+    ///
+    /// # Context
+    ///
+    /// May sleep. Takes `i_mmap_rwsem`.
+    pub fn unmap_mapping_pages(&self, first: usize, nr_pages: usize) {
+        // SAFETY: `self` is a valid address space.
+        unsafe { mechanism::unmap_mapping_pages(self.0.get(), first, nr_pages) }
+    }
+}
+
+/// The VMAs of a file do not come, go or change their place while this is held.
+pub struct RmapGuard<'a> {
+    mapping: &'a AddressSpace,
+    // The lock has to be released by the task that took it.
+    _nts: NotThreadSafe,
+}
+
+impl RmapGuard<'_> {
+    /// Returns the VMAs that map any of pages `first` to `last`, in the order in which a walk has
+    /// to visit them: a VMA that PTEs are copied or moved to comes after the one they come from.
+    pub fn vmas(&self, first: usize, last: usize) -> Vmas<'_> {
+        Vmas {
+            // SAFETY: The lock is held as long as `self` is borrowed.
+            next: unsafe { mechanism::rmap_first(self.mapping.0.get(), first, last) },
+            first,
+            last,
+            _guard: self,
+        }
+    }
+}
+
+impl Drop for RmapGuard<'_> {
+    fn drop(&mut self) {
+        // SAFETY: The lock was taken when the guard was made, by this task: guards are not `Send`.
+        unsafe { mechanism::rmap_unlock(self.mapping.0.get()) }
+    }
+}
+
+/// Iterator over the VMAs of a file. See [`RmapGuard::vmas`].
+///
+/// # Invariants
+///
+/// `next` was found with `first` and `last` under the lock of `_guard`.
+pub struct Vmas<'g> {
+    next: Option<NonNull<bindings::vm_area_struct>>,
+    first: usize,
+    last: usize,
+    _guard: &'g RmapGuard<'g>,
+}
+
+impl<'g> Iterator for Vmas<'g> {
+    type Item = &'g Vma;
+
+    fn next(&mut self) -> Option<&'g Vma> {
+        let vma = self.next?;
+        // INVARIANT: The same offsets are used throughout.
+        // SAFETY: By the invariant, and because the guard is still borrowed.
+        self.next = unsafe { mechanism::rmap_next(vma, self.first, self.last) };
+        // SAFETY: The VMA is valid while the lock is held, which it is for `'g`.
+        Some(unsafe { vma.cast().as_ref() })
+    }
+}
+
+/// A VMA found through its file.
+///
+/// Unlike for a [`VmaRef`](super::virt::VmaRef), no `mmap_lock` is held, and the process may be
+/// exiting.
+///
+/// # Invariants
+///
+/// The rmap of the VMA's file is locked. So the VMA is not freed, keeps its place and its file
+/// offset, and stays in its [`Mm`], which is not freed either.
+#[repr(transparent)]
+pub struct Vma(Opaque<bindings::vm_area_struct>);
+
+impl Vma {
+    pub(super) fn as_raw(&self) -> *mut bindings::vm_area_struct {
+        self.0.get()
+    }
+
+    /// Returns the address space of the process. It may be without users.
+    pub fn mm(&self) -> &Mm {
+        // SAFETY: By the type invariants the VMA is linked, and `vm_mm` stays valid while it is.
+        unsafe { Mm::from_raw((*self.as_raw()).vm_mm) }
+    }
+
+    /// Returns which part of the file this VMA shows, and where; [`None`] for an empty VMA.
+    pub fn window(&self) -> Option<Window> {
+        // SAFETY: By the type invariants these fields do not change.
+        let (start, end, pgoff) = unsafe {
+            let bounds = (*self.as_raw()).__bindgen_anon_1.__bindgen_anon_1;
+            let pgoff = mechanism::vma_pgoff(self.as_raw());
+            (bounds.vm_start, bounds.vm_end, pgoff)
+        };
+        Some(Window::new(PageRange::new(start, end)?, pgoff))
+    }
+
+    /// Returns whether this is a mapping that
+    /// [`set_vm_ops`](super::virt::VmaNew::set_vm_ops) set up over `data`.
+    pub fn maps<T: Send + Sync + 'static>(&self, data: ArcBorrow<'_, T>) -> bool {
+        let wanted: *const T = &*data;
+        // SAFETY: By the type invariants the VMA is valid. The pointer is compared, not used; it
+        // and the flag were written before the VMA was linked and do not change.
+        let (private, bits) = unsafe {
+            let vma = self.as_raw();
+            ((*vma).vm_private_data, (*vma).__bindgen_anon_2.vm_flags)
+        };
+        core::ptr::eq(private.cast_const().cast(), wanted) && bits & flags::MIXEDMAP != 0
+    }
+
+    /// Zaps pages `first` to `last` of the file, as far as this VMA shows them, with a gather of its
+    /// own: PTEs cleared, one flush, page references put. Returns whether it shows any.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    pub fn zap(&self, first: usize, last: usize) -> bool {
+        let Some(range) = self.window().and_then(|w| w.clip(first, last)) else {
+            return false;
+        };
+        // SAFETY: The rmap is locked by the type invariants, and `range` was clipped.
+        unsafe { mechanism::zap(self.as_raw(), range) };
+        true
+    }
+
+    /// Calls `f` between the notifications that tell secondary MMUs that PTEs in `range` are being
+    /// cleared.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    pub fn invalidating<R>(&self, range: PageRange, f: impl FnOnce() -> R) -> R {
+        // SAFETY: By the type invariants the VMA is valid and its rmap locked, and it remains so
+        // until the bracket is closed below.
+        let bracket = unsafe { mechanism::invalidate_start(self.as_raw(), range) };
+        let result = f();
+        // SAFETY: It was opened above, and is closed only here.
+        unsafe { mechanism::invalidate_end(bracket) };
+        result
+    }
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Batched TLB flushes: take many pages back from many processes, and interrupt their CPUs once.
+//!
+//! # The protocol
+//!
+//! A page that was mapped into a process may be used by other CPUs, through their TLBs, long after
+//! its PTE is gone. So, in this order:
+//!
+//! 1. **Own.** The driver moves the page into a [`Batch`] ([`Staging::push`]). From here on nobody
+//!    can free or reuse it.
+//! 2. **Clear.** [`Staging::unmap`] clears the PTEs that map it, in all processes, each under its
+//!    page-table lock and with a locked read-modify-write, so that no Accessed or Dirty bit is lost.
+//! 3. **Record.** Under the same lock the policy is told: the generation of the mm goes up, *then*
+//!    its set of CPUs is read. The other way round, a CPU that switches to the mm in between would
+//!    be left out. Also under this lock, mprotect, munmap, mremap and madvise are told.
+//! 4. **Flush.** [`Batch::flush`] interrupts the CPUs, once for all of it if the policy says so.
+//! 5. **Release.** [`Flushed::drain`] hands the pages out. Nobody reaches them through a mapping
+//!    any more. Who else holds a reference, for example for direct I/O, still does: only an
+//!    [`ExclusivePage`] may be overwritten.
+//!
+//! Release before flush, and another process's data turns up in this one. Record after the lock
+//! is gone, and a munmap in between frees what it believes nobody can reach. Steps 1, 4 and 5 are in
+//! the types: [`batch`]. Steps 2 and 3 are in one loop: `tlb/unmap.rs`. Which flush, and when, is
+//! the [`policy`]'s to say: [`Broadcast`], [`Precise`] or [`PerPage`]. The whole argument, with locks
+//! and barriers, is in [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst).
+//!
+//! # What is not guaranteed
+//!
+//! - Between 2 and 4, other CPUs can read the page, and write to it if the PTE was dirty.
+//! - A fault after 3 maps whatever the fault handler gives it. If that is *another* page, the handler
+//!   has to flush the batch first, or two CPUs see two pages at one address.
+//! - x86-64 only, pages of one size only, no freed page tables: those need an `mmu_gather`.
+//!
+//! # Examples
+//!
+//! A page is in the batch, or it is out after a flush:
+//!
+//! ```
+//! use kernel::{
+//!     mm::tlb::{Batch, Broadcast},
+//!     page::Page, //
+//! };
+//!
+//! let mut batch = Batch::new(Broadcast::new(), 2, GFP_KERNEL)?;
+//! let mut staging = batch.stage();
+//! staging.push(7, Page::alloc_page(GFP_KERNEL)?).map_err(|_| ENOSPC)?;
+//! // `staging.unmap(mapping, data)` would clear the PTEs; without it the page stays out.
+//! drop(staging);
+//! assert_eq!(batch.nr_pages(), 0);
+//!
+//! let flushed = batch.flush();
+//! // Nothing was unmapped: nobody was interrupted.
+//! assert_eq!(flushed.report().nr_calls, 0);
+//! # Ok::<(), Error>(())
+//! ```
+//!
+//! Storage is taken beforehand, and a full batch gives the page back:
+//!
+//! ```
+//! use kernel::{
+//!     mm::tlb::{Batch, Full, Precise},
+//!     page::Page, //
+//! };
+//!
+//! let mut batch = Batch::new(Precise::new(), 0, GFP_KERNEL)?;
+//! let page = Page::alloc_page(GFP_KERNEL)?;
+//! let Err(Full(page)) = batch.stage().push(7, page) else {
+//!     return Err(EINVAL);
+//! };
+//! batch.reserve(1, GFP_KERNEL)?;
+//! assert!(batch.stage().push(7, page).is_ok());
+//! # Ok::<(), Error>(())
+//! ```
+//!
+//! C headers: [`include/linux/tlb_defer.h`](srctree/include/linux/tlb_defer.h),
+//! [`arch/x86/include/asm/tlbflush.h`](srctree/arch/x86/include/asm/tlbflush.h)
+
+use super::mechanism::Cpus;
+use crate::page::Page;
+
+pub mod batch;
+pub mod broadcast;
+pub mod ceiling;
+pub mod chosen;
+pub mod exclusive;
+pub mod ledger;
+pub mod per_page;
+pub mod policy;
+pub mod precise;
+pub mod range;
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
+pub mod unflushed;
+pub mod unmap;
+pub mod window;
+
+pub use batch::{
+    Batch,
+    Flushed,
+    Full,
+    Staging, //
+};
+pub use exclusive::ExclusivePage;
+pub use policy::{
+    Flush,
+    Report, //
+};
+pub use unmap::invalidate;
+
+/// One round for all processes: see [`broadcast::Broadcast`].
+pub type Broadcast = broadcast::Broadcast<Cpus>;
+/// A ranged flush a process: see [`precise::Precise`].
+pub type Precise = precise::Precise<Cpus>;
+/// A flush a page: see [`per_page::PerPage`].
+pub type PerPage = per_page::PerPage<Cpus>;
+/// No flush, to show that tests notice: see [`unflushed::Unflushed`].
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
+pub type Unflushed = unflushed::Unflushed<Cpus>;
+/// A policy chosen at run time: see [`chosen::Chosen`].
+pub type Chosen = chosen::Chosen<Cpus>;
+
+/// What owns a page that may still be reachable through a stale translation.
+///
+/// # Safety
+///
+/// The value must own a reference to the page that [`page`](StalePage::page) returns, must return
+/// the same page each time, and must not put that reference before it is dropped.
+pub unsafe trait StalePage {
+    /// Returns the page.
+    fn page(&self) -> &Page;
+}
+
+// SAFETY: A `Page` owns itself, and puts its reference when it is dropped.
+unsafe impl StalePage for Page {
+    fn page(&self) -> &Page {
+        self
+    }
+}

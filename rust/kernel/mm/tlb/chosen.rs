@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Chosen: for callers who find out at run time which policy they want.
+
+#![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
+#![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
+
+#[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+use super::unflushed::Unflushed;
+use super::{
+    broadcast::Broadcast,
+    per_page::PerPage,
+    policy::{
+        sealed,
+        Flush,
+        Machine,
+        Report, //
+    },
+    precise::Precise,
+    range::{
+        PageRange,
+        Pending, //
+    }, //
+};
+
+/// A policy chosen at run time.
+pub enum Chosen<M: Machine> {
+    /// See [`Broadcast`].
+    Broadcast(Broadcast<M>),
+    /// See [`Precise`].
+    Precise(Precise<M>),
+    /// See [`PerPage`].
+    PerPage(PerPage<M>),
+    /// See [`Unflushed`].
+    #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+    Unflushed(Unflushed<M>),
+}
+
+impl<M: Machine> Chosen<M> {
+    fn as_flush(&mut self) -> &mut dyn Flush<Mm = M::Mm> {
+        match self {
+            Self::Broadcast(policy) => policy,
+            Self::Precise(policy) => policy,
+            Self::PerPage(policy) => policy,
+            #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+            Self::Unflushed(policy) => policy,
+        }
+    }
+}
+
+impl<M: Machine> sealed::Sealed for Chosen<M> {}
+
+impl<M: Machine> Flush for Chosen<M> {
+    type Mm = M::Mm;
+
+    fn cleared(&mut self, mm: &M::Mm, page: PageRange) {
+        self.as_flush().cleared(mm, page);
+    }
+
+    fn record(&mut self, mm: &M::Mm, pending: Pending) {
+        self.as_flush().record(mm, pending);
+    }
+
+    fn owed(&self) -> Report {
+        match self {
+            Self::Broadcast(policy) => policy.owed(),
+            Self::Precise(policy) => policy.owed(),
+            Self::PerPage(policy) => policy.owed(),
+            #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+            Self::Unflushed(policy) => policy.owed(),
+        }
+    }
+
+    fn flush(&mut self) -> Report {
+        self.as_flush().flush()
+    }
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages that nobody else can reach.
+
+use crate::{
+    alloc::Flags,
+    mm::mechanism,
+    page::{
+        Page,
+        PAGE_SIZE, //
+    },
+    prelude::*, //
+};
+
+/// Words that are copied at a time; a page is a multiple of them.
+const CHUNK_WORDS: usize = 64;
+
+/// A page to which nobody else holds a reference: no PTE, no gather that has yet to flush, no GUP
+/// user. Its contents can be changed, and it can be given to someone else.
+///
+/// # Invariants
+///
+/// The reference of the [`Page`] is the only one, and no TLB holds a translation to the page.
+pub struct ExclusivePage(Page);
+
+impl ExclusivePage {
+    /// Takes `page` if there is no other reference to it.
+    ///
+    /// A page that is not flushed yet is in a [`Batch`](super::Batch), and cannot be passed here.
+    ///
+    /// # Errors
+    ///
+    /// Gives the page back if someone else holds a reference. To drop it is then right: the last
+    /// one to let go frees it.
+    pub fn new(page: Page) -> Result<Self, Page> {
+        if !mechanism::page_exclusive(&page) {
+            return Err(page);
+        }
+        // INVARIANT: A PTE owns a reference, and so does a gather until it has flushed. Only
+        // `Staging::unmap` puts a PTE's reference before the flush, and while it is owed, the page
+        // is in a batch. GUP-fast may take a reference for a moment, but finds the PTE changed and
+        // puts it again, without a look at the page.
+        Ok(Self(page))
+    }
+
+    /// Allocates a zeroed page.
+    ///
+    /// # Errors
+    ///
+    /// - `ENOMEM` if there is none.
+    pub fn alloc_zeroed(flags: Flags) -> Result<Self> {
+        // INVARIANT: The page was just allocated; nobody knows of it.
+        Ok(Self(Page::alloc_page(flags | __GFP_ZERO)?))
+    }
+
+    /// Fills the page with zeroes.
+    pub fn zero(&mut self) {
+        // SAFETY: By the type invariants nobody else reads or writes the page.
+        let result = unsafe { self.0.fill_zero_raw(0, PAGE_SIZE) };
+        debug_assert!(result.is_ok());
+    }
+
+    /// Fills the page with `word`, over and over.
+    pub fn fill(&mut self, word: u64) {
+        let words = [word; CHUNK_WORDS];
+        for offset in (0..PAGE_SIZE).step_by(size_of_val(&words)) {
+            // SAFETY: `words` is valid for reads, and by the type invariants nobody else reads or
+            // writes the page.
+            let result = unsafe {
+                self.0
+                    .write_raw(words.as_ptr().cast(), offset, size_of_val(&words))
+            };
+            debug_assert!(result.is_ok());
+        }
+    }
+
+    /// Returns whether the page holds nothing but `word`.
+    pub fn is_filled_with(&self, word: u64) -> bool {
+        let mut words = [!word; CHUNK_WORDS];
+        (0..PAGE_SIZE).step_by(size_of_val(&words)).all(|offset| {
+            // SAFETY: `words` is valid for writes, and by the type invariants nobody else writes
+            // the page.
+            let result = unsafe {
+                self.0
+                    .read_raw(words.as_mut_ptr().cast(), offset, size_of_val(&words))
+            };
+            result.is_ok() && words.iter().all(|found| *found == word)
+        })
+    }
+
+    /// Gives up exclusivity, for example to map the page.
+    pub fn into_page(self) -> Page {
+        self.0
+    }
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! When to flush what: the policies a batch can have.
+//!
+//! | policy        | rounds for `p` pages of `m` address spaces       | a round flushes           |
+//! |---------------|--------------------------------------------------|---------------------------|
+//! | [`PerPage`]   | `p` × `m`, each under the page-table lock        | one page                  |
+//! | [`Broadcast`] | 1                                                | everything, on those CPUs |
+//! | [`Precise`]   | `m`, or 1 if it [outgrew](super::ceiling) that   | one range, or one mm      |
+//!
+//! Pure: CPUs, generations and IPIs are behind [`Machine`], which the kernel implements in
+//! `mechanism.rs` and the host with a model.
+//!
+//! # What each call is for
+//!
+//! 1. A walker clears PTEs under a page-table lock, each with a locked read-modify-write.
+//! 2. [`Flush::cleared`] for each of them; only [`PerPage`] acts on it.
+//! 3. [`Flush::record`] once for all PTEs cleared under this lock, *before* it is released: the
+//!    generation is bumped and `mm_cpumask()` read (H1), and mprotect, munmap, mremap and madvise
+//!    of that mm learn that a flush is owed (H4).
+//! 4. The lock is released. Other CPUs may use the stale entries until:
+//! 5. [`Flush::flush`], with no lock held. Afterwards no CPU has them.
+//!
+//! [`Broadcast`]: super::broadcast::Broadcast
+//! [`PerPage`]: super::per_page::PerPage
+//! [`Precise`]: super::precise::Precise
+
+#![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
+#![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
+
+use super::{
+    ledger::Ledger,
+    range::{
+        PageRange,
+        Pending, //
+    }, //
+};
+use core::ops::Deref;
+
+/// Address spaces that a policy tells apart.
+pub const MAX_MMS: usize = 16;
+
+pub(crate) mod sealed {
+    /// Only this crate says what a flush is: a policy that does not flush would break every batch.
+    pub trait Sealed {}
+}
+
+/// What a policy asks of the machine below it.
+pub trait Machine: sealed::Sealed + Default {
+    /// An address space.
+    type Mm;
+    /// What keeps an address space from being freed (it may die).
+    type Pin: Deref<Target = Self::Mm>;
+
+    /// Pins `mm`. Does not sleep.
+    fn pin(mm: &Self::Mm) -> Self::Pin;
+    /// Returns the most pages that the machine flushes one by one.
+    fn ceiling_pages() -> usize;
+    /// Owes `mm` a flush of `range`: bumps its generation, then notes its CPUs. Does not sleep.
+    fn add_pending(&mut self, mm: &Self::Mm, range: PageRange);
+    /// Tells whoever else changes page tables of `mm` that a flush is owed. Does not sleep.
+    fn note_batched(&mut self, mm: &Self::Mm);
+    /// Flushes all that [`Machine::add_pending`] noted, in one round.
+    fn flush_pending(&mut self);
+    /// Flushes `range` of `mm`, or all of it, in one round.
+    fn flush_mm(&mut self, mm: &Self::Mm, range: Option<PageRange>);
+}
+
+/// What a flush did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// PTEs cleared since the flush before.
+    pub nr_ptes: usize,
+    /// Address spaces they were in; [`MAX_MMS`] stands for that many or more.
+    pub nr_mms: usize,
+    /// Calls into the machine's flush functions. Each is one round, if other CPUs have to be asked.
+    pub nr_calls: usize,
+}
+
+/// A flush policy. Sealed: all of them are in this folder.
+pub trait Flush: sealed::Sealed {
+    /// The address spaces it is for.
+    type Mm;
+
+    /// A PTE of `mm` was cleared. The page-table lock is held.
+    fn cleared(&mut self, _mm: &Self::Mm, _page: PageRange) {}
+
+    /// `pending` is all that was cleared in `mm` under the page-table lock that is still held.
+    fn record(&mut self, mm: &Self::Mm, pending: Pending);
+
+    /// Returns what a flush now would be for; its `nr_calls` is zero.
+    fn owed(&self) -> Report;
+
+    /// Flushes all that was recorded. IRQs are enabled, no spinlock is held.
+    fn flush(&mut self) -> Report;
+}
+
+/// Who waits for a flush, by address space.
+pub(super) type Owed<M> = Ledger<<M as Machine>::Pin, MAX_MMS>;
+
+/// Notes `pending` for `mm`; false if the table is full.
+pub(super) fn note<M: Machine>(owed: &mut Owed<M>, mm: &M::Mm, pending: Pending) -> bool {
+    let same = |pin: &M::Pin| core::ptr::eq::<M::Mm>(&**pin, mm);
+    owed.note(pending, same, || M::pin(mm)).is_ok()
+}
+
+/// Sums the table up.
+pub(super) fn sum<M: Machine>(owed: &Owed<M>) -> Report {
+    Report {
+        nr_ptes: owed.nr_pages(),
+        nr_mms: owed.nr_mms(),
+        nr_calls: 0,
+    }
+}
+
+/// Empties the table into a report.
+pub(super) fn settle<M: Machine>(owed: &mut Owed<M>, nr_calls: usize) -> Report {
+    let report = Report {
+        nr_calls,
+        ..sum::<M>(owed)
+    };
+    owed.clear();
+    report
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Precise: a range for each address space, as long as that is worth it.
+
+#![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
+#![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
+
+use super::policy::{
+    note,
+    sealed,
+    settle,
+    sum,
+    Flush,
+    Machine,
+    Owed,
+    Report, //
+};
+use super::{
+    ceiling::{
+        self,
+        Decision, //
+    },
+    ledger::Entry,
+    range::Pending, //
+};
+
+/// Address spaces for which a round each is cheaper than one full flush for all their CPUs.
+pub const MAX_PRECISE_MMS: usize = 8;
+
+/// PTEs above which a batch is not worth a round an mm.
+pub const MAX_PRECISE_PAGES: usize = 4096;
+
+/// A ranged flush for each address space; one for all if the batch outgrows that.
+///
+/// # Invariants
+///
+/// If `spilled`, all that is owed was handed to the machine's own batch; otherwise nothing was, and
+/// every address space that is owed a flush is in `owed`.
+pub struct Precise<M: Machine> {
+    machine: M,
+    owed: Owed<M>,
+    spilled: bool,
+}
+
+impl<M: Machine> Precise<M> {
+    /// Makes a policy that owes nothing.
+    pub fn new() -> Self {
+        // INVARIANT: Nothing is owed.
+        Self {
+            machine: M::default(),
+            owed: Owed::<M>::new(),
+            spilled: false,
+        }
+    }
+
+    fn limits() -> ceiling::Limits {
+        ceiling::Limits {
+            ceiling_pages: M::ceiling_pages(),
+            max_mms: MAX_PRECISE_MMS,
+            max_pages: MAX_PRECISE_PAGES,
+        }
+    }
+
+    /// Hands what is owed to the machine's batch. That reads the generation and the CPUs of each
+    /// address space later than its PTEs were cleared, which is as good: the order is what counts.
+    fn spill(&mut self) {
+        // INVARIANT: All entries are handed over.
+        for Entry { mm, pending } in self.owed.iter() {
+            self.machine.add_pending(mm, pending.range());
+        }
+        self.spilled = true;
+    }
+
+    fn flush_each(&mut self) -> usize {
+        let limits = Self::limits();
+        let (nr_mms, nr_pages) = (self.owed.nr_mms(), self.owed.nr_pages());
+        for Entry { mm, pending } in self.owed.iter() {
+            let range = match limits.decide(nr_mms, nr_pages, pending) {
+                Decision::Ranged => Some(pending.range()),
+                Decision::Full | Decision::Broadcast => None,
+            };
+            self.machine.flush_mm(mm, range);
+        }
+        nr_mms
+    }
+}
+
+impl<M: Machine> Default for Precise<M> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<M: Machine> sealed::Sealed for Precise<M> {}
+
+impl<M: Machine> Flush for Precise<M> {
+    type Mm = M::Mm;
+
+    fn record(&mut self, mm: &M::Mm, pending: Pending) {
+        let noted = note::<M>(&mut self.owed, mm, pending);
+        let was_spilled = self.spilled;
+        if !was_spilled {
+            let outgrown = Self::limits().outgrown(self.owed.nr_mms(), self.owed.nr_pages());
+            if outgrown || !noted {
+                self.spill();
+            }
+        }
+        // INVARIANT: After a spill, what is recorded goes to the machine at once; and so does what
+        // the spill did not find in the table.
+        if was_spilled || !noted {
+            self.machine.add_pending(mm, pending.range());
+        }
+        self.machine.note_batched(mm);
+    }
+
+    fn owed(&self) -> Report {
+        sum::<M>(&self.owed)
+    }
+
+    fn flush(&mut self) -> Report {
+        let nr_calls = if self.spilled {
+            self.machine.flush_pending();
+            1
+        } else {
+            self.flush_each()
+        };
+        // INVARIANT: Nothing is owed.
+        self.spilled = false;
+        settle::<M>(&mut self.owed, nr_calls)
+    }
+}

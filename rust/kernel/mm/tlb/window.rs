@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where the pages of a file lie in one mapping of it. Pure arithmetic of addresses and offsets.
+
+#![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
+#![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
+
+use super::range::PageRange;
+use kernel::page::{
+    PAGE_SHIFT,
+    PAGE_SIZE, //
+};
+
+/// Pages mapped by one page table at the lowest level (x86-64: 8 bytes an entry).
+pub const PTRS_PER_PTE: usize = PAGE_SIZE / 8;
+
+/// The part of a file that a VMA maps, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    range: PageRange,
+    pgoff: usize,
+}
+
+impl Window {
+    /// The window of a VMA over `range` whose first page is page `pgoff` of the file.
+    pub const fn new(range: PageRange, pgoff: usize) -> Self {
+        Self { range, pgoff }
+    }
+
+    /// Returns the addresses of the window.
+    pub const fn range(&self) -> PageRange {
+        self.range
+    }
+
+    /// Returns where page `pgoff` of the file is mapped, or [`None`] if this window does not show
+    /// it.
+    pub fn address_of(&self, pgoff: usize) -> Option<usize> {
+        let index = pgoff.checked_sub(self.pgoff)?;
+        if index >= self.range.span_pages() {
+            return None;
+        }
+        Some(self.range.start() + (index << PAGE_SHIFT))
+    }
+
+    /// Returns the addresses of those of pages `first` to `last` that the window shows.
+    pub fn clip(&self, first: usize, last: usize) -> Option<PageRange> {
+        let end = self.pgoff.checked_add(self.range.span_pages())?;
+        let (from, to) = (first.max(self.pgoff), last.checked_add(1)?.min(end));
+        if from >= to {
+            return None;
+        }
+        PageRange::new(
+            self.range.start() + ((from - self.pgoff) << PAGE_SHIFT),
+            self.range.start() + ((to - self.pgoff) << PAGE_SHIFT),
+        )
+    }
+
+    /// Returns the part of the window that is mapped by the same page table as `addr`, or [`None`]
+    /// if `addr` lies outside.
+    pub fn table_of(&self, addr: usize) -> Option<PageRange> {
+        if !self.range.contains(addr) {
+            return None;
+        }
+        let span = PTRS_PER_PTE << PAGE_SHIFT;
+        let start = addr & !(span - 1);
+        PageRange::new(
+            start.max(self.range.start()),
+            start.saturating_add(span).min(self.range.end()),
+        )
+    }
+}
+
+#[cfg(any(test, CONFIG_RUST_TLB_KUNIT_TEST))]
+#[cfg_attr(not(test), kernel::macros::kunit_tests(rust_tlb_window))]
+#[cfg_attr(CONFIG_KUNIT, allow(unsafe_code))]
+mod tests {
+    use super::*;
+
+    const P: usize = PAGE_SIZE;
+
+    fn window(start: usize, end: usize, pgoff: usize) -> Window {
+        Window::new(PageRange::new(start * P, end * P).unwrap(), pgoff)
+    }
+
+    #[test]
+    fn address_of_the_first_and_the_last_page() {
+        let w = window(100, 110, 5);
+        for (pgoff, addr) in [
+            (4, None),
+            (5, Some(100 * P)),
+            (14, Some(109 * P)),
+            (15, None),
+            (usize::MAX, None),
+        ] {
+            assert_eq!(w.address_of(pgoff), addr);
+        }
+    }
+
+    #[test]
+    fn clip_to_what_is_shown() {
+        let w = window(100, 110, 5);
+        assert_eq!(w.clip(0, 4), None);
+        assert_eq!(w.clip(15, 99), None);
+        assert_eq!(w.clip(0, 5), PageRange::new(100 * P, 101 * P));
+        assert_eq!(w.clip(0, 99), Some(w.range()));
+        assert_eq!(w.clip(7, 8), PageRange::new(102 * P, 104 * P));
+        assert_eq!(w.clip(0, usize::MAX), None);
+    }
+
+    #[test]
+    fn table_ends_with_the_window_or_the_table() {
+        let n = PTRS_PER_PTE;
+        let w = window(n - 2, 2 * n + 1, 0);
+        assert_eq!(w.table_of((n - 1) * P), PageRange::new((n - 2) * P, n * P));
+        assert_eq!(w.table_of(n * P), PageRange::new(n * P, 2 * n * P));
+        assert_eq!(
+            w.table_of(2 * n * P),
+            PageRange::new(2 * n * P, (2 * n + 1) * P)
+        );
+        assert_eq!(w.table_of((2 * n + 1) * P), None);
+        assert_eq!(w.table_of(0), None);
+    }
+}
