@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The ABI of `/dev/rust-tlb`: ioctl numbers, structures and constants.
+//!
+//! One source, compiled into the module and into the user-space selftests, so that the two cannot
+//! drift apart. It uses `core` only. Every structure has a fixed size on every architecture, is
+//! free of implicit padding, and keeps its reserved fields zero: the device refuses non-zero
+//! reserved fields and unknown flags with `EINVAL`, so that they can be given a meaning later.
+//!
+//! Errors that every call can return: `ENOTTY` (no such ioctl), `EFAULT` (a pointer that cannot be
+//! read or written), `EINVAL` (unknown flag or strategy, non-zero reserved field, an offset, length
+//! or stride that is not a multiple of the page size, an empty range), `ENXIO` (a range that ends
+//! behind the device), `E2BIG` (more pages in one call than `max_list`), `ENOMEM`.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "the module and the selftests each use their own part, at their own visibility"
+)]
+
+use core::mem::size_of;
+#[cfg(CONFIG_RUST_TLB)]
+use zerocopy_derive::{
+    FromBytes,
+    Immutable,
+    IntoBytes, //
+};
+
+/// Version of this ABI, returned by [`DESCRIBE`].
+pub const VERSION: u32 = 1;
+
+/// ioctl type: shared by the samples (`Documentation/userspace-api/ioctl/ioctl-number.rst`).
+pub const IOCTL_TYPE: u32 = b'|' as u32;
+
+const IOC_READ: u32 = 2;
+const IOC_WRITE: u32 = 1;
+
+const fn ioc<T>(dir: u32, nr: u32) -> u32 {
+    (dir << 30) | ((size_of::<T>() as u32) << 16) | (IOCTL_TYPE << 8) | nr
+}
+
+/// Describes the device: a [`Describe`] is written.
+pub const DESCRIBE: u32 = ioc::<Describe>(IOC_READ, 0x90);
+/// Allocates pages for a range of the device: takes and returns a [`Populate`].
+pub const POPULATE: u32 = ioc::<Populate>(IOC_READ | IOC_WRITE, 0x91);
+/// Unmaps pages from every process that maps them: takes and returns an [`Unmap`].
+pub const UNMAP: u32 = ioc::<Unmap>(IOC_READ | IOC_WRITE, 0x92);
+/// Flushes the pending batch of this open file, if there is one: takes and returns a [`Flush`].
+pub const FLUSH: u32 = ioc::<Flush>(IOC_READ | IOC_WRITE, 0x93);
+/// Counters of this open file since it was opened: a [`Counters`] is written.
+pub const COUNTERS: u32 = ioc::<Counters>(IOC_READ, 0x94);
+/// Reads, or clears without a flush, the Accessed bits of a range: takes and returns an
+/// [`Accessed`].
+pub const ACCESSED: u32 = ioc::<Accessed>(IOC_READ | IOC_WRITE, 0x95);
+/// Flushes a range from the TLBs and leaves it mapped: takes and returns an [`Invalidate`].
+pub const INVALIDATE: u32 = ioc::<Invalidate>(IOC_READ | IOC_WRITE, 0x96);
+
+/// How [`UNMAP`] takes pages out of the page tables, and when it flushes.
+pub mod strategy {
+    /// Clear a PTE, flush that page, next PTE: Linux before 2015. One round a page and mm.
+    pub const PAGE: u32 = 0;
+    /// `zap_vma_range()` a page: what binder and SGX do. One gather, one round a page and mm.
+    pub const ZAP: u32 = 1;
+    /// `unmap_mapping_pages()` a contiguous run: one gather, one round a run and VMA.
+    pub const UNMAP_MAPPING: u32 = 2;
+    /// Clear all PTEs in all mms, then one full flush for all CPUs that run any of them.
+    pub const BROADCAST: u32 = 3;
+    /// Clear all PTEs in all mms, then one ranged flush an mm.
+    pub const PRECISE: u32 = 4;
+    /// Clear, and do not flush: the negative control. Only with `CONFIG_RUST_TLB_FAULTS`.
+    pub const NONE: u32 = 5;
+
+    /// Number of strategies known to this version, each below it.
+    pub const NR: u32 = 6;
+    /// Their names, by number.
+    pub const NAMES: [&str; NR as usize] = [
+        "page",
+        "zap",
+        "unmap_mapping",
+        "broadcast",
+        "precise",
+        "none",
+    ];
+}
+
+/// Contents of a page after it was unmapped and flushed: this 64-bit word, over and over.
+pub const POISON: u64 = 0xdead_7ab1_dead_7ab1;
+
+/// What [`DESCRIBE`] returns.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(CONFIG_RUST_TLB, derive(FromBytes, IntoBytes, Immutable))]
+pub struct Describe {
+    /// [`VERSION`] of the running module.
+    pub version: u32,
+    /// Bytes in a page.
+    pub page_size: u32,
+    /// Pages of this open file: `mmap` beyond them fails with `ENXIO`.
+    pub nr_pages: u64,
+    /// Most pages that one call takes; more is `E2BIG`.
+    pub max_list: u32,
+    /// Bit `1 << strategy` is set for each strategy that [`UNMAP`] accepts.
+    pub strategies: u32,
+    /// Most pages that may be pending in a deferred batch before it is flushed by itself.
+    pub max_pending: u32,
+    /// Zero.
+    pub reserved: [u32; 5],
+}
+
+/// Argument of [`POPULATE`]: allocates and zeroes what is missing in the range. A later fault then
+/// maps the page and allocates nothing.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(CONFIG_RUST_TLB, derive(FromBytes, IntoBytes, Immutable))]
+pub struct Populate {
+    /// In: first byte, a multiple of the page size.
+    pub offset: u64,
+    /// In: bytes, a multiple of the page size, not zero.
+    pub len: u64,
+    /// In: no flags are defined, zero.
+    pub flags: u32,
+    /// In: zero.
+    pub reserved: u32,
+    /// Out: pages that were allocated; pages that were there already do not count.
+    pub nr_allocated: u64,
+}
+
+/// [`Unmap::flags`]: take the pages from [`Unmap::list`] instead of offset, length and stride.
+pub const UNMAP_LIST: u32 = 1 << 0;
+/// [`Unmap::flags`]: return with the flush still owed. Only for [`strategy::BROADCAST`],
+/// [`strategy::PRECISE`] and [`strategy::NONE`]. The batch is flushed by [`FLUSH`], by a fault on
+/// one of its pages, by a later unmap by another strategy or without this flag, when it is full
+/// ([`Describe::max_pending`]), and at the last close.
+pub const UNMAP_DEFER: u32 = 1 << 1;
+/// [`Unmap::flags`]: free the pages instead of keeping them in the device's pool.
+pub const UNMAP_FREE: u32 = 1 << 2;
+
+/// Argument of [`UNMAP`]. After it returned without [`UNMAP_DEFER`], no CPU can reach the pages
+/// through the mapping any more; each is poisoned with [`POISON`] (unless someone else, such as a
+/// GUP user, still holds a reference to it), and goes back to the pool or is freed. Pages of the
+/// range that are not populated are passed over.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(CONFIG_RUST_TLB, derive(FromBytes, IntoBytes, Immutable))]
+pub struct Unmap {
+    /// In: `UNMAP_*`.
+    pub flags: u32,
+    /// In: one of [`strategy`]; `EOPNOTSUPP` for one that this kernel was not built with.
+    pub strategy: u32,
+    /// In: first byte, a multiple of the page size; zero with [`UNMAP_LIST`].
+    pub offset: u64,
+    /// In: bytes, a multiple of the page size; zero with [`UNMAP_LIST`].
+    pub len: u64,
+    /// In: bytes from one page to the next, a multiple of the page size; zero means one page, and
+    /// is required with [`UNMAP_LIST`].
+    pub stride: u64,
+    /// In: address of `nr_list` page offsets (`u64`, in pages) in any order; the same page twice
+    /// is `EINVAL`. Zero without [`UNMAP_LIST`].
+    pub list: u64,
+    /// In: entries in the list; zero without [`UNMAP_LIST`].
+    pub nr_list: u32,
+    /// In: zero.
+    pub reserved: u32,
+    /// Out: pages taken from the device.
+    pub nr_pages: u64,
+    /// Out: PTEs cleared by the walk; zero for `zap` and `unmap_mapping`, where the core clears
+    /// them.
+    pub nr_ptes: u64,
+    /// Out: address spaces in which PTEs were cleared, in this call and in earlier ones of the same
+    /// batch, at most 16 are told apart; zero for `zap` and `unmap_mapping`.
+    pub nr_mms: u64,
+    /// Out: calls into the kernel's flush functions made by this call. For `zap` and
+    /// `unmap_mapping`: calls that flush where there is something to flush.
+    pub nr_flush_calls: u64,
+    /// Zero.
+    pub reserved2: [u64; 2],
+}
+
+/// Argument of [`FLUSH`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(CONFIG_RUST_TLB, derive(FromBytes, IntoBytes, Immutable))]
+pub struct Flush {
+    /// In: no flags are defined, zero.
+    pub flags: u32,
+    /// In: zero.
+    pub reserved: u32,
+    /// Out: pages released by the flush.
+    pub nr_pages: u64,
+    /// Out: calls into the kernel's flush functions.
+    pub nr_flush_calls: u64,
+}
+
+/// What [`COUNTERS`] returns: sums over the life of the open file. They are the module's own view;
+/// rounds and IPIs are the kernel's to count (`/proc/vmstat`, `/proc/interrupts`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(CONFIG_RUST_TLB, derive(FromBytes, IntoBytes, Immutable))]
+pub struct Counters {
+    /// Faults handled.
+    pub nr_faults: u64,
+    /// Faults that found their page in a pending batch and flushed it first.
+    pub nr_pending_hits: u64,
+    /// Pages unmapped, by whatever strategy.
+    pub nr_unmapped: u64,
+    /// PTEs cleared by our own walk.
+    pub nr_ptes: u64,
+    /// Batches flushed.
+    pub nr_batches: u64,
+    /// Calls into the kernel's flush functions.
+    pub nr_flush_calls: u64,
+    /// Pages that went back to the pool.
+    pub nr_recycled: u64,
+    /// Pages that were freed after the flush.
+    pub nr_freed: u64,
+    /// Pages given up unpoisoned, because someone else still held a reference.
+    pub nr_shared: u64,
+    /// Pages that the device holds now: mapped, populated, pending or in the pool.
+    pub nr_pages_held: u64,
+    /// Pages of the pool whose poison was overwritten since they were released: someone wrote
+    /// through a stale translation. Checked when a page is taken from the pool, and by this call.
+    pub nr_stale_writes: u64,
+    /// Zero.
+    pub reserved: [u64; 5],
+}
+
+/// [`Accessed::op`]: read the Accessed bits.
+pub const ACCESSED_READ: u32 = 0;
+/// [`Accessed::op`]: read and clear the Accessed bits, without a TLB flush.
+pub const ACCESSED_CLEAR: u32 = 1;
+/// Most pages that one [`ACCESSED`] call takes; more is `E2BIG`.
+pub const ACCESSED_MAX_PAGES: u64 = 64;
+
+/// Argument of [`ACCESSED`]: the residency probe. A bit that stays clear although a CPU touched the
+/// page says that the CPU had the translation in its TLB.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(CONFIG_RUST_TLB, derive(FromBytes, IntoBytes, Immutable))]
+pub struct Accessed {
+    /// In: first byte, a multiple of the page size.
+    pub offset: u64,
+    /// In: bytes, a multiple of the page size, at most [`ACCESSED_MAX_PAGES`] pages.
+    pub len: u64,
+    /// In: [`ACCESSED_READ`] or [`ACCESSED_CLEAR`].
+    pub op: u32,
+    /// In: zero.
+    pub reserved: u32,
+    /// Out: bit n is set if page n of the range is mapped anywhere with the Accessed bit set
+    /// (before clearing).
+    pub accessed: u64,
+    /// Out: bit n is set if page n of the range is mapped anywhere.
+    pub mapped: u64,
+}
+
+/// Argument of [`INVALIDATE`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(CONFIG_RUST_TLB, derive(FromBytes, IntoBytes, Immutable))]
+pub struct Invalidate {
+    /// In: first byte, a multiple of the page size.
+    pub offset: u64,
+    /// In: bytes, a multiple of the page size.
+    pub len: u64,
+    /// In: [`strategy::BROADCAST`] or [`strategy::PRECISE`], or [`strategy::NONE`] where built.
+    pub strategy: u32,
+    /// In: zero.
+    pub reserved: u32,
+    /// Out: calls into the kernel's flush functions.
+    pub nr_flush_calls: u64,
+}

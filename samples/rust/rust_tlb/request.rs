@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is asked of the device, checked before anything is done: ranges, flags, lists. No page, no
+//! lock.
+
+use crate::abi::{
+    strategy,
+    Unmap,
+    UNMAP_DEFER,
+    UNMAP_FREE,
+    UNMAP_LIST, //
+};
+use kernel::{
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
+    prelude::*, //
+};
+
+/// Limits of an open file; see the module's parameters.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) nr_pages: u32,
+    pub(crate) max_list: u32,
+    pub(crate) max_pending: u32,
+}
+
+/// A range of the device, in pages: not empty, and within it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) first: usize,
+    pub(crate) nr_pages: usize,
+}
+
+impl Run {
+    /// Checks a range in bytes.
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: not aligned, or empty.
+    /// - `ENXIO`: ends behind the device.
+    pub(crate) fn new(limits: &Limits, offset: u64, len: u64) -> Result<Self> {
+        let run = Self {
+            first: whole_pages(offset)?,
+            nr_pages: whole_pages(len)?,
+        };
+        if run.nr_pages == 0 {
+            return Err(EINVAL);
+        }
+        let end = run.first.checked_add(run.nr_pages).ok_or(ENXIO)?;
+        if end > limits.nr_pages as usize {
+            return Err(ENXIO);
+        }
+        Ok(run)
+    }
+
+    /// As [`Run::new`], for a call that works on at most `max_pages` pages: `E2BIG`.
+    pub(crate) fn at_most(
+        limits: &Limits,
+        offset: u64,
+        len: u64,
+        max_pages: usize,
+    ) -> Result<Self> {
+        let run = Self::new(limits, offset, len)?;
+        if run.nr_pages > max_pages {
+            return Err(E2BIG);
+        }
+        Ok(run)
+    }
+
+    /// Returns the last page.
+    pub(crate) fn last(&self) -> usize {
+        self.first + self.nr_pages - 1
+    }
+
+    /// Returns all pages.
+    pub(crate) fn pages(&self) -> core::ops::Range<usize> {
+        self.first..self.first + self.nr_pages
+    }
+}
+
+/// Turns bytes into pages.
+fn whole_pages(bytes: u64) -> Result<usize> {
+    let bytes = usize::try_from(bytes).map_err(|_| EINVAL)?;
+    if bytes % PAGE_SIZE != 0 {
+        return Err(EINVAL);
+    }
+    Ok(bytes >> PAGE_SHIFT)
+}
+
+/// Refuses `EINVAL` unless every one of `fields` is zero.
+pub(crate) fn all_zero(fields: &[u64]) -> Result {
+    if fields.iter().any(|field| *field != 0) {
+        return Err(EINVAL);
+    }
+    Ok(())
+}
+
+/// Bits `1 << strategy` of the strategies that this kernel was built with.
+pub(crate) const fn strategies() -> u32 {
+    let all = (1 << strategy::NR) - 1;
+    if cfg!(CONFIG_RUST_TLB_FAULTS) {
+        all
+    } else {
+        all & !(1 << strategy::NONE)
+    }
+}
+
+/// Checks that `strategy` exists (else `EINVAL`) and was built (else `EOPNOTSUPP`).
+pub(crate) fn known_strategy(strategy: u32) -> Result<u32> {
+    if strategy >= strategy::NR {
+        return Err(EINVAL);
+    }
+    if strategies() & (1 << strategy) == 0 {
+        return Err(EOPNOTSUPP);
+    }
+    Ok(strategy)
+}
+
+/// Returns whether `strategy` can leave its flush to later.
+pub(crate) fn defers(strategy: u32) -> bool {
+    matches!(
+        strategy,
+        strategy::BROADCAST | strategy::PRECISE | strategy::NONE
+    )
+}
+
+/// Where an unmap takes its pages from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// `nr` offsets at this user address.
+    List { address: usize, nr: usize },
+    /// Every `step`th page of a run.
+    Stride { run: Run, step: usize },
+}
+
+/// A checked [`Unmap`], but for its list, which is still in user space.
+#[derive(Clone, Copy)]
+pub(crate) struct UnmapRequest {
+    pub(crate) strategy: u32,
+    pub(crate) defer: bool,
+    pub(crate) free: bool,
+    pub(crate) source: Source,
+}
+
+impl UnmapRequest {
+    /// Checks everything but the list's contents.
+    ///
+    /// # Errors
+    ///
+    /// As `abi.rs` says.
+    pub(crate) fn new(limits: &Limits, arg: &Unmap) -> Result<Self> {
+        let flags = arg.flags;
+        if flags & !(UNMAP_LIST | UNMAP_DEFER | UNMAP_FREE) != 0 {
+            return Err(EINVAL);
+        }
+        all_zero(&[u64::from(arg.reserved), arg.reserved2[0], arg.reserved2[1]])?;
+        let strategy = known_strategy(arg.strategy)?;
+        let defer = flags & UNMAP_DEFER != 0;
+        if defer && !defers(strategy) {
+            return Err(EINVAL);
+        }
+        Ok(Self {
+            strategy,
+            defer,
+            free: flags & UNMAP_FREE != 0,
+            source: if flags & UNMAP_LIST != 0 {
+                list(limits, arg)?
+            } else {
+                stride(limits, arg)?
+            },
+        })
+    }
+}
+
+fn list(limits: &Limits, arg: &Unmap) -> Result<Source> {
+    all_zero(&[arg.offset, arg.len, arg.stride])?;
+    if arg.nr_list == 0 {
+        return Err(EINVAL);
+    }
+    if arg.nr_list > limits.max_list {
+        return Err(E2BIG);
+    }
+    Ok(Source::List {
+        address: usize::try_from(arg.list).map_err(|_| EFAULT)?,
+        nr: arg.nr_list as usize,
+    })
+}
+
+fn stride(limits: &Limits, arg: &Unmap) -> Result<Source> {
+    all_zero(&[arg.list, u64::from(arg.nr_list)])?;
+    let run = Run::new(limits, arg.offset, arg.len)?;
+    let step = whole_pages(arg.stride)?.max(1);
+    if run.nr_pages.div_ceil(step) > limits.max_list as usize {
+        return Err(E2BIG);
+    }
+    Ok(Source::Stride { run, step })
+}
+
+/// Sorts a list of page offsets, and checks it: `ENXIO` for one behind the device, `EINVAL` for one
+/// that is there twice.
+pub(crate) fn sort_list(limits: &Limits, list: &mut [usize]) -> Result {
+    list.sort_unstable();
+    if list
+        .last()
+        .is_some_and(|pgoff| *pgoff >= limits.nr_pages as usize)
+    {
+        return Err(ENXIO);
+    }
+    if list.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(EINVAL);
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `/dev/rust-tlb`: maps pages into processes, and takes them back by a flush policy of the
+//! caller's choice.
+//!
+//! A user of [`kernel::mm::tlb`], for tests and measurements. Each open file is a device of its
+//! own: pages by offset, a pool of released ones, and at most one batch whose flush is deferred.
+//!
+//! - `abi`: what user space sees.
+//! - `request`: what is asked, checked before anything is done. Pure.
+//! - `pages`: which page is where. The rule that a pending page is not replaced is kept here.
+//! - `unmap`: the strategies.
+//! - `device`: open, mmap, fault, ioctl.
+
+use kernel::{
+    miscdevice::{
+        MiscDeviceOptions,
+        MiscDeviceRegistration, //
+    },
+    prelude::*, //
+};
+
+mod abi;
+mod device;
+mod pages;
+mod request;
+mod unmap;
+
+use device::Device;
+use request::Limits;
+
+module! {
+    type: RustTlb,
+    name: "rust_tlb",
+    authors: ["rust-tlb authors"],
+    description: "Batched TLB flushes: test device",
+    license: "GPL",
+    params: {
+        pages_per_device: u32 {
+            default: 4096,
+            description: "Pages that one open file can map (1 to 1048576)",
+        },
+        max_list: u32 {
+            default: 4096,
+            description: "Pages that one call takes (1 to 1048576)",
+        },
+        max_pending: u32 {
+            default: 4096,
+            description: "Pages whose flush may be deferred (1 to 1048576)",
+        },
+    },
+}
+
+/// Most that any module parameter may be.
+const MAX_LIMIT: u32 = 1 << 20;
+
+/// Returns a module parameter's value, if it is sane.
+fn checked(name: &str, value: u32) -> Result<u32> {
+    if value == 0 || value > MAX_LIMIT {
+        pr_err!("{name}={value} is not between 1 and {MAX_LIMIT}\n");
+        return Err(EINVAL);
+    }
+    Ok(value)
+}
+
+/// Returns the limits that the module was loaded with.
+fn limits() -> Result<Limits> {
+    Ok(Limits {
+        nr_pages: checked(
+            "pages_per_device",
+            module_parameters::pages_per_device.value(),
+        )?,
+        max_list: checked("max_list", module_parameters::max_list.value())?,
+        max_pending: checked("max_pending", module_parameters::max_pending.value())?,
+    })
+}
+
+#[pin_data]
+struct RustTlb {
+    #[pin]
+    _device: MiscDeviceRegistration<Device>,
+}
+
+impl kernel::InPlaceModule for RustTlb {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        let options = MiscDeviceOptions { name: c"rust-tlb" };
+        pin_init::pin_init_scope(move || {
+            limits()?;
+            Ok(try_pin_init!(Self {
+                _device <- MiscDeviceRegistration::register(options),
+            }))
+        })
+    }
+}
