@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! As much of `rust/kernel/alloc.rs` as the pure files use, over the standard library.
+
+use std::ops::{Deref, DerefMut};
+
+/// How to allocate: of no account on the host.
+#[derive(Clone, Copy, Debug)]
+pub struct Flags;
+
+/// The only flags there are.
+pub const GFP_KERNEL: Flags = Flags;
+
+/// No memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllocError;
+
+/// As the kernel's `KBox`.
+pub struct KBox<T>(Box<T>);
+
+impl<T> KBox<T> {
+    /// Never fails on the host.
+    pub fn new(value: T, _flags: Flags) -> Result<Self, AllocError> {
+        Ok(Self(Box::new(value)))
+    }
+}
+
+impl<T> Deref for KBox<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for KBox<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}
+
+/// Gives back what there was no room for.
+pub struct PushError<T>(pub T);
+
+/// As the kernel's `KVVec`: grows only when it is asked to.
+pub struct KVVec<T> {
+    items: Vec<T>,
+    capacity: usize,
+}
+
+impl<T> KVVec<T> {
+    /// Never fails on the host.
+    pub fn with_capacity(capacity: usize, _flags: Flags) -> Result<Self, AllocError> {
+        Ok(Self {
+            items: Vec::with_capacity(capacity),
+            capacity,
+        })
+    }
+
+    /// Makes room for `additional` more.
+    pub fn reserve(&mut self, additional: usize, _flags: Flags) -> Result<(), AllocError> {
+        self.capacity = self.capacity.max(self.items.len() + additional);
+        Ok(())
+    }
+
+    /// Returns how many items there is room for, in all.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Appends `item` if there is room.
+    pub fn push_within_capacity(&mut self, item: T) -> Result<(), PushError<T>> {
+        if self.items.len() == self.capacity {
+            return Err(PushError(item));
+        }
+        self.items.push(item);
+        Ok(())
+    }
+
+    /// Drops all items but the first `len`.
+    pub fn truncate(&mut self, len: usize) {
+        self.items.truncate(len);
+    }
+
+    /// Drops all items.
+    pub fn clear(&mut self) {
+        self.items.clear();
+    }
+
+    /// Takes all items out.
+    pub fn drain_all(&mut self) -> impl Iterator<Item = T> + '_ {
+        self.items.drain(..)
+    }
+}
+
+impl<T> Deref for KVVec<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.items
+    }
+}

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The pure files of `rust/kernel/mm/`, compiled on the host.
+//!
+//! They are the kernel's own sources, not copies, at the module paths that they have in the kernel;
+//! they say `use kernel::…`, which is this crate here and the `kernel` crate there. What they need of
+//! it is in [`alloc`] and [`page`]. The machine below them is a model: see `model`.
+
+#![forbid(unsafe_code)]
+
+extern crate self as kernel;
+
+pub mod alloc;
+pub mod mm;
+#[cfg(test)]
+mod model;
+pub mod page;

@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! As `rust/kernel/mm.rs`.
+
+pub mod tlb;

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! As `rust/kernel/mm/tlb.rs`, without what needs the kernel.
+
+#[allow(dead_code, reason = "the walk, which only the kernel has, uses the rest")]
+#[path = "../../../srctree/rust/kernel/mm/tlb/batch.rs"]
+pub mod batch;
+#[path = "../../../srctree/rust/kernel/mm/tlb/broadcast.rs"]
+pub mod broadcast;
+#[path = "../../../srctree/rust/kernel/mm/tlb/ceiling.rs"]
+pub mod ceiling;
+#[path = "../../../srctree/rust/kernel/mm/tlb/chosen.rs"]
+pub mod chosen;
+#[path = "../../../srctree/rust/kernel/mm/tlb/ledger.rs"]
+pub mod ledger;
+#[path = "../../../srctree/rust/kernel/mm/tlb/per_page.rs"]
+pub mod per_page;
+#[path = "../../../srctree/rust/kernel/mm/tlb/policy.rs"]
+pub mod policy;
+#[path = "../../../srctree/rust/kernel/mm/tlb/precise.rs"]
+pub mod precise;
+#[path = "../../../srctree/rust/kernel/mm/tlb/range.rs"]
+pub mod range;
+#[cfg(test)]
+#[path = "../../../srctree/rust/kernel/mm/tlb/unflushed.rs"]
+pub mod unflushed;
+#[path = "../../../srctree/rust/kernel/mm/tlb/window.rs"]
+pub mod window;

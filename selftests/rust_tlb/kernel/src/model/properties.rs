@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What must hold whatever the CPUs do: no CPU reaches a page after it came out of the batch.
+
+use super::{
+    machine::{set_world, with_world, Model, MMS},
+    world::{Counts, Cpu, Frame, MmId, Vpn, World},
+};
+use crate::{
+    alloc::GFP_KERNEL,
+    mm::tlb::{
+        batch::{extend, Batch},
+        broadcast::Broadcast,
+        chosen::Chosen,
+        per_page::PerPage,
+        policy::Flush,
+        precise::Precise,
+        range::{PageRange, Pending},
+        unflushed::Unflushed,
+    },
+    page::PAGE_SIZE,
+};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+const NR_CPUS: usize = 4;
+const NR_MMS: usize = 10;
+const NR_PAGES: usize = 40;
+const CEILING: usize = 6;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Touch(Cpu, Vpn),
+    Switch(Cpu, MmId),
+    GoLazy(Cpu),
+    /// Clear these pages in these address spaces; the flush is owed.
+    Unmap(Vec<MmId>, BTreeSet<Vpn>),
+    /// Flush, and release the pages.
+    Flush,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (cpu, vpn) = (0..NR_CPUS, 0..NR_PAGES);
+    let unmap = (
+        prop::collection::vec(0..NR_MMS, 1..NR_MMS),
+        prop::collection::btree_set(0..NR_PAGES, 1..8),
+    );
+    prop_oneof![
+        8 => (cpu.clone(), vpn).prop_map(|(c, v)| Step::Touch(c, v)),
+        3 => (cpu.clone(), 0..NR_MMS).prop_map(|(c, m)| Step::Switch(c, m)),
+        1 => cpu.prop_map(Step::GoLazy),
+        3 => unmap.prop_map(|(m, v)| Step::Unmap(m, v)),
+        1 => Just(Step::Flush),
+    ]
+}
+
+/// Unmaps as `tlb/unmap.rs` does: clear, tell the policy, all under one lock an address space.
+fn unmap(batch: &mut Batch<Frame, Chosen<Model>>, mms: &[MmId], vpns: &BTreeSet<Vpn>) {
+    for &mm in mms {
+        batch.reserve(vpns.len(), GFP_KERNEL).unwrap();
+        let mut staging = batch.stage();
+        for &vpn in vpns {
+            if let Some(frame) = with_world(|w| w.mapped(mm, vpn)) {
+                staging.push(vpn, frame).unwrap();
+            }
+        }
+        staging.commit_with(|_, policy| clear_all(policy, mm, vpns));
+    }
+}
+
+fn clear_all(policy: &mut Chosen<Model>, mm: MmId, vpns: &BTreeSet<Vpn>) {
+    let mut all = None;
+    for &vpn in vpns {
+        if with_world(|w| w.clear(mm, vpn)).is_some() {
+            let page = PageRange::of_page(vpn * PAGE_SIZE).unwrap();
+            policy.cleared(&MMS[mm], page);
+            extend(&mut all, Pending::new(page, 1));
+        }
+    }
+    if let Some(pending) = all {
+        policy.record(&MMS[mm], pending);
+    }
+}
+
+/// Runs `steps`; returns how often a CPU reached a page that was released.
+fn stale_accesses(new_policy: fn() -> Chosen<Model>, steps: &[Step]) -> usize {
+    set_world(World::new(NR_CPUS, NR_MMS, CEILING));
+    let mut batch = Some(Batch::new(new_policy(), 0, GFP_KERNEL).unwrap());
+    let mut released = BTreeSet::new();
+    let mut stale = 0;
+    for step in steps.iter().chain([&Step::Flush]) {
+        match step {
+            Step::Touch(cpu, vpn) => {
+                let frame = with_world(|w| w.touch(*cpu, *vpn));
+                stale += usize::from(released.contains(&frame));
+            }
+            Step::Switch(cpu, mm) => with_world(|w| w.switch(*cpu, *mm)),
+            Step::GoLazy(cpu) => with_world(|w| w.go_lazy(*cpu)),
+            Step::Unmap(mms, vpns) => unmap(batch.as_mut().unwrap(), mms, vpns),
+            Step::Flush => {
+                let mut flushed = batch.take().unwrap().flush();
+                released.extend(flushed.drain().map(|(_, frame)| frame));
+                batch = Some(flushed.into_empty());
+            }
+        }
+    }
+    // Whatever is still in a TLB can be used at any later time.
+    for (cpu, mm, vpn) in everything() {
+        with_world(|w| w.switch(cpu, mm));
+        stale += usize::from(released.contains(&with_world(|w| w.touch(cpu, vpn))));
+    }
+    stale
+}
+
+fn everything() -> impl Iterator<Item = (Cpu, MmId, Vpn)> {
+    (0..NR_CPUS).flat_map(|cpu| {
+        (0..NR_MMS).flat_map(move |mm| (0..NR_PAGES).map(move |vpn| (cpu, mm, vpn)))
+    })
+}
+
+fn broadcast() -> Chosen<Model> {
+    Chosen::Broadcast(Broadcast::new())
+}
+
+fn precise() -> Chosen<Model> {
+    Chosen::Precise(Precise::new())
+}
+
+fn per_page() -> Chosen<Model> {
+    Chosen::PerPage(PerPage::new())
+}
+
+fn unflushed() -> Chosen<Model> {
+    Chosen::Unflushed(Unflushed::new())
+}
+
+proptest! {
+    #[test]
+    fn no_policy_leaves_a_stale_translation(steps in prop::collection::vec(step(), 1..120)) {
+        prop_assert_eq!(stale_accesses(broadcast, &steps), 0);
+        prop_assert_eq!(stale_accesses(precise, &steps), 0);
+        prop_assert_eq!(stale_accesses(per_page, &steps), 0);
+    }
+}
+
+/// The control: the property above can fail.
+#[test]
+fn without_a_flush_a_stale_translation_is_found() {
+    let steps = [
+        Step::Touch(1, 7),
+        Step::Unmap(vec![0], BTreeSet::from([7])),
+        Step::Flush,
+        Step::Touch(1, 7),
+    ];
+    assert_ne!(stale_accesses(unflushed, &steps), 0);
+    assert_eq!(stale_accesses(broadcast, &steps), 0);
+}
+
+/// Unmaps `nr_pages` pages of each of the first `nr_mms` address spaces, each loaded on CPU 0 to 3
+/// in turn, and returns what that took.
+fn cost(new_policy: fn() -> Chosen<Model>, nr_mms: usize, nr_pages: usize) -> (Counts, usize) {
+    set_world(World::new(NR_CPUS, MMS.len(), CEILING));
+    let vpns: BTreeSet<Vpn> = (0..nr_pages).map(|n| 2 * n).collect();
+    for mm in 0..nr_mms {
+        with_world(|w| w.switch(mm % NR_CPUS, mm));
+        for &vpn in &vpns {
+            with_world(|w| w.touch(mm % NR_CPUS, vpn));
+        }
+    }
+    let mut batch = Batch::new(new_policy(), 0, GFP_KERNEL).unwrap();
+    unmap(&mut batch, &(0..nr_mms).collect::<Vec<_>>(), &vpns);
+    let report = batch.flush().report();
+    (with_world(|w| w.counts), report.nr_calls)
+}
+
+#[test]
+fn rounds_are_what_the_table_of_policies_says() {
+    for (nr_mms, nr_pages) in [(1, 1), (1, 512), (4, 1), (4, 512), (8, 512)] {
+        assert_eq!(cost(broadcast, nr_mms, nr_pages).0.rounds, 1);
+        assert_eq!(cost(precise, nr_mms, nr_pages).0.rounds, nr_mms);
+        assert_eq!(cost(per_page, nr_mms, nr_pages).0.rounds, nr_mms * nr_pages);
+    }
+}
+
+#[test]
+fn precise_becomes_broadcast_when_it_is_outgrown() {
+    for (nr_mms, nr_pages, rounds) in [(8, 1, 8), (9, 1, 1), (17, 1, 1), (8, 512, 8), (8, 513, 1)] {
+        let (counts, nr_calls) = cost(precise, nr_mms, nr_pages);
+        assert_eq!((counts.rounds, nr_calls), (rounds, rounds), "{nr_mms} mms");
+    }
+}
+
+#[test]
+fn a_batch_is_made_known_to_its_address_spaces() {
+    for (new_policy, known) in [
+        (broadcast as fn() -> _, true),
+        (precise, true),
+        (per_page, false),
+        (unflushed, false),
+    ] {
+        cost(new_policy, 3, 4);
+        for mm in 0..5 {
+            assert_eq!(with_world(|w| w.take_batched(mm)), known && mm < 3);
+        }
+    }
+}
+
+/// A dropped batch has flushed.
+#[test]
+fn dropping_a_batch_flushes() {
+    set_world(World::new(2, 1, CEILING));
+    let frame = with_world(|w| w.touch(1, 3));
+    let mut batch = Batch::new(broadcast(), 0, GFP_KERNEL).unwrap();
+    unmap(&mut batch, &[0], &BTreeSet::from([3]));
+    assert_eq!(
+        with_world(|w| w.touch(1, 3)),
+        frame,
+        "stale until the flush"
+    );
+    drop(batch);
+    assert_ne!(with_world(|w| w.touch(1, 3)), frame);
+    assert_eq!(with_world(|w| w.counts.rounds), 1);
+}

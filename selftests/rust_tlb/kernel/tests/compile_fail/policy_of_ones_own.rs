@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0
+// Fails with: E0277
+
+//! A policy that does not flush cannot be written outside of the kernel crate.
+
+use kernel::mm::tlb::{
+    policy::{Flush, Report},
+    range::Pending,
+};
+
+struct Lazy;
+
+impl Flush for Lazy {
+    type Mm = u32;
+
+    fn record(&mut self, _mm: &u32, _pending: Pending) {}
+
+    fn owed(&self) -> Report {
+        Report::default()
+    }
+
+    fn flush(&mut self) -> Report {
+        Report::default()
+    }
+}
+
+fn main() {}

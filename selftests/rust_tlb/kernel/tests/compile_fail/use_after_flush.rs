@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: GPL-2.0
+// Fails with: E0382
+
+//! A batch is gone when it is flushed.
+
+use kernel::mm::tlb::{batch::Batch, policy::Flush};
+
+fn add_late<F: Flush>(mut batch: Batch<u32, F>) {
+    let _flushed = batch.flush();
+    batch.stage();
+}
+
+fn main() {}

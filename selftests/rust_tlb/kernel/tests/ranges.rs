@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Ranges, windows, the ledger and the ceiling against a naive set of pages.
+
+use kernel::{
+    mm::tlb::{
+        ceiling::{Decision, Limits},
+        ledger::Ledger,
+        range::{PageRange, Pending},
+        window::{Window, PTRS_PER_PTE},
+    },
+    page::{PAGE_SHIFT, PAGE_SIZE},
+};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+fn pages() -> impl Strategy<Value = BTreeSet<usize>> {
+    prop::collection::btree_set(0usize..5000, 1..60)
+}
+
+fn of_page(page: usize) -> Pending {
+    Pending::new(PageRange::of_page(page << PAGE_SHIFT).unwrap(), 1)
+}
+
+fn pending(pages: &BTreeSet<usize>) -> Pending {
+    let mut iter = pages.iter().copied().map(of_page);
+    let mut all = iter.next().unwrap();
+    iter.for_each(|page| all.merge(page));
+    all
+}
+
+/// The ceiling's table, row by row, as the documentation has it.
+fn naive_decision(limits: &Limits, nr_mms: usize, nr_pages: usize, span: usize) -> Decision {
+    let few = nr_mms <= limits.max_mms && nr_pages <= limits.max_pages;
+    match (few, span <= limits.ceiling_pages) {
+        (true, true) => Decision::Ranged,
+        (true, false) => Decision::Full,
+        (false, _) => Decision::Broadcast,
+    }
+}
+
+proptest! {
+    #[test]
+    fn pending_is_the_hull_of_the_set(pages in pages()) {
+        let all = pending(&pages);
+        let (first, last) = (*pages.first().unwrap(), *pages.last().unwrap());
+        prop_assert_eq!(all.nr_pages(), pages.len());
+        prop_assert_eq!(all.range().start(), first << PAGE_SHIFT);
+        prop_assert_eq!(all.range().end(), (last + 1) << PAGE_SHIFT);
+        prop_assert_eq!(all.range().span_pages(), last - first + 1);
+        for page in &pages {
+            prop_assert!(all.range().contains(page << PAGE_SHIFT));
+        }
+    }
+
+    #[test]
+    fn union_is_commutative_associative_idempotent(a in pages(), b in pages(), c in pages()) {
+        let (a, b, c) = (pending(&a).range(), pending(&b).range(), pending(&c).range());
+        prop_assert_eq!(a.union(b), b.union(a));
+        prop_assert_eq!(a.union(b).union(c), a.union(b.union(c)));
+        prop_assert_eq!(a.union(a), a);
+    }
+
+    #[test]
+    fn new_accepts_aligned_non_empty_ranges_only(start in 0usize..100_000, end in 0usize..100_000) {
+        let good = start < end && start % PAGE_SIZE == 0 && end % PAGE_SIZE == 0;
+        prop_assert_eq!(PageRange::new(start, end).is_some(), good);
+        let (start, end) = (start & !(PAGE_SIZE - 1), end & !(PAGE_SIZE - 1));
+        prop_assert_eq!(PageRange::new(start, end).is_some(), start < end);
+    }
+
+    #[test]
+    fn a_ledger_is_a_map_of_sets(notes in prop::collection::vec((0u32..6, 0usize..500), 1..80)) {
+        let mut ledger = Ledger::<u32, 4>::new();
+        let mut naive: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for &(mm, page) in &notes {
+            let room = naive.contains_key(&mm) || naive.len() < 4;
+            let noted = ledger.note(of_page(page), |m| *m == mm, || mm);
+            prop_assert_eq!(noted.is_ok(), room);
+            if room {
+                naive.entry(mm).or_default().push(page);
+            }
+        }
+        prop_assert_eq!(ledger.nr_pages(), notes.len());
+        prop_assert_eq!(ledger.nr_mms(), naive.len());
+        for entry in ledger.iter() {
+            let pages = &naive[&entry.mm];
+            let hull = pending(&pages.iter().copied().collect());
+            prop_assert_eq!(entry.pending.range(), hull.range());
+            prop_assert_eq!(entry.pending.nr_pages(), pages.len());
+        }
+    }
+
+    #[test]
+    fn the_ceiling_follows_its_table(
+        nr_mms in 0usize..20, nr_pages in 0usize..200, span in 1usize..200,
+        ceiling_pages in 0usize..100, max_mms in 0usize..20, max_pages in 0usize..200,
+    ) {
+        let limits = Limits { ceiling_pages, max_mms, max_pages };
+        let range = PageRange::new(0, span << PAGE_SHIFT).unwrap();
+        prop_assert_eq!(
+            limits.decide(nr_mms, nr_pages, &Pending::new(range, 1)),
+            naive_decision(&limits, nr_mms, nr_pages, span)
+        );
+    }
+
+    #[test]
+    fn a_window_shows_each_page_once(
+        start in 1usize..2000, nr in 1usize..1500, pgoff in 0usize..1000,
+        first in 0usize..3000, len in 1usize..500,
+    ) {
+        let range = PageRange::new(start << PAGE_SHIFT, (start + nr) << PAGE_SHIFT).unwrap();
+        let window = Window::new(range, pgoff);
+        let shown: Vec<usize> = (first..first + len).filter_map(|p| window.address_of(p)).collect();
+        let naive: Vec<usize> = (first..first + len)
+            .filter(|p| (pgoff..pgoff + nr).contains(p))
+            .map(|p| (start + p - pgoff) << PAGE_SHIFT)
+            .collect();
+        prop_assert_eq!(&shown, &naive);
+        let clipped = window.clip(first, first + len - 1);
+        prop_assert_eq!(clipped.map(|r| r.start()), naive.first().copied());
+        prop_assert_eq!(clipped.map(|r| r.end()), naive.last().map(|a| a + PAGE_SIZE));
+        for addr in naive {
+            let table = window.table_of(addr).unwrap();
+            let index = |a: usize| (a >> PAGE_SHIFT) / PTRS_PER_PTE;
+            prop_assert!(table.contains(addr));
+            prop_assert_eq!(index(table.start()), index(table.end() - PAGE_SIZE));
+            prop_assert!(range.union(table) == range);
+        }
+    }
+}
