@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The layers of the design, checked in the sources: who may know what.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../srctree")
+}
+
+/// The Rust files of a folder, with their text without comments.
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let mut found: Vec<_> = fs::read_dir(top().join(folder))
+        .expect("the folder is there")
+        .map(|entry| entry.expect("can be read").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "rs"))
+        .map(|path| (name(&path), code(&path)))
+        .collect();
+    found.sort();
+    assert!(!found.is_empty(), "{folder} has no Rust file");
+    found
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).expect("can be read");
+    let lines = text
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or(""));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn has_word(text: &str, word: &str) -> bool {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_')
+        .any(|w| w == word)
+}
+
+/// Files of `rust/kernel/mm/tlb/` that need the kernel; all others are pure.
+const SAFE_API: [&str; 2] = ["exclusive.rs", "unmap.rs"];
+
+#[test]
+fn protocol_files_are_pure() {
+    for (file, text) in sources("rust/kernel/mm/tlb") {
+        if SAFE_API.contains(&file.as_str()) {
+            continue;
+        }
+        assert!(
+            text.contains("forbid(unsafe_code)"),
+            "{file} does not forbid unsafe code"
+        );
+        for word in ["unsafe", "bindings", "mechanism"] {
+            assert!(!has_word(&text, word), "{file} says {word}");
+        }
+    }
+}
+
+#[test]
+fn one_file_calls_the_kernel() {
+    let files = sources("rust/kernel/mm")
+        .into_iter()
+        .chain(sources("rust/kernel/mm/tlb"));
+    let callers: Vec<String> = files
+        .filter(|(_, text)| text.contains("bindings::tlb_defer_"))
+        .map(|(file, _)| file)
+        .collect();
+    assert_eq!(callers, ["mechanism.rs"]);
+}
+
+/// Inlined or generic code would be compiled into the module, and not find what is not exported.
+#[test]
+fn shims_are_not_inlined() {
+    let text = code(&top().join("rust/kernel/mm/mechanism.rs"));
+    let mut never = 0;
+    let mut attributes = String::new();
+    for line in text.lines().map(str::trim) {
+        if line.starts_with("#[") {
+            attributes.push_str(line);
+            continue;
+        }
+        if has_word(line, "fn") && !line.contains("fn pin(") {
+            assert!(attributes.contains("inline(never)"), "{line}");
+            assert!(!line.contains('<'), "generic: {line}");
+            never += 1;
+        }
+        attributes.clear();
+    }
+    assert!(never > 10, "found {never} shims");
+}
+
+#[test]
+fn the_device_uses_the_safe_api_only() {
+    for (file, text) in sources("samples/rust/rust_tlb") {
+        for word in ["unsafe", "bindings", "asm"] {
+            assert!(!has_word(&text, word), "{file} says {word}");
+        }
+    }
+}
