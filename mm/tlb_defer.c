@@ -25,7 +25,7 @@
  *
  * H1: the PTEs were cleared by a locked read-modify-write; this increments the
  * generation (a full barrier) and only then reads mm_cpumask().
- * Context: the page-table lock of the cleared PTEs is held.
+ * Context: if PTEs were cleared, their page-table lock is still held.
  */
 void tlb_defer_add_pending(struct arch_tlbflush_unmap_batch *batch,
 			   struct mm_struct *mm, unsigned long start,
@@ -60,8 +60,8 @@ void tlb_defer_flush_mm_range(struct mm_struct *mm, unsigned long start,
 /*
  * Tell mprotect, munmap, mremap and madvise that PTEs of @mm were cleared and
  * that their flush is still owed (H4).
- * Context: the page-table lock of these PTEs is held; for a batch with
- * generations of its own, after tlb_defer_add_pending().
+ * Context: if PTEs were cleared, their page-table lock is still held, and
+ * tlb_defer_add_pending(), if it is called at all, was called before.
  */
 void tlb_defer_note_batched(struct mm_struct *mm)
 {
@@ -114,7 +114,8 @@ pgoff_t tlb_defer_vma_pgoff(const struct vm_area_struct *vma)
 }
 
 /*
- * Bracket the clearing of PTEs in [@start, @end) for secondary MMUs.
+ * Bracket the clearing of PTEs in [@start, @end) for secondary MMUs, and keep
+ * the high-water mark of the rss before it falls.
  * Context: may sleep, so before the page-table lock.
  */
 void tlb_defer_invalidate_start(struct mmu_notifier_range *range,
@@ -123,6 +124,7 @@ void tlb_defer_invalidate_start(struct mmu_notifier_range *range,
 {
 	mmu_notifier_range_init(range, MMU_NOTIFY_CLEAR, 0, vma->vm_mm, start,
 				end);
+	update_hiwater_rss(vma->vm_mm);
 	mmu_notifier_invalidate_range_start(range);
 }
 
@@ -225,10 +227,22 @@ unsigned int tlb_defer_test_young(struct vm_area_struct *vma,
 }
 
 /*
+ * Whether someone cleared PTEs of @mm and has yet to flush them: an empty PTE
+ * is then no proof that nobody reaches the page (H2).
+ * Context: the page-table lock of the PTE in question is held, if there is a
+ * table; without one, the order rests on x86 being TSO.
+ */
+bool tlb_defer_flush_is_pending(struct mm_struct *mm)
+{
+	return mm_tlb_flush_pending(mm);
+}
+
+/*
  * Whether the caller's reference to @page is the only one: no PTE, no gather
- * that has yet to flush, no GUP user holds one (H2, H7).
+ * that has yet to flush, no GUP user holds one (H2, H7). Memory that is known
+ * to be bad belongs to nobody: put it, and the allocator keeps it.
  */
 bool tlb_defer_page_exclusive(struct page *page)
 {
-	return page_ref_count(page) == 1;
+	return page_ref_count(page) == 1 && !PageHWPoison(page);
 }

@@ -60,6 +60,7 @@ unsigned int tlb_defer_clear_pte(struct vm_area_struct *vma,
 				 struct page *page);
 unsigned int tlb_defer_test_young(struct vm_area_struct *vma,
 				  unsigned long addr, pte_t *pte, bool clear);
+bool tlb_defer_flush_is_pending(struct mm_struct *mm);
 bool tlb_defer_page_exclusive(struct page *page);
 
 #endif /* CONFIG_RUST_TLB */

@@ -252,6 +252,13 @@ pub(super) unsafe fn test_young(
     (found & bindings::TLB_DEFER_MAPPED != 0).then_some(found & bindings::TLB_DEFER_YOUNG != 0)
 }
 
+/// Returns whether someone else cleared PTEs of `mm` and has yet to flush them (H2).
+#[inline(never)]
+pub(super) fn flush_is_pending(mm: &Mm) -> bool {
+    // SAFETY: `mm` is a reference; a counter is read.
+    unsafe { bindings::tlb_defer_flush_is_pending(mm.as_raw()) }
+}
+
 /// Returns whether nobody else holds a reference to `page`.
 #[inline(never)]
 pub(super) fn page_exclusive(page: &Page) -> bool {

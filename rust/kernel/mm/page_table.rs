@@ -98,14 +98,13 @@ impl<'v> PageTable<'v> {
     ///
     /// # Safety
     ///
-    /// - The VMA must have been set up by [`set_vm_ops`](super::virt::VmaNew::set_vm_ops).
     /// - `page` must be kept until after a flush that covers `addr`.
     /// - The policy that flushes must be told before this guard is dropped.
     pub(super) unsafe fn clear<P: StalePage>(&mut self, addr: usize, page: &P) -> Option<Cleared> {
         let pte = self.pte(addr)?;
         // SAFETY:
         // - `pte` is the entry of `addr`, and the lock is held by the type invariants.
-        // - The caller promises `set_vm_ops`, which makes a VM_MIXEDMAP VMA of a shared mapping.
+        // - A `Vma` is a VM_MIXEDMAP mapping that is not copy-on-write.
         // - The caller keeps `page`, which owns a reference (`StalePage`), until the flush.
         let dirty =
             unsafe { mechanism::clear_pte(self.vma.as_raw(), addr, pte.as_ptr(), page.page()) }?;

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     bindings,
+    ffi::c_void,
     fs::File,
     sync::ArcBorrow,
     types::{
@@ -37,7 +38,7 @@ use core::ptr::NonNull;
 /// Wraps the kernel's `struct address_space`: a file's pages, and the VMAs that map them.
 ///
 /// All opens of one device node share it, so it can hold mappings that are none of the driver's
-/// business: see [`Vma::maps`].
+/// business: [`RmapGuard::vmas`] passes them over.
 #[repr(transparent)]
 pub struct AddressSpace(Opaque<bindings::address_space>);
 
@@ -63,14 +64,18 @@ impl AddressSpace {
         }
     }
 
-    /// Unmaps a run of pages from every mapping of this file: a gather, and so a flush, for each
-    /// VMA. Pages are gone from all page tables and TLBs when it returns, unless someone faults
+    /// Unmaps a run of pages from every mapping of this file, whoever opened it: a gather, and so a
+    /// flush, for each VMA. Pages are gone from all page tables and TLBs when it returns, unless someone faults
     /// them in again.
     ///
     /// # Context
     ///
     /// May sleep. Takes `i_mmap_rwsem`.
     pub fn unmap_mapping_pages(&self, first: usize, nr_pages: usize) {
+        // For C, no pages are all pages.
+        if nr_pages == 0 {
+            return;
+        }
         // SAFETY: `self` is a valid address space.
         unsafe { mechanism::unmap_mapping_pages(self.0.get(), first, nr_pages) }
     }
@@ -84,16 +89,34 @@ pub struct RmapGuard<'a> {
 }
 
 impl RmapGuard<'_> {
-    /// Returns the VMAs that map any of pages `first` to `last`, in the order in which a walk has
-    /// to visit them: a VMA that PTEs are copied or moved to comes after the one they come from.
-    pub fn vmas(&self, first: usize, last: usize) -> Vmas<'_> {
-        Vmas {
+    /// Returns the VMAs over `data` (see [`set_vm_ops`]) that map any of pages `first` to `last`, in
+    /// the order in which a walk has to visit them: a VMA that PTEs are copied or moved to comes
+    /// after the one they come from.
+    ///
+    /// [`set_vm_ops`]: super::virt::VmaNew::set_vm_ops
+    pub fn vmas<T>(
+        &self,
+        data: ArcBorrow<'_, T>,
+        first: usize,
+        last: usize,
+    ) -> impl Iterator<Item = &Vma>
+    where
+        T: Send + Sync + 'static,
+    {
+        let wanted: *const T = &*data;
+        let all = AllVmas {
             // SAFETY: The lock is held as long as `self` is borrowed.
             next: unsafe { mechanism::rmap_first(self.mapping.0.get(), first, last) },
             first,
             last,
             _guard: self,
-        }
+        };
+        all.filter(move |vma| is_over(*vma, wanted.cast()))
+            .map(|vma| {
+                // INVARIANT: `is_over` recognised it.
+                // SAFETY: The VMA is valid while the lock is held, which it is while `self` is borrowed.
+                unsafe { vma.cast().as_ref() }
+            })
     }
 }
 
@@ -104,28 +127,39 @@ impl Drop for RmapGuard<'_> {
     }
 }
 
-/// Iterator over the VMAs of a file. See [`RmapGuard::vmas`].
+/// Returns whether `set_vm_ops` set `vma` up over `data`.
+fn is_over(vma: NonNull<bindings::vm_area_struct>, data: *const c_void) -> bool {
+    // SAFETY: `AllVmas` yields valid VMAs. `vm_private_data` was written before the VMA was linked
+    // and does not change. Other bits of the flags may, hence a volatile read.
+    let (private, bits) = unsafe {
+        let vma = vma.as_ptr();
+        let bits = (&raw const (*vma).__bindgen_anon_2.vm_flags).read_volatile();
+        ((*vma).vm_private_data, bits)
+    };
+    core::ptr::eq(private, data) && bits & flags::MIXEDMAP != 0
+}
+
+/// Iterator over all VMAs of a file, of whatever kind.
 ///
 /// # Invariants
 ///
 /// `next` was found with `first` and `last` under the lock of `_guard`.
-pub struct Vmas<'g> {
+struct AllVmas<'g> {
     next: Option<NonNull<bindings::vm_area_struct>>,
     first: usize,
     last: usize,
     _guard: &'g RmapGuard<'g>,
 }
 
-impl<'g> Iterator for Vmas<'g> {
-    type Item = &'g Vma;
+impl Iterator for AllVmas<'_> {
+    type Item = NonNull<bindings::vm_area_struct>;
 
-    fn next(&mut self) -> Option<&'g Vma> {
+    fn next(&mut self) -> Option<Self::Item> {
         let vma = self.next?;
         // INVARIANT: The same offsets are used throughout.
         // SAFETY: By the invariant, and because the guard is still borrowed.
         self.next = unsafe { mechanism::rmap_next(vma, self.first, self.last) };
-        // SAFETY: The VMA is valid while the lock is held, which it is for `'g`.
-        Some(unsafe { vma.cast().as_ref() })
+        Some(vma)
     }
 }
 
@@ -136,8 +170,10 @@ impl<'g> Iterator for Vmas<'g> {
 ///
 /// # Invariants
 ///
-/// The rmap of the VMA's file is locked. So the VMA is not freed, keeps its place and its file
-/// offset, and stays in its [`Mm`], which is not freed either.
+/// - The rmap of the VMA's file is locked. So the VMA is not freed, keeps its place and its file
+///   offset, and stays in its [`Mm`], which is not freed either.
+/// - [`set_vm_ops`](super::virt::VmaNew::set_vm_ops) set it up: it is a `VM_MIXEDMAP` mapping that
+///   is not copy-on-write, of pages of one size.
 #[repr(transparent)]
 pub struct Vma(Opaque<bindings::vm_area_struct>);
 
@@ -161,19 +197,6 @@ impl Vma {
             (bounds.vm_start, bounds.vm_end, pgoff)
         };
         Some(Window::new(PageRange::new(start, end)?, pgoff))
-    }
-
-    /// Returns whether this is a mapping that
-    /// [`set_vm_ops`](super::virt::VmaNew::set_vm_ops) set up over `data`.
-    pub fn maps<T: Send + Sync + 'static>(&self, data: ArcBorrow<'_, T>) -> bool {
-        let wanted: *const T = &*data;
-        // SAFETY: By the type invariants the VMA is valid. The pointer is compared, not used; it
-        // and the flag were written before the VMA was linked and do not change.
-        let (private, bits) = unsafe {
-            let vma = self.as_raw();
-            ((*vma).vm_private_data, (*vma).__bindgen_anon_2.vm_flags)
-        };
-        core::ptr::eq(private.cast_const().cast(), wanted) && bits & flags::MIXEDMAP != 0
     }
 
     /// Zaps pages `first` to `last` of the file, as far as this VMA shows them, with a gather of its

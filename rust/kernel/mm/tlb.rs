@@ -16,7 +16,7 @@
 //!    be left out. Also under this lock, mprotect, munmap, mremap and madvise are told.
 //! 4. **Flush.** [`Batch::flush`] interrupts the CPUs, once for all of it if the policy says so.
 //! 5. **Release.** [`Flushed::drain`] hands the pages out. Nobody reaches them through a mapping
-//!    any more. Who else holds a reference, for example for direct I/O, still does: only an
+//!    any more, not even where someone else had cleared the PTE first. Who else holds a reference, for example for direct I/O, still does: only an
 //!    [`ExclusivePage`] may be overwritten.
 //!
 //! Release before flush, and another process's data turns up in this one. Record after the lock

@@ -53,7 +53,8 @@ pub trait VmOperations: 'static {
     /// A VMA was copied: by fork, mremap or a split. The `mmap_lock` is held for writing.
     fn open(_data: ArcBorrow<'_, Self::Data>) {}
 
-    /// A VMA is about to go. The `mmap_lock` is held for writing, unless the process exits.
+    /// A VMA is about to go. The `mmap_lock` is held, for reading at least: faults in other VMAs and
+    /// other calls of this may run at the same time.
     fn close(_data: ArcBorrow<'_, Self::Data>) {}
 
     // `page_mkwrite`, `pfn_mkwrite` and `mremap` go here, and into `VmOperationsVTable`, installed
@@ -178,11 +179,19 @@ impl<T: VmOperations> VmOperationsVTable<T> {
     }
 
     const VTABLE: bindings::vm_operations_struct = bindings::vm_operations_struct {
+        may_split: Some(may_split),
         open: Some(Self::open),
         close: Some(Self::close),
         fault: Some(Self::fault),
         ..pin_init::zeroed()
     };
+}
+
+/// VMAs may be split. Not generic, so it has one address: by that, VMAs that
+/// [`VmaNew::set_vm_ops`] set up are recognised.
+#[inline(never)]
+extern "C" fn may_split(_vma: *mut bindings::vm_area_struct, _addr: usize) -> c_int {
+    0
 }
 
 impl VmaNew {
@@ -219,6 +228,7 @@ impl VmaNew {
         // SAFETY: As above. The operations are static, and the module that they are in is pinned by
         // the file, which the VMA pins until after `close`. `data` goes to the VMA, as the contract
         // of `VmOperationsVTable` says.
+        // For a file of another module than that of `T`, its `mmap` hook must not pass `self` on.
         unsafe {
             (*self.as_ptr()).vm_private_data = Arc::into_raw(data).cast_mut().cast();
             (*self.as_ptr()).vm_ops = &VmOperationsVTable::<T>::VTABLE;
@@ -226,21 +236,26 @@ impl VmaNew {
         Ok(mixed)
     }
 
-    /// Undoes [`VmaNew::set_vm_ops`] in an `mmap` hook that fails after it; without effect if
-    /// nothing was installed.
+    /// Undoes [`VmaNew::set_vm_ops`] in an `mmap` hook that fails after it; without effect if it
+    /// was not called. The hook has to return an error next: `mmap_file()` then replaces the
+    /// operations.
     pub(crate) fn abandon_vm_ops(&self) {
-        // SAFETY: The VMA is being set up, so nobody else uses it. If there is private data, then
-        // `set_vm_ops` has run, and `close` puts what it gave to the VMA; the pointer is then reset,
-        // so that this happens once.
-        unsafe {
-            let vma = self.as_ptr();
-            if (*vma).vm_private_data.is_null() {
-                return;
-            }
-            if let Some(close) = (*vma).vm_ops.as_ref().and_then(|ops| ops.close) {
-                close(vma);
-            }
-            (*vma).vm_private_data = core::ptr::null_mut();
+        let ours: unsafe extern "C" fn(_, _) -> _ = may_split;
+        let vma = self.as_ptr();
+        // SAFETY: The VMA is being set up, so nobody else uses it, and `vm_ops` is null or valid.
+        let Some(ops) = (unsafe { (*vma).vm_ops.as_ref() }) else {
+            return;
+        };
+        if !ops
+            .may_split
+            .is_some_and(|f| core::ptr::fn_addr_eq(f, ours))
+        {
+            return;
+        }
+        if let Some(close) = ops.close {
+            // SAFETY: `set_vm_ops` has run, and gave the VMA the reference that `close` puts. The
+            // caller has the kernel install other operations next, so it is put once.
+            unsafe { close(vma) };
         }
     }
 }

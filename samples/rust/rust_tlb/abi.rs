@@ -61,7 +61,9 @@ pub mod strategy {
     pub const PAGE: u32 = 0;
     /// `zap_vma_range()` a page: what binder and SGX do. One gather, one round a page and mm.
     pub const ZAP: u32 = 1;
-    /// `unmap_mapping_pages()` a contiguous run: one gather, one round a run and VMA.
+    /// `unmap_mapping_pages()` a contiguous run: one gather, one round a run and VMA. It knows the
+    /// node only: other open files' mappings of the same offsets lose their PTEs too, not their
+    /// pages.
     pub const UNMAP_MAPPING: u32 = 2;
     /// Clear all PTEs in all mms, then one full flush for all CPUs that run any of them.
     pub const BROADCAST: u32 = 3;
@@ -130,7 +132,8 @@ pub const UNMAP_LIST: u32 = 1 << 0;
 /// [`Unmap::flags`]: return with the flush still owed. Only for [`strategy::BROADCAST`],
 /// [`strategy::PRECISE`] and [`strategy::NONE`]. The batch is flushed by [`FLUSH`], by a fault on
 /// one of its pages, by a later unmap by another strategy or without this flag, when it is full
-/// ([`Describe::max_pending`]), and at the last close.
+/// ([`Describe::max_pending`]), and at the last close. More than that many pages in one call is
+/// `E2BIG`.
 pub const UNMAP_DEFER: u32 = 1 << 1;
 /// [`Unmap::flags`]: free the pages instead of keeping them in the device's pool.
 pub const UNMAP_FREE: u32 = 1 << 2;

@@ -188,6 +188,10 @@ impl Call<'_> {
         let mut pages = self.device.lock();
         arg.nr_allocated = 0;
         for pgoff in run.pages() {
+            // What is there stays, so the call can be made again.
+            if current!().signal_pending() {
+                return Err(ERESTARTSYS);
+            }
             if !pages.is_present(pgoff) {
                 pages.get_or_populate(pgoff)?;
                 arg.nr_allocated += 1;
@@ -251,10 +255,7 @@ impl Call<'_> {
         let run = Run::at_most(&self.device.limits, arg.offset, arg.len, max)?;
         (arg.accessed, arg.mapped) = (0, 0);
         let rmap = AddressSpace::of(self.file).lock();
-        for vma in rmap
-            .vmas(run.first, run.last())
-            .filter(|vma| vma.maps(self.device))
-        {
+        for vma in rmap.vmas(self.device, run.first, run.last()) {
             for (bit, pgoff) in run.pages().enumerate() {
                 let young = test_young(vma, pgoff, clear);
                 arg.mapped |= u64::from(young.is_some()) << bit;

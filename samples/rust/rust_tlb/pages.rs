@@ -13,7 +13,10 @@ use crate::{
     unmap::Deferred, //
 };
 use kernel::{
-    alloc::flags::GFP_KERNEL,
+    alloc::flags::{
+        GFP_KERNEL,
+        GFP_KERNEL_ACCOUNT, //
+    },
     mm::tlb::{
         ExclusivePage,
         Report, //
@@ -40,7 +43,7 @@ pub(crate) enum Slot {
 /// A slot is [`Slot::Pending`] if and only if its page is in `deferred`.
 pub(crate) struct Pages {
     slots: KVVec<Slot>,
-    pool: KVec<ExclusivePage>,
+    pool: KVVec<ExclusivePage>,
     pub(crate) deferred: Option<Deferred>,
     pub(crate) counters: Counters,
 }
@@ -55,7 +58,7 @@ impl Pages {
         // INVARIANT: Nothing is pending, and there is no batch.
         Ok(Self {
             slots,
-            pool: KVec::new(),
+            pool: KVVec::with_capacity(nr_pages, GFP_KERNEL)?,
             deferred: None,
             counters: Counters::default(),
         })
@@ -135,7 +138,7 @@ impl Pages {
     /// Takes a zeroed page from the pool, or a new one.
     fn fresh(&mut self) -> Result<ExclusivePage> {
         let Some(mut page) = self.pool.pop() else {
-            return ExclusivePage::alloc_zeroed(GFP_KERNEL);
+            return ExclusivePage::alloc_zeroed(GFP_KERNEL_ACCOUNT);
         };
         self.counters.nr_pages_held -= 1;
         self.counters.nr_stale_writes += u64::from(!page.is_filled_with(POISON));

@@ -187,7 +187,7 @@ impl Target<'_> {
         };
         let mut nr_calls = 0;
         let rmap = self.mapping.lock();
-        for vma in rmap.vmas(first, last).filter(|vma| vma.maps(self.device)) {
+        for vma in rmap.vmas(self.device, first, last) {
             for &pgoff in pgoffs {
                 nr_calls += usize::from(vma.zap(pgoff, pgoff));
             }

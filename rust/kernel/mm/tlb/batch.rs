@@ -130,8 +130,7 @@ pub struct Staging<'b, P, F: Flush> {
 }
 
 impl<P, F: Flush> Staging<'_, P, F> {
-    /// Moves `page`, page `pgoff` of the file, into the batch. Unmapping is cheapest if pages come
-    /// in ascending order.
+    /// Moves `page`, page `pgoff` of the file, into the batch. In ascending order is cheapest.
     ///
     /// # Errors
     ///
@@ -147,11 +146,15 @@ impl<P, F: Flush> Staging<'_, P, F> {
         }
     }
 
-    /// Unmaps the staged pages with `walk`, which has to report each PTE that it clears to the
+    /// Unmaps the staged pages, sorted by offset, with `walk`, which has to report each PTE that it clears to the
     /// policy before it lets go of that PTE's page-table lock.
     pub(crate) fn commit_with<R>(self, walk: impl FnOnce(&[Entry<P>], &mut F) -> R) -> R {
         let batch = self.batch;
-        let staged = batch.entries.get(batch.nr_unmapped..).unwrap_or(&[]);
+        let staged = batch
+            .entries
+            .get_mut(batch.nr_unmapped..)
+            .unwrap_or(&mut []);
+        staged.sort_unstable_by_key(|e| e.pgoff);
         let result = walk(staged, &mut batch.owed.0);
         // INVARIANT: `walk` unmapped them, and told the policy.
         batch.nr_unmapped = batch.entries.len();
@@ -189,11 +192,9 @@ impl<P, F: Flush> Flushed<P, F> {
     }
 }
 
-/// The smallest and the largest page offset of `entries`.
+/// The smallest and the largest page offset of `entries`, which are sorted.
 pub(crate) fn bounds<P>(entries: &[Entry<P>]) -> Option<(usize, usize)> {
-    let first = entries.iter().map(|e| e.pgoff).min()?;
-    let last = entries.iter().map(|e| e.pgoff).max()?;
-    Some((first, last))
+    Some((entries.first()?.pgoff, entries.last()?.pgoff))
 }
 
 /// Adds `page` to what was cleared in one page table.

@@ -55,7 +55,7 @@ impl<M: Machine> Flush for Broadcast<M> {
     }
 
     fn flush(&mut self) -> Report {
-        let owes = self.owed.nr_pages() > 0;
+        let owes = self.owed.nr_mms() > 0;
         if owes {
             self.machine.flush_pending();
         }

@@ -95,6 +95,13 @@ impl PageRange {
         (self.end - self.start) >> PAGE_SHIFT
     }
 
+    /// Returns the pages of the range, one by one.
+    pub fn pages(self) -> impl Iterator<Item = Self> {
+        (self.start..self.end)
+            .step_by(PAGE_SIZE)
+            .filter_map(Self::of_page)
+    }
+
     /// Returns whether `addr` lies in the range.
     pub const fn contains(self, addr: usize) -> bool {
         self.start <= addr && addr < self.end
@@ -173,6 +180,8 @@ mod tests {
         assert_eq!(both.span_pages(), 8);
         assert!(both.contains(5 * P) && !both.contains(9 * P));
         assert_eq!(both.union(range(2 * P, 3 * P)), both);
+        assert_eq!(both.pages().count(), 8);
+        assert_eq!(both.pages().next(), Some(range(P, 2 * P)));
     }
 
     #[test]

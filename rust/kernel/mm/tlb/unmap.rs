@@ -36,7 +36,8 @@ use crate::{
 
 impl<P: StalePage, F: Flush<Mm = Mm>> Staging<'_, P, F> {
     /// Unmaps the staged pages from all mappings over `data`, in all processes, and returns how
-    /// many PTEs it cleared. The flush is owed: other CPUs may use the pages until then.
+    /// many PTEs it cleared. The flush is owed: other CPUs may use the pages until then. If another
+    /// CPU has cleared PTEs of such a mapping and has yet to flush them, that flush is owed too.
     ///
     /// A page of the file that someone else than `data` put there is left alone: a PTE is cleared
     /// only if it maps the very page that was staged for its offset.
@@ -57,8 +58,7 @@ impl<P: StalePage, F: Flush<Mm = Mm>> Staging<'_, P, F> {
                 return 0;
             };
             let rmap = mapping.lock();
-            rmap.vmas(first, last)
-                .filter(|vma| vma.maps(data))
+            rmap.vmas(data, first, last)
                 .map(|vma| unmap_from_vma(vma, entries, policy))
                 .sum()
         })
@@ -73,6 +73,10 @@ where
     let Some(window) = vma.window() else {
         return 0;
     };
+    // Sorted: those that this VMA shows are next to each other.
+    let from = entries.partition_point(|e| window.is_before(e.pgoff));
+    let to = entries.partition_point(|e| !window.is_behind(e.pgoff));
+    let entries = entries.get(from..to).unwrap_or(&[]);
     let Some(range) = bounds(entries).and_then(|(first, last)| window.clip(first, last)) else {
         return 0;
     };
@@ -106,7 +110,13 @@ where
         return (1, 0);
     };
     let Some(table) = PageTable::lock(vma, addr) else {
-        return (run_in(window, window.table_of(addr), entries), 0);
+        let run = run_in(window, window.table_of(addr), entries);
+        let missed = entries.iter().take(run);
+        let pending = owed_elsewhere(vma, window, missed.map(|e| e.pgoff), policy);
+        if let Some(pending) = pending {
+            policy.record(vma.mm(), pending);
+        }
+        return (run, 0);
     };
     let run = run_in(window, Some(table.range()), entries);
     let entries = entries.get(..run).unwrap_or(&[]);
@@ -141,13 +151,16 @@ where
             continue;
         };
         // SAFETY:
-        // - `unmap` passes only VMAs that `maps` recognised, which `set_vm_ops` set up.
         // - The page is in a batch, which does not let go of it before the policy has flushed.
         // - The policy is told below, before `table` is dropped.
         let cleared = unsafe { table.clear(addr, &entry.page) };
         if let Some((_, page)) = cleared.zip(PageRange::of_page(addr)) {
             policy.cleared(vma.mm(), page);
             extend(&mut all, Pending::new(page, 1));
+        } else if let Some(pending) =
+            owed_elsewhere(vma, window, core::iter::once(entry.pgoff), policy)
+        {
+            extend(&mut all, pending);
         }
     }
     // H1, H4: after the PTEs were cleared, before their lock is released.
@@ -156,6 +169,26 @@ where
     }
     drop(table);
     all.map_or(0, |pending| pending.nr_pages())
+}
+
+/// Pages without a PTE of ours to clear, if someone else has cleared PTEs of this mm and has yet to
+/// flush them: other CPUs may still reach the pages, so the flush has to cover them (H2). No PTE of
+/// theirs counts as cleared by us.
+fn owed_elsewhere<F: Flush<Mm = Mm>>(
+    vma: &Vma,
+    window: &Window,
+    pgoffs: impl Iterator<Item = usize>,
+    policy: &mut F,
+) -> Option<Pending> {
+    if !mechanism::flush_is_pending(vma.mm()) {
+        return None;
+    }
+    let mut all = None;
+    for page in pgoffs.filter_map(|p| PageRange::of_page(window.address_of(p)?)) {
+        policy.cleared(vma.mm(), page);
+        extend(&mut all, Pending::new(page, 0));
+    }
+    all
 }
 
 /// Flushes pages `first` to `last` from the TLBs of all processes that map them over `data`, and
@@ -176,8 +209,11 @@ where
     F: Flush<Mm = Mm>,
 {
     let rmap = mapping.lock();
-    for vma in rmap.vmas(first, last).filter(|vma| vma.maps(data)) {
+    for vma in rmap.vmas(data, first, last) {
         if let Some(range) = vma.window().and_then(|w| w.clip(first, last)) {
+            range
+                .pages()
+                .for_each(|page| policy.cleared(vma.mm(), page));
             policy.record(vma.mm(), Pending::new(range, range.span_pages()));
         }
     }

@@ -42,6 +42,16 @@ impl Window {
         Some(self.range.start() + (index << PAGE_SHIFT))
     }
 
+    /// Returns whether page `pgoff` of the file lies before what the window shows.
+    pub fn is_before(&self, pgoff: usize) -> bool {
+        pgoff < self.pgoff
+    }
+
+    /// Returns whether page `pgoff` of the file lies behind what the window shows.
+    pub fn is_behind(&self, pgoff: usize) -> bool {
+        !self.is_before(pgoff) && self.address_of(pgoff).is_none()
+    }
+
     /// Returns the addresses of those of pages `first` to `last` that the window shows.
     pub fn clip(&self, first: usize, last: usize) -> Option<PageRange> {
         let end = self.pgoff.checked_add(self.range.span_pages())?;
@@ -93,6 +103,7 @@ mod tests {
             (usize::MAX, None),
         ] {
             assert_eq!(w.address_of(pgoff), addr);
+            assert_eq!(addr.is_none(), w.is_before(pgoff) || w.is_behind(pgoff));
         }
     }
 

@@ -100,3 +100,9 @@ impl<T> Deref for KVVec<T> {
         &self.items
     }
 }
+
+impl<T> DerefMut for KVVec<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.items
+    }
+}
