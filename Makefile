@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# One command for each thing one wants to do; `make help` lists them. What they do is in scripts/ (from a bare machine
+# to a built kernel) and in selftests/rust_tlb/runner (boot, tests, results).
+
+CONFIG ?= bench
+V ?= 0
+
+export KSRC ACCEL SMP V
+
+RUNNER := scripts/runner.sh
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help tools source overlay kernel module run test shell lint clean distclean
+
+ifeq ($(V),0)
+Q := @
+endif
+
+help:
+	@echo 'make run       from a bare machine to the main job: build, boot, and the table of strategies'
+	@echo 'make test      from a bare machine to all tests; ends in N passed, N failed, N skipped'
+	@echo 'make shell     a shell in the VM, as root, with the module loaded'
+	@echo 'make lint      rustfmt, clippy, rustdoc, checkpatch'
+	@echo
+	@echo 'make tools     find the tools, install what is missing (needs root for that)'
+	@echo 'make source    fetch the kernel, or copy KSRC, into the cache'
+	@echo 'make overlay   put this project onto the copy; with KSRC=, onto that tree itself'
+	@echo 'make kernel    build the patched kernel: CONFIG=bench (default) or CONFIG=test'
+	@echo 'make module    build rust_tlb.ko alone: KDIR=a built, patched kernel (default: ours, CONFIG=)'
+	@echo 'make clean     remove build/'
+	@echo 'make distclean remove build/ and the cache ($${XDG_CACHE_HOME:-~/.cache}/rust-tlb)'
+	@echo
+	@echo 'KSRC=path      a Linux 7.3 tree of your own; only `make overlay` changes it'
+	@echo 'ACCEL=kvm|tcg  how to run the VM (found out by trying)      SMP=n  its CPUs (4)      V=1  show everything'
+
+tools: export STEPS ?= 1
+source: export STEPS ?= 2
+kernel: export STEPS ?= 4
+run: export STEPS = 7
+test: export STEPS = 7
+shell: export STEPS = 6
+lint: export STEPS = 8
+
+tools:
+	$(Q)scripts/tools.sh
+
+source: tools
+	$(Q)scripts/kernel-source.sh
+
+ifdef KSRC
+overlay:
+	$(Q)STEPS=3 scripts/overlay.sh '$(KSRC)'
+else
+overlay: source
+	$(Q)STEPS=3 scripts/overlay.sh
+endif
+
+kernel: tools
+	$(Q)scripts/kernel-build.sh $(CONFIG)
+
+module: tools
+	$(Q)scripts/module.sh $(CONFIG) $(KDIR)
+
+run: tools
+	$(Q)scripts/kernel-build.sh bench
+	$(Q)$(RUNNER) run
+
+test: tools
+	$(Q)scripts/kernel-build.sh test
+	$(Q)$(RUNNER) test
+
+shell: tools
+	$(Q)scripts/kernel-build.sh $(CONFIG)
+	$(Q)$(RUNNER) shell --config $(CONFIG)
+
+lint: tools
+	$(Q)scripts/lint.sh
+
+clean:
+	$(Q)rm -rf build
+
+distclean: clean
+	$(Q)rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/rust-tlb"

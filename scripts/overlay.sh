@@ -1,0 +1,141 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# USAGE: overlay.sh [TREE]
+#
+# Puts this project onto a kernel tree: new files at the same path, hunks of patches/ into existing files. Doing it
+# again changes nothing, not even a time stamp.
+#
+# Without TREE, onto the tree in the cache, and as it ought to be now: what an earlier overlay put there and this one
+# does not, goes. With TREE, onto a tree of the user's, where nothing else is left behind, so that there a file which
+# the project no longer has stays.
+
+# shellcheck source=scripts/steps.sh
+source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
+
+NEW_FILES=(mm include rust samples Documentation)
+SELFTESTS=selftests/rust_tlb
+KERNEL_SELFTESTS=tools/testing/$SELFTESTS
+
+STAGE=$(mktemp -d)
+trap 'rm -rf "$STAGE"' EXIT
+
+# Every file of the project under the given folders, one per line: what git tracks, or would if asked.
+project_files() {
+    local path
+    (cd "$TOP" && git ls-files -co --exclude-standard -- "$@") | sort -u | while IFS= read -r path; do
+        [[ ! -e $TOP/$path && ! -L $TOP/$path ]] || printf '%s\n' "$path"
+    done
+}
+
+stage_new_files() {
+    (cd "$TOP" && project_files "${NEW_FILES[@]}" | cpio -pdm --quiet "$STAGE")
+    mkdir -p "$STAGE/$KERNEL_SELFTESTS"
+    (cd "$TOP/$SELFTESTS" && project_files "$SELFTESTS" | sed "s|^$SELFTESTS/||" |
+        cpio -pdm --quiet "$STAGE/$KERNEL_SELFTESTS")
+    # The one path that differs: from here to the top of the tree.
+    ln -sfn ../../../.. "$STAGE/$KERNEL_SELFTESTS/srctree"
+}
+
+# The files that a patch touches, one per line.
+files_of_patch() {
+    if grep -q '^--- /dev/null' "$1"; then
+        die "${1#"$TOP/"} creates a file: a new file goes into this tree, at its path"
+    fi
+    sed -n 's|^+++ [^/]*/\([^\t]*\).*|\1|p' "$1"
+}
+
+check_one_patch_a_file() {
+    local twice
+    twice=$(for patch in "$@"; do files_of_patch "$patch"; done | sort | uniq -d)
+    [[ -z $twice ]] || die "more than one patch touches $twice"
+}
+
+# The unpatched contents of a file: as it was before an earlier overlay, where that is known.
+original() {
+    if [[ -f $STATE/original/$1 ]]; then
+        printf '%s\n' "$STATE/original/$1"
+    else
+        printf '%s\n' "$TREE/$1"
+    fi
+}
+
+stage_patch() {
+    local patch=$1 path from
+    while IFS= read -r path; do
+        from=$(original "$path")
+        [[ -f $from ]] || die "${patch#"$TOP/"} changes $path, which $TREE does not have"
+        mkdir -p "$STAGE/$(dirname "$path")"
+        cp "$from" "$STAGE/$path"
+    done < <(files_of_patch "$patch")
+    # Exact context only: a hunk that has to be guessed into place is a hunk to look at.
+    local try=(patch -d "$STAGE" -p1 -F0 --no-backup-if-mismatch -r - -i "$patch")
+    if "${try[@]}" --dry-run -R -f >/dev/null 2>&1; then
+        return # the tree has it already
+    fi
+    if ! "${try[@]}" -N >"$STAGE.log" 2>&1; then
+        grep -v '^File .* is read-only' "$STAGE.log" >&2
+        rm -f "$STAGE.log"
+        die "${patch#"$TOP/"} does not apply exactly to $TREE; the hunks that fail are above"
+    fi
+    rm -f "$STAGE.log"
+}
+
+# Keeps a file that was there before us, so that it can come back.
+keep_original() {
+    [[ -n $STATE && -f $TREE/$1 && ! -e $STATE/original/$1 ]] || return 0
+    grep -qxF "$1" "$STATE/manifest" && return
+    mkdir -p "$STATE/original/$(dirname "$1")"
+    cp -p "$TREE/$1" "$STATE/original/$1"
+}
+
+install_stage() {
+    local path changed=0
+    while IFS= read -r path; do
+        keep_original "$path"
+        if install_if_changed "$STAGE/$path" "$TREE/$path"; then
+            changed=$((changed + 1))
+            verbose && note "$path"
+        fi
+    done < <(staged)
+    note "$(staged | wc -l) files in the overlay, $changed changed"
+}
+
+staged() {
+    (cd "$STAGE" && find . ! -type d -printf '%P\n' | sort)
+}
+
+# What an earlier overlay put there and this one did not: the file that was there before it, or none.
+remove_stale() {
+    local path
+    while IFS= read -r path; do
+        if [[ -f $STATE/original/$path ]]; then
+            install_if_changed "$STATE/original/$path" "$TREE/$path" || true
+            rm -f "$STATE/original/$path"
+        else
+            rm -f "$TREE/$path"
+        fi
+        note "taken out again: $path"
+    done < <(comm -23 "$STATE/manifest" <(staged))
+    staged >"$STATE/manifest"
+}
+
+step 3 "overlay"
+if (($#)); then
+    TREE=$(realpath -e "$1" 2>/dev/null) || die "there is no $1"
+    STATE=
+else
+    lock_cache
+    [[ -f $OUT/kernel-tree ]] || "$TOP/scripts/kernel-source.sh"
+    TREE=$(<"$OUT/kernel-tree")
+    STATE=$TREE/.rust-tlb
+    mkdir -p "$STATE/original"
+    [[ -f $STATE/manifest ]] || : >"$STATE/manifest"
+fi
+shopt -s nullglob
+patches=("$TOP"/patches/*.patch)
+stage_new_files
+check_one_patch_a_file "${patches[@]}"
+for patch in "${patches[@]}"; do stage_patch "$patch"; done
+install_stage
+[[ -z $STATE ]] || remove_stale
