@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The demo: the same pages, unmapped by each strategy, and what it costs.
+//!
+//! A line `ROW {json}` for each scenario and strategy; all other lines are progress.
+
+use std::process::ExitCode;
+
+use anyhow::{ensure, Context, Result};
+use clap::Parser;
+use serde::Serialize;
+
+use rust_tlb_guest::abi::strategy;
+use rust_tlb_guest::cpu;
+use rust_tlb_guest::crew::Shape;
+use rust_tlb_guest::device::{strategy_name, Device};
+use rust_tlb_guest::oracle::Oracle;
+use rust_tlb_guest::scene::{Cast, Round, Scene};
+use rust_tlb_guest::selection::Selection;
+use rust_tlb_guest::tlb_events::most_common;
+use rust_tlb_guest::watcher::{Access, Report};
+
+/// Unmaps the same scattered pages by each strategy, among busy CPUs, and counts.
+#[derive(Parser)]
+struct Options {
+    /// Pages to unmap at a time; every other page of the mapping is one of them
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pages: u64,
+    /// Counted rounds for each strategy
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Seed of the order in which the strategies are measured
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Unmaps under the eyes of the oracle for each strategy
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    oracle_rounds: u32,
+}
+
+/// One line of the table.
+#[derive(Serialize)]
+struct Row {
+    scenario: &'static str,
+    strategy: &'static str,
+    nr_pages: u64,
+    nr_mms: usize,
+    nr_cpus: usize,
+    rounds: u64,
+    ipis_received: u64,
+    local_full_flushes: u64,
+    local_page_flushes: u64,
+    stale_accesses: u64,
+    ns_per_page: f64,
+    ns_per_page_min: f64,
+    ns_per_page_max: f64,
+    nr_flush_calls: u64,
+    nr_reads: u64,
+}
+
+const SCENARIOS: [(&str, Cast); 2] = [
+    ("1 process x 4 threads", Cast::Threads(4)),
+    ("4 processes", Cast::Processes(4)),
+];
+
+/// Pages that the oracle watches, and its passes over them after each unmap.
+const NR_WATCHED: u64 = 64;
+const NR_PASSES: u64 = 200;
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rust-tlb-demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    cpu::pin_driver()?;
+    ensure!(cpu::nr_cpus() >= 2, "a second CPU is needed");
+    let device = Device::open().context("cannot open the device")?;
+    let fits = 2 * options.pages < device.describe()?.nr_pages;
+    ensure!(fits, "so many scattered pages do not fit into the device");
+    let all: Vec<u32> = (0..strategy::NR).collect();
+    let strategies = device.strategies(&all)?;
+    let mut rng = fastrand::Rng::with_seed(options.seed);
+    for (scenario, cast) in SCENARIOS {
+        let mut order = strategies.clone();
+        rng.shuffle(&mut order);
+        println!(
+            "{scenario}: {} scattered pages, {} rounds each",
+            options.pages, options.rounds
+        );
+        let mut rows = measure_all(options, scenario, cast, &order)?;
+        rows.sort_by_key(|&(strategy, _)| strategy);
+        for (_, row) in rows {
+            println!("ROW {}", serde_json::to_string(&row)?);
+        }
+    }
+    Ok(())
+}
+
+fn measure_all(
+    options: &Options,
+    scenario: &'static str,
+    cast: Cast,
+    strategies: &[u32],
+) -> Result<Vec<(u32, Row)>> {
+    let scene = Scene::new(cast, 2 * options.pages)?;
+    let mut counted = Vec::new();
+    for &strategy in strategies {
+        println!("  {}: counting", strategy_name(strategy));
+        counted.push((strategy, count(options, &scene, strategy)?));
+    }
+    // The oracle's members need the CPUs for themselves.
+    drop(scene);
+    let mut rows = Vec::new();
+    for (strategy, rounds) in counted {
+        println!("  {}: looking for stale accesses", strategy_name(strategy));
+        let report = look(options, cast, strategy)?;
+        rows.push((strategy, row(scenario, cast, strategy, &rounds, report)));
+    }
+    Ok(rows)
+}
+
+fn count(options: &Options, scene: &Scene, strategy: u32) -> Result<Vec<Round>> {
+    let selection = Selection::scattered(0, options.pages);
+    // The first unmap after one by another strategy pays for what that one has left.
+    scene.round(&selection, strategy)?;
+    let round = |_| {
+        let round = scene.round(&selection, strategy)?;
+        ensure!(round.reply.nr_pages == options.pages, "{:?}", round.reply);
+        Ok(round)
+    };
+    (0..options.rounds).map(round).collect()
+}
+
+/// Watches unmaps by `strategy` with as many threads or processes as the cast has.
+fn look(options: &Options, cast: Cast, strategy: u32) -> Result<Report> {
+    let device = Device::open()?;
+    let nr_members = cpu::nr_cpus() - 1;
+    let (processes, threads) = match cast {
+        Cast::Threads(_) => (1, nr_members),
+        Cast::Processes(_) => (nr_members, 1),
+    };
+    let shape = Shape { processes, threads };
+    let oracle = Oracle::of_processes(&device, NR_WATCHED, shape, Access::Read)?;
+    oracle.await_passes(8)?;
+    for _ in 0..options.oracle_rounds {
+        oracle.unmap(&device, &Selection::run(0, NR_WATCHED), strategy, 0)?;
+        oracle.await_passes(NR_PASSES)?;
+    }
+    oracle.finish(&device)
+}
+
+fn row(scenario: &'static str, cast: Cast, strategy: u32, rounds: &[Round], report: Report) -> Row {
+    let common = |value: fn(&Round) -> u64| most_common(rounds.iter().map(value));
+    let mut times: Vec<f64> = rounds.iter().map(ns_per_page).collect();
+    times.sort_by(f64::total_cmp);
+    Row {
+        scenario,
+        strategy: strategy_name(strategy),
+        nr_pages: common(|round| round.reply.nr_pages),
+        nr_mms: cast.nr_mms(),
+        nr_cpus: cpu::nr_cpus(),
+        rounds: common(|round| round.events.remote_flush),
+        ipis_received: common(|round| round.events.remote_flush_received),
+        local_full_flushes: common(|round| round.events.local_flush_all),
+        local_page_flushes: common(|round| round.events.local_flush_one),
+        stale_accesses: report.nr_findings(),
+        ns_per_page: times[times.len() / 2],
+        ns_per_page_min: times[0],
+        ns_per_page_max: times[times.len() - 1],
+        nr_flush_calls: common(|round| round.reply.nr_flush_calls),
+        nr_reads: report.nr_accesses,
+    }
+}
+
+fn ns_per_page(round: &Round) -> f64 {
+    round.elapsed.as_nanos() as f64 / round.reply.nr_pages as f64
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which thread runs on which CPU.
+
+use std::sync::OnceLock;
+
+use anyhow::{ensure, Result};
+use rustix::thread::{sched_getaffinity, sched_setaffinity, CpuSet};
+
+/// The CPUs that this process was given when it started, before it pinned itself.
+fn all() -> &'static [usize] {
+    static CPUS: OnceLock<Vec<usize>> = OnceLock::new();
+    CPUS.get_or_init(|| {
+        let set = sched_getaffinity(None).expect("the affinity of a running thread");
+        (0..CpuSet::MAX_CPU)
+            .filter(|&cpu| set.is_set(cpu))
+            .collect()
+    })
+}
+
+/// How many CPUs there are.
+pub fn nr_cpus() -> usize {
+    all().len()
+}
+
+/// Pins the calling thread to the first CPU: it is the one that drives the device.
+///
+/// To be called before anything is forked or spawned, so that no mm has run elsewhere by chance:
+/// a CPU that an mm ran on counts in its cpumask, and so in the rounds.
+pub fn pin_driver() -> Result<()> {
+    pin(all()[0])
+}
+
+/// Pins the calling thread to a CPU other than the driver's: number `index` of the crew goes to
+/// the CPU after the one of number `index - 1`, around and around.
+pub fn pin_member(index: usize) -> Result<()> {
+    let others = &all()[1..];
+    ensure!(!others.is_empty(), "a second CPU is needed");
+    pin(others[index % others.len()])
+}
+
+fn pin(cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(sched_setaffinity(None, &set)?)
+}

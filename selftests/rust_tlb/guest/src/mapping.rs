@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A shared mapping of the device, unmapped when it goes out of scope.
+//!
+//! Its words are atomics, because other processes and the device change them at any time. Access
+//! is checked against the length of the mapping, not against its protection: what is not
+//! accessible faults, and ends the test.
+
+use core::ffi::c_void;
+use core::ptr;
+use core::sync::atomic::AtomicU64;
+
+use rustix::fd::AsFd;
+use rustix::io::Errno;
+use rustix::mm::{self, Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags};
+
+use crate::device::Device;
+
+/// Bytes in a page. The device says the same in [`crate::abi::Describe::page_size`].
+pub const PAGE_SIZE: usize = 4096;
+
+/// 64-bit words in a page.
+pub const WORDS_PER_PAGE: usize = PAGE_SIZE / size_of::<u64>();
+
+/// Read and write.
+pub const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+
+/// Pages of a device, mapped into this process.
+pub struct Mapping {
+    address: *mut c_void,
+    nr_pages: u64,
+}
+
+// SAFETY: The mapping belongs to the process, not to a thread.
+unsafe impl Send for Mapping {}
+// SAFETY: Shared references give out atomics only, and system calls that keep the mapping in place.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `nr_pages` of `device` from page `first`, for reading and writing.
+    pub fn new(device: &Device, first: u64, nr_pages: u64) -> Result<Self, Errno> {
+        Self::with(device, first, nr_pages, READ_WRITE, MapFlags::SHARED)
+    }
+
+    /// Maps with everything chosen by the caller.
+    pub fn with(
+        device: &Device,
+        first: u64,
+        nr_pages: u64,
+        prot: ProtFlags,
+        flags: MapFlags,
+    ) -> Result<Self, Errno> {
+        let (len, offset) = (bytes(nr_pages), first.wrapping_mul(PAGE_SIZE as u64));
+        // SAFETY: A new mapping at an address of the kernel's choice replaces no other.
+        let address = unsafe {
+            mm::mmap(
+                ptr::null_mut(),
+                len,
+                prot,
+                flags,
+                device.file().as_fd(),
+                offset,
+            )
+        }?;
+        Ok(Self { address, nr_pages })
+    }
+
+    /// Pages in the mapping.
+    pub fn nr_pages(&self) -> u64 {
+        self.nr_pages
+    }
+
+    /// The first byte.
+    pub fn address(&self) -> *mut c_void {
+        self.address
+    }
+
+    /// One word of one page, both counted from zero.
+    pub fn word(&self, page: u64, index: usize) -> &AtomicU64 {
+        assert!(page < self.nr_pages && index < WORDS_PER_PAGE);
+        let first: *mut AtomicU64 = self.address.cast();
+        // SAFETY: The word is inside the mapping, as was just checked. The mapping lives as long
+        // as `self`, is aligned to a page, and all bit patterns are valid.
+        unsafe { &*first.add(page as usize * WORDS_PER_PAGE + index) }
+    }
+
+    /// Changes the protection of the whole mapping.
+    pub fn protect(&self, prot: MprotectFlags) -> Result<(), Errno> {
+        // SAFETY: The pages stay where they are; accesses that the protection forbids fault.
+        unsafe { mm::mprotect(self.address, bytes(self.nr_pages), prot) }
+    }
+
+    /// Takes the pages out of this process' page table; the device keeps them.
+    pub fn dont_need(&self) -> Result<(), Errno> {
+        // SAFETY: The mapping is shared, so that the contents come back with the next fault.
+        unsafe { mm::madvise(self.address, bytes(self.nr_pages), Advice::LinuxDontNeed) }
+    }
+
+    /// Moves the mapping to another place, which the kernel finds.
+    pub fn relocate(&mut self) -> Result<(), Errno> {
+        let len = bytes(self.nr_pages);
+        // SAFETY: An anonymous mapping at an address of the kernel's choice replaces no other.
+        let place = unsafe {
+            mm::mmap_anonymous(ptr::null_mut(), len, ProtFlags::empty(), MapFlags::PRIVATE)
+        }?;
+        // SAFETY: No reference into the mapping exists, since `self` is borrowed mutably, and the
+        // place is our own reservation, so that moving onto it destroys nothing else.
+        self.address =
+            unsafe { mm::mremap_fixed(self.address, len, len, MremapFlags::MAYMOVE, place) }?;
+        Ok(())
+    }
+
+    /// Tries to make the mapping longer, where it is or elsewhere.
+    pub fn grow(&mut self, nr_pages: u64) -> Result<(), Errno> {
+        let (old, new) = (bytes(self.nr_pages), bytes(nr_pages));
+        // SAFETY: No reference into the mapping exists, since `self` is borrowed mutably.
+        self.address = unsafe { mm::mremap(self.address, old, new, MremapFlags::MAYMOVE) }?;
+        self.nr_pages = nr_pages;
+        Ok(())
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: The mapping is ours, and no reference into it outlives `self`.
+        let unmapped = unsafe { mm::munmap(self.address, bytes(self.nr_pages)) };
+        debug_assert_eq!(unmapped, Ok(()));
+    }
+}
+
+fn bytes(nr_pages: u64) -> usize {
+    nr_pages as usize * PAGE_SIZE
+}

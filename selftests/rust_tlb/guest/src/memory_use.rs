@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory in use, as the kernel accounts it.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::tlb_events::counter;
+
+/// Accounting of this process and of the system, in pages.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryUse {
+    /// Resident pages of files and devices of this process.
+    pub file_rss: i64,
+    /// Resident pages of any kind of this process.
+    pub rss: i64,
+    /// Pages of files and devices that any process maps.
+    pub mapped: i64,
+    /// Free pages of the system.
+    pub free: i64,
+}
+
+impl MemoryUse {
+    /// Reads the accounts, after the kernel was told to sum up what its CPUs keep for themselves.
+    pub fn read() -> Result<Self> {
+        // Not there without CONFIG_SYSCTL; then the counts are off by a few pages a CPU.
+        let _ = fs::write("/proc/sys/vm/stat_refresh", "1");
+        let status = fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
+        let vmstat = fs::read_to_string("/proc/vmstat").context("/proc/vmstat")?;
+        Self::parse(&status, &vmstat).context("an account is missing in /proc")
+    }
+
+    fn parse(status: &str, vmstat: &str) -> Option<Self> {
+        Some(Self {
+            file_rss: pages(status, "RssFile")? + pages(status, "RssShmem")?,
+            rss: pages(status, "VmRSS")?,
+            mapped: counter(vmstat, "nr_mapped")? as i64,
+            free: counter(vmstat, "nr_free_pages")? as i64,
+        })
+    }
+}
+
+/// Pages in a line `name: value kB`.
+fn pages(text: &str, name: &str) -> Option<i64> {
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    let kib: i64 = value.split_whitespace().next()?.parse().ok()?;
+    Some(kib / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parses_the_accounts() {
+        let status = "Name:\tx\nVmRSS:\t    2048 kB\nRssAnon:\t 4 kB\nRssFile:\t    1024 kB\n\
+            RssShmem:\t       8 kB\n";
+        let used = MemoryUse::parse(status, "nr_free_pages 100\nnr_mapped 12\n").unwrap();
+        assert_eq!((used.rss, used.file_rss), (512, 258));
+        assert_eq!((used.mapped, used.free), (12, 100));
+    }
+
+    #[test]
+    fn a_missing_account_is_not_zero() {
+        assert!(MemoryUse::parse("VmRSS:\t 4 kB\n", "nr_mapped 1\nnr_free_pages 1\n").is_none());
+    }
+}

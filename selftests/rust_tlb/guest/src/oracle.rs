@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The stale-access oracle: threads that read and write the mapping all the time.
+//!
+//! Each is pinned to a CPU other than the driver's and never sleeps, so that its translations stay
+//! in the TLB until somebody flushes them. [`crate::verdict`] says what its reads mean.
+
+use core::hint;
+use core::time::Duration;
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::Result;
+
+use crate::abi;
+use crate::barrier::Wait;
+use crate::crew::{Crew, Member, Shape};
+use crate::device::Device;
+use crate::mapping::Mapping;
+use crate::selection::Selection;
+use crate::watcher::{Access, Ledger, Report, Watcher};
+
+/// The watching threads and what they are told.
+pub struct Oracle {
+    ledger: Arc<Ledger>,
+    crew: Crew,
+    nr_members: usize,
+}
+
+impl Oracle {
+    /// Sets threads of this process to watch `mapping`, and keeps `nr_spare` slots for watchers
+    /// that the caller runs.
+    pub fn of_threads(
+        mapping: &Arc<Mapping>,
+        nr_members: usize,
+        nr_spare: usize,
+        access: Access,
+    ) -> Result<Self> {
+        let ledger = Arc::new(Ledger::new(mapping.nr_pages(), nr_members + nr_spare)?);
+        let shown = ledger.clone();
+        let body = move |member: &Member<'_>| watch(&shown, member, access);
+        Ok(Self {
+            crew: Crew::of_threads(mapping, nr_members, Wait::Sleep, body)?,
+            ledger,
+            nr_members,
+        })
+    }
+
+    /// Sets new processes to watch the first `nr_pages`. They end with the watch, and with them
+    /// whatever stale translations a negative control has left: none of them can be used for what
+    /// is mapped at the same addresses later.
+    pub fn of_processes(
+        device: &Device,
+        nr_pages: u64,
+        shape: Shape,
+        access: Access,
+    ) -> Result<Self> {
+        let ledger = Arc::new(Ledger::new(nr_pages, shape.nr_members())?);
+        let body = |member: &Member<'_>| watch(&ledger, member, access);
+        Ok(Self {
+            crew: Crew::of_processes(device, nr_pages, shape, Wait::Sleep, body)?,
+            ledger: ledger.clone(),
+            nr_members: shape.nr_members(),
+        })
+    }
+
+    /// What watchers of the caller's need; their slots come after those of the members.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// The first slot that is not a member's.
+    pub fn spare_slot(&self) -> usize {
+        self.nr_members
+    }
+
+    /// Waits until each member has begun and ended `nr` passes over all pages.
+    pub fn await_passes(&self, nr: u64) -> Result<()> {
+        let passes = |slot| self.ledger.nr_passes(slot);
+        // The pass that is under way has begun already.
+        let goals: Vec<u64> = (0..self.nr_members)
+            .map(|slot| passes(slot) + nr + 1)
+            .collect();
+        for (slot, goal) in goals.into_iter().enumerate() {
+            while passes(slot) < goal {
+                self.crew.check()?;
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits, without sleeping, until one more pass of the first member has ended.
+    pub fn await_next_pass(&self) -> Result<()> {
+        let before = self.ledger.nr_passes(0);
+        while self.ledger.nr_passes(0) == before {
+            self.crew.check()?;
+            hint::spin_loop();
+        }
+        Ok(())
+    }
+
+    /// Unmaps `selection` under the eyes of the members. With [`abi::UNMAP_DEFER`] the old pages
+    /// may be seen until [`Oracle::flush`], or until somebody has seen a fresh one.
+    pub fn unmap(
+        &self,
+        device: &Device,
+        selection: &Selection,
+        strategy: u32,
+        flags: u32,
+    ) -> Result<abi::Unmap> {
+        let pages = selection.pages();
+        pages.iter().for_each(|&page| self.ledger.begin(page));
+        let reply = device.unmap(selection, strategy, flags)?;
+        if flags & abi::UNMAP_DEFER == 0 {
+            pages.iter().for_each(|&page| self.ledger.end(page));
+        }
+        Ok(reply)
+    }
+
+    /// Somebody was given a fresh page in the place of one that was unmapped: the flush is over.
+    pub fn saw_fresh(&self, page: u64) {
+        self.ledger.end(page);
+    }
+
+    /// Flushes what was deferred.
+    pub fn flush(&self, device: &Device) -> Result<abi::Flush> {
+        let reply = device.flush()?;
+        self.ledger.end_all();
+        Ok(reply)
+    }
+
+    /// Ends the watch; watchers of the caller's end when they see [`Ledger::stopped`].
+    pub fn stop(&self) {
+        self.ledger.stop();
+    }
+
+    /// Ends the watch and tells what was found. The caller's own watchers have ended.
+    pub fn finish(self, device: &Device) -> Result<Report> {
+        self.ledger.stop();
+        self.crew.join()?;
+        Ok(Report {
+            nr_stale_writes: device.counters()?.nr_stale_writes,
+            ..self.ledger.report()
+        })
+    }
+}
+
+fn watch(ledger: &Ledger, member: &Member<'_>, access: Access) -> Result<()> {
+    let mut watcher = Watcher::new(ledger, member.index);
+    while !ledger.stopped() && !member.dismissed() {
+        watcher.pass(member.mapping, access);
+        // A hypervisor with fewer CPUs than the guest may run another one now.
+        hint::spin_loop();
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One counted unmap at a time, with all other CPUs busy.
+
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::abi;
+use crate::barrier::Wait;
+use crate::crew::{Crew, Member, Shape};
+use crate::device::Device;
+use crate::mapping::Mapping;
+use crate::selection::Selection;
+use crate::tlb_events::TlbEvents;
+
+/// Who maps the pages, the driver included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cast {
+    /// One process with so many threads.
+    Threads(usize),
+    /// So many processes with a thread each.
+    Processes(usize),
+}
+
+impl Cast {
+    /// Address spaces that map the pages.
+    pub fn nr_mms(self) -> usize {
+        match self {
+            Self::Threads(_) => 1,
+            Self::Processes(nr) => nr,
+        }
+    }
+}
+
+/// What one unmap did.
+#[derive(Clone, Copy, Debug)]
+pub struct Round {
+    /// The device's answer.
+    pub reply: abi::Unmap,
+    /// The kernel's counts.
+    pub events: TlbEvents,
+    /// Time the call took.
+    pub elapsed: Duration,
+}
+
+/// A device, mapped on every CPU. Between the rounds the others spin on ordinary memory.
+pub struct Scene {
+    device: Device,
+    mapping: Arc<Mapping>,
+    crew: Crew,
+    nr_pages: u64,
+}
+
+impl Scene {
+    /// Maps the first `nr_pages` of a new open file in every process of the cast.
+    pub fn new(cast: Cast, nr_pages: u64) -> Result<Self> {
+        let device = Device::open()?;
+        // One page more, see `flush_everything()`.
+        let nr_mapped = nr_pages + 1;
+        let (mapping, crew) = match cast {
+            Cast::Threads(nr) => {
+                let mapping = Arc::new(device.map(nr_mapped)?);
+                let crew = Crew::of_threads(&mapping, nr - 1, Wait::Spin, act)?;
+                (mapping, crew)
+            }
+            // Forked before the driver maps the pages: nobody is to inherit its mapping.
+            Cast::Processes(nr) => {
+                let shape = Shape {
+                    processes: nr - 1,
+                    threads: 1,
+                };
+                let crew = Crew::of_processes(&device, nr_mapped, shape, Wait::Spin, act)?;
+                (Arc::new(device.map(nr_mapped)?), crew)
+            }
+        };
+        Ok(Self {
+            device,
+            mapping,
+            crew,
+            nr_pages,
+        })
+    }
+
+    /// Lets everybody read every page, then unmaps `selection` and counts.
+    pub fn round(&self, selection: &Selection, strategy: u32) -> Result<Round> {
+        self.crew.step()?;
+        touch_all(&self.mapping);
+        self.crew.step()?;
+        let before = read_events()?;
+        let start = Instant::now();
+        let reply = self.device.unmap(selection, strategy, 0)?;
+        let elapsed = start.elapsed();
+        let events = read_events()?.since(before);
+        if strategy == abi::strategy::NONE {
+            self.flush_everything()?;
+        }
+        self.crew.step()?;
+        Ok(Round {
+            reply,
+            events,
+            elapsed,
+        })
+    }
+
+    /// Ends the stale translations that the negative control leaves behind, so that the next round
+    /// faults on the pages again: the flush of a broadcast is a full one on every CPU that runs one
+    /// of the mms, whatever the page.
+    fn flush_everything(&self) -> Result<()> {
+        let spare = Selection::run(self.nr_pages, 1);
+        self.device.unmap(&spare, abi::strategy::BROADCAST, 0)?;
+        Ok(())
+    }
+}
+
+/// The part of a member: read all pages when told to, spin through the unmap.
+fn act(member: &Member<'_>) -> Result<()> {
+    loop {
+        member.step()?;
+        touch_all(member.mapping);
+        member.step()?;
+        member.step()?;
+    }
+}
+
+/// Reads only: for written pages the core's own gather flushes once more a page table, before it
+/// drops their reverse mappings, and that is not what is counted here.
+fn touch_all(mapping: &Mapping) {
+    for page in 0..mapping.nr_pages() {
+        mapping.word(page, 0).load(Ordering::Relaxed);
+    }
+}
+
+fn read_events() -> Result<TlbEvents> {
+    TlbEvents::read()?.context("the kernel does not count TLB flushes (CONFIG_DEBUG_TLBFLUSH)")
+}

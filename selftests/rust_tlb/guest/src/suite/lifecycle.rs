@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Processes that end, in order or not, and modules that come and go.
+
+use core::sync::atomic::Ordering::Relaxed;
+use core::time::Duration;
+use std::thread;
+
+use anyhow::{ensure, Context, Result};
+use rustix::io::Errno;
+
+use crate::abi::{self, strategy};
+use crate::child::Child;
+use crate::device::{Device, REAL_STRATEGIES};
+use crate::kernel_module::{self, Unloaded};
+use crate::ktap::{skip, Options};
+use crate::mapping::{Mapping, PAGE_SIZE};
+use crate::selection::Selection;
+
+crate::tests! {
+    fork_and_exit,
+    kill_in_the_middle_of_unmaps,
+    kill_with_an_own_device,
+    exit_with_a_batch_pending_on_a_shared_file,
+    exit_with_a_batch_pending_on_an_own_file,
+    unload_is_refused_while_in_use,
+    load_and_unload_fifty_times,
+    parameters_set_the_limits,
+    bad_parameters_are_refused,
+}
+
+const NR_PAGES: u64 = 32;
+
+/// The device works: pages come, keep their data, and go.
+fn expect_working(device: &Device) -> Result<()> {
+    let mapping = device.map(NR_PAGES)?;
+    for strategy in REAL_STRATEGIES {
+        (0..NR_PAGES).for_each(|page| mapping.word(page, 0).store(page + 1, Relaxed));
+        let reply = device.unmap(&Selection::run(0, NR_PAGES), strategy, 0)?;
+        ensure!(reply.nr_pages == NR_PAGES, "{reply:?}");
+        ensure!(
+            (0..NR_PAGES).all(|page| mapping.word(page, 0).load(Relaxed) == 0),
+            "old pages"
+        );
+        device.unmap(&Selection::run(0, NR_PAGES), strategy, abi::UNMAP_FREE)?;
+    }
+    Ok(())
+}
+
+fn fork_and_exit(_: &Options) -> Result<()> {
+    let device = Device::open()?;
+    let mapping = device.map(NR_PAGES)?;
+    for round in 0..50 {
+        (0..NR_PAGES).for_each(|page| mapping.word(page, 0).store(round + 1, Relaxed));
+        let child = Child::fork(|| {
+            let kept = (0..NR_PAGES).all(|page| mapping.word(page, 0).load(Relaxed) == round + 1);
+            ensure!(kept, "the child sees other pages");
+            device.unmap(&Selection::scattered(0, NR_PAGES / 2), strategy::PRECISE, 0)?;
+            Ok(())
+        })?;
+        child.join()?;
+        for page in 0..NR_PAGES {
+            let expected = if page % 2 == 0 { 0 } else { round + 1 };
+            ensure!(
+                mapping.word(page, 0).load(Relaxed) == expected,
+                "page {page}"
+            );
+        }
+    }
+    expect_working(&device)
+}
+
+/// Touches and unmaps until it is killed.
+fn churn(device: &Device, seed: u64) -> Result<()> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mapping = device.map(NR_PAGES)?;
+    loop {
+        (0..NR_PAGES).for_each(|page| mapping.word(page, 0).store(seed, Relaxed));
+        let nr = rng.usize(1..NR_PAGES as usize);
+        let selection = Selection::random(&mut rng, NR_PAGES, nr);
+        let strategy = REAL_STRATEGIES[rng.usize(..REAL_STRATEGIES.len())];
+        let can_defer = [strategy::BROADCAST, strategy::PRECISE].contains(&strategy);
+        let defer = if can_defer && rng.bool() {
+            abi::UNMAP_DEFER
+        } else {
+            0
+        };
+        let free = if rng.bool() { abi::UNMAP_FREE } else { 0 };
+        device.unmap(&selection, strategy, defer | free)?;
+    }
+}
+
+/// Forks two that churn, kills them after a random time.
+fn kill_twice(rng: &mut fastrand::Rng, churn: impl Fn(u64) -> Result<()>) -> Result<()> {
+    let children = [rng.u64(1..), rng.u64(1..)].map(|seed| Child::fork(|| churn(seed)));
+    for child in children {
+        thread::sleep(Duration::from_micros(rng.u64(..20_000)));
+        let status = child?.kill()?;
+        ensure!(
+            status.terminating_signal() == Some(9),
+            "it had ended before: {status:?}"
+        );
+    }
+    Ok(())
+}
+
+const NR_KILLS: u32 = 40;
+
+fn kill_in_the_middle_of_unmaps(options: &Options) -> Result<()> {
+    let mut rng = options.rng();
+    let device = Device::open()?;
+    for _ in 0..NR_KILLS * options.effort {
+        kill_twice(&mut rng, |seed| churn(&device, seed))?;
+    }
+    let counters = device.counters()?;
+    println!("# {counters:?}");
+    ensure!(counters.nr_unmapped > 0, "killed before they did anything");
+    device.flush()?;
+    expect_working(&device)?;
+    let held = device.counters()?.nr_pages_held;
+    ensure!(held <= device.describe()?.nr_pages, "{held} pages held");
+    Ok(())
+}
+
+fn kill_with_an_own_device(options: &Options) -> Result<()> {
+    let mut rng = options.rng();
+    for _ in 0..NR_KILLS * options.effort {
+        kill_twice(&mut rng, |seed| churn(&Device::open()?, seed))?;
+    }
+    expect_working(&Device::open()?)
+}
+
+fn defer_some(device: &Device) -> Result<Mapping> {
+    let mapping = device.map(NR_PAGES)?;
+    (0..NR_PAGES).for_each(|page| mapping.word(page, 0).store(1, Relaxed));
+    let reply = device.unmap(&Selection::run(0, 8), strategy::PRECISE, abi::UNMAP_DEFER)?;
+    ensure!(
+        reply.nr_pages == 8 && reply.nr_flush_calls == 0,
+        "{reply:?}"
+    );
+    Ok(mapping)
+}
+
+fn exit_with_a_batch_pending_on_a_shared_file(_: &Options) -> Result<()> {
+    let device = Device::open()?;
+    let mapping = device.map(NR_PAGES)?;
+    Child::fork(|| defer_some(&device).map(drop))?.join()?;
+    ensure!(
+        mapping.word(0, 0).load(Relaxed) == 0,
+        "the old page is still there"
+    );
+    let counters = device.counters()?;
+    ensure!(
+        counters.nr_pending_hits == 1,
+        "the batch was not pending: {counters:?}"
+    );
+    expect_working(&device)
+}
+
+fn exit_with_a_batch_pending_on_an_own_file(_: &Options) -> Result<()> {
+    for _ in 0..10 {
+        let child = Child::fork(|| {
+            let device = Device::open()?;
+            // Exits with the pages mapped and the file open.
+            core::mem::forget((defer_some(&device)?, device));
+            Ok(())
+        })?;
+        child.join()?;
+    }
+    expect_working(&Device::open()?)
+}
+
+fn expect_unload_refused(what: &str) -> Result<()> {
+    let answer = kernel_module::unload();
+    ensure!(answer == Err(Errno::AGAIN), "{what}: {answer:?}");
+    ensure!(kernel_module::is_loaded(), "{what}: it is gone");
+    Ok(())
+}
+
+/// Whatever becomes of it, the module is there for the next suite.
+fn unload_is_refused_while_in_use(_: &Options) -> Result<()> {
+    if kernel_module::path().is_none() {
+        return skip(format!("{} is not set", kernel_module::PATH_VARIABLE));
+    }
+    let device = Device::open()?;
+    expect_unload_refused("open")?;
+    let mapping = device.map(1)?;
+    mapping.word(0, 0).store(1, Relaxed);
+    expect_unload_refused("open and mapped")?;
+    drop(device);
+    expect_unload_refused("mapped only")?;
+    ensure!(mapping.word(0, 0).load(Relaxed) == 1, "the page");
+    drop(mapping);
+    let _again = Unloaded::new().context("not in use any more")?;
+    ensure!(
+        Device::open().map(drop) == Err(Errno::NOENT),
+        "the node is still there"
+    );
+    Ok(())
+}
+
+fn load_and_unload_fifty_times(_: &Options) -> Result<()> {
+    if kernel_module::path().is_none() {
+        return skip(format!("{} is not set", kernel_module::PATH_VARIABLE));
+    }
+    let _again = Unloaded::new()?;
+    for round in 0..50 {
+        kernel_module::load("")?.with_context(|| format!("load {round}"))?;
+        if round % 10 == 0 {
+            expect_working(&Device::open()?)?;
+        }
+        kernel_module::unload().with_context(|| format!("unload {round}"))?;
+    }
+    Ok(())
+}
+
+const PARAMETERS: &str = "pages_per_device=64 max_list=16 max_pending=8";
+
+fn parameters_set_the_limits(_: &Options) -> Result<()> {
+    if kernel_module::path().is_none() {
+        return skip(format!("{} is not set", kernel_module::PATH_VARIABLE));
+    }
+    let _again = Unloaded::new()?;
+    kernel_module::load(PARAMETERS)?.context(PARAMETERS)?;
+    let device = Device::open()?;
+    let describe = device.describe()?;
+    let limits = (describe.nr_pages, describe.max_list, describe.max_pending);
+    ensure!(limits == (64, 16, 8), "{describe:?}");
+    limits_have_errnos(&device)?;
+    a_small_batch_flushes_itself(&device)
+}
+
+fn limits_have_errnos(device: &Device) -> Result<()> {
+    ensure!(
+        device.map(65).map(drop) == Err(Errno::NXIO),
+        "a mapping beyond the device"
+    );
+    ensure!(
+        device.populate(60, 5) == Err(Errno::NXIO),
+        "populate beyond the device"
+    );
+    ensure!(
+        device.populate(0, 17) == Err(Errno::TOOBIG),
+        "populate more than max_list"
+    );
+    ensure!(device.populate(0, 16) == Ok(16), "populate max_list");
+    let list = |nr| Selection::List((0..nr).collect());
+    for strategy in REAL_STRATEGIES {
+        for long in [list(17), Selection::run(0, 17), Selection::scattered(0, 17)] {
+            let answer = device.unmap(&long, strategy, 0).map(drop);
+            ensure!(answer == Err(Errno::TOOBIG), "{long:?}: {answer:?}");
+        }
+        device
+            .unmap(&list(16), strategy, 0)
+            .context("a list of max_list")?;
+    }
+    let mut long = abi::Invalidate {
+        len: 17 * PAGE_SIZE as u64,
+        strategy: strategy::PRECISE,
+        ..Default::default()
+    };
+    let answer = device.call(&mut long);
+    ensure!(
+        matches!(answer, Ok(()) | Err(Errno::TOOBIG)),
+        "invalidate: {answer:?}"
+    );
+    Ok(())
+}
+
+/// With room for 8 pages, 12 deferred ones cannot all be pending.
+fn a_small_batch_flushes_itself(device: &Device) -> Result<()> {
+    let mapping = device.map(16)?;
+    (0..12).for_each(|page| mapping.word(page, 0).store(1, Relaxed));
+    let before = device.counters()?;
+    let most = device.unmap(&Selection::run(0, 9), strategy::BROADCAST, abi::UNMAP_DEFER);
+    ensure!(most == Err(Errno::TOOBIG), "9 pages in a batch: {most:?}");
+    for first in [0, 6] {
+        device.unmap(
+            &Selection::run(first, 6),
+            strategy::BROADCAST,
+            abi::UNMAP_DEFER,
+        )?;
+    }
+    let batches = device.counters()?.nr_batches - before.nr_batches;
+    ensure!(batches == 1, "{batches} batches flushed");
+    let pending = device.flush()?.nr_pages;
+    ensure!((1..=8).contains(&pending), "{pending} pages were pending");
+    Ok(())
+}
+
+fn bad_parameters_are_refused(_: &Options) -> Result<()> {
+    if kernel_module::path().is_none() {
+        return skip(format!("{} is not set", kernel_module::PATH_VARIABLE));
+    }
+    let _again = Unloaded::new()?;
+    let bad = [
+        "pages_per_device=0",
+        "max_list=0",
+        "max_pending=0",
+        "pages_per_device=many",
+    ];
+    for parameters in bad {
+        let answer = kernel_module::load(parameters)?;
+        ensure!(answer == Err(Errno::INVAL), "{parameters}: {answer:?}");
+        ensure!(!kernel_module::is_loaded(), "{parameters}: it is loaded");
+    }
+    Ok(())
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The suites: a file each, run by the binary `rust-tlb-test-<suite>`.
+//!
+//! Every test is listed in `selftests/rust_tlb/tests.list` too, so that one that does not run is
+//! missed.
+
+pub mod abi;
+pub mod accounting;
+pub mod counts;
+pub mod fault;
+pub mod lifecycle;
+pub mod oracle;
+pub mod races;
+pub mod residency;
+pub mod unmap;
+
+#[cfg(test)]
+mod tests {
+    use crate::ktap::Test;
+
+    const LIST: &str = include_str!("../../../tests.list");
+
+    const SUITES: [(&str, &[Test]); 9] = [
+        ("abi", super::abi::TESTS),
+        ("fault", super::fault::TESTS),
+        ("unmap", super::unmap::TESTS),
+        ("accounting", super::accounting::TESTS),
+        ("lifecycle", super::lifecycle::TESTS),
+        ("races", super::races::TESTS),
+        ("oracle", super::oracle::TESTS),
+        ("counts", super::counts::TESTS),
+        ("residency", super::residency::TESTS),
+    ];
+
+    fn listed() -> Vec<String> {
+        let columns = LIST
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        columns
+            .filter(|line| line.first() == Some(&"vm"))
+            .map(|line| line.join(" "))
+            .collect()
+    }
+
+    #[test]
+    fn the_list_has_each_test_once() {
+        let names = |(suite, tests): &(&str, &'static [Test])| {
+            let suite = suite.to_string();
+            tests
+                .iter()
+                .map(move |test| format!("vm {suite} {}", test.name))
+        };
+        let mut expected: Vec<String> = SUITES.iter().flat_map(names).collect();
+        let mut listed = listed();
+        expected.sort();
+        listed.sort();
+        assert_eq!(listed, expected);
+    }
+}

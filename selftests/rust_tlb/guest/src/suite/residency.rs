@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How much a flush evicts, told by the Accessed bits: no more and no less than it should.
+
+use anyhow::{ensure, Result};
+
+use crate::abi::strategy;
+use crate::device::Device;
+use crate::ktap::{skip, Options};
+use crate::residency::Probe;
+
+crate::tests! {
+    without_a_flush_everything_stays,
+    a_precise_flush_evicts_exactly_its_page,
+    a_precise_flush_evicts_exactly_its_range,
+    a_broadcast_evicts_everything,
+    the_negative_control_evicts_nothing,
+}
+
+const NR_PAGES: u64 = 8;
+const ALL: u64 = (1 << NR_PAGES) - 1;
+const NR_ROUNDS: u64 = 20;
+
+/// Demands that `flush` evicts `expected`, right after the control that nothing else does.
+fn expect_evicted(
+    probe: &Probe<'_>,
+    expected: u64,
+    flush: impl FnOnce(&Device) -> Result<()>,
+) -> Result<()> {
+    let control = probe.evicted_by(|_| Ok(()))?;
+    ensure!(control == 0, "evicted without a flush: {control:#010b}");
+    let evicted = probe.evicted_by(flush)?;
+    ensure!(
+        evicted == expected,
+        "evicted {evicted:#010b}, not {expected:#010b}"
+    );
+    Ok(())
+}
+
+fn without_a_flush_everything_stays(options: &Options) -> Result<()> {
+    let device = Device::open()?;
+    let probe = Probe::new(&device, NR_PAGES)?;
+    for _ in 0..NR_ROUNDS * u64::from(options.effort) {
+        expect_evicted(&probe, 0, |_| Ok(()))?;
+    }
+    Ok(())
+}
+
+fn a_precise_flush_evicts_exactly_its_page(options: &Options) -> Result<()> {
+    let device = Device::open()?;
+    let probe = Probe::new(&device, NR_PAGES)?;
+    for round in 0..NR_ROUNDS * u64::from(options.effort) {
+        let page = round % NR_PAGES;
+        expect_evicted(&probe, 1 << page, |device| precise(device, page, 1))?;
+    }
+    Ok(())
+}
+
+fn a_precise_flush_evicts_exactly_its_range(options: &Options) -> Result<()> {
+    let device = Device::open()?;
+    let probe = Probe::new(&device, NR_PAGES)?;
+    for round in 0..NR_ROUNDS * u64::from(options.effort) {
+        let (first, nr) = (round % 5, 2 + round % 3);
+        let pages = ((1 << nr) - 1) << first;
+        expect_evicted(&probe, pages, |device| precise(device, first, nr))?;
+    }
+    Ok(())
+}
+
+fn precise(device: &Device, first: u64, nr: u64) -> Result<()> {
+    let calls = device.invalidate(first, nr, strategy::PRECISE)?;
+    ensure!(calls == 1, "{calls} flush calls for one mm");
+    Ok(())
+}
+
+fn a_broadcast_evicts_everything(options: &Options) -> Result<()> {
+    let device = Device::open()?;
+    let probe = Probe::new(&device, NR_PAGES)?;
+    for round in 0..NR_ROUNDS * u64::from(options.effort) {
+        expect_evicted(&probe, ALL, |device| {
+            let calls = device.invalidate(round % NR_PAGES, 1, strategy::BROADCAST)?;
+            ensure!(calls == 1, "{calls} flush calls");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn the_negative_control_evicts_nothing(_: &Options) -> Result<()> {
+    let device = Device::open()?;
+    if device.strategies(&[strategy::NONE])?.is_empty() {
+        return skip("the kernel has no CONFIG_RUST_TLB_FAULTS");
+    }
+    let probe = Probe::new(&device, NR_PAGES)?;
+    for _ in 0..NR_ROUNDS {
+        expect_evicted(&probe, 0, |device| {
+            device.invalidate(0, NR_PAGES, strategy::NONE)?;
+            Ok(())
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Unmap takes exactly the chosen pages from every process, whatever the strategy, and says so.
+
+mod deferred;
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use anyhow::{ensure, Context, Result};
+
+use crate::abi::{self, strategy};
+use crate::barrier::Wait;
+use crate::crew::{Crew, Member, Shape};
+use crate::device::{strategy_name, Device, REAL_STRATEGIES};
+use crate::ktap::Options;
+use crate::mapping::Mapping;
+use crate::selection::Selection;
+
+use deferred::{
+    a_deferred_batch_ends_with_the_file, a_deferred_batch_is_flushed_once,
+    a_flushing_unmap_takes_the_deferred_batch_along, a_full_batch_flushes_itself,
+    a_refault_flushes_the_deferred_batch,
+};
+
+crate::tests! {
+    by_page,
+    by_zap,
+    by_unmap_mapping,
+    by_broadcast,
+    by_precise,
+    pages_that_are_not_there_are_passed_over,
+    populated_pages_that_nobody_maps_are_taken,
+    two_mappings_of_one_process_both_lose_the_page,
+    a_deferred_batch_is_flushed_once,
+    a_refault_flushes_the_deferred_batch,
+    a_flushing_unmap_takes_the_deferred_batch_along,
+    a_full_batch_flushes_itself,
+    a_deferred_batch_ends_with_the_file,
+}
+
+/// Pages in the mappings.
+const NR_PAGES: u64 = 48;
+
+const SHAPES: [Shape; 6] = [
+    shape(1, 1),
+    shape(1, 4),
+    shape(2, 1),
+    shape(2, 4),
+    shape(4, 1),
+    shape(4, 4),
+];
+
+const fn shape(processes: usize, threads: usize) -> Shape {
+    Shape { processes, threads }
+}
+
+/// A run, scattered pages, single pages, and a list in no order.
+fn selections() -> [Selection; 5] {
+    [
+        Selection::run(8, 16),
+        Selection::scattered(1, 20),
+        Selection::Every {
+            first: 0,
+            nr: 7,
+            stride: 7,
+        },
+        Selection::run(NR_PAGES - 1, 1),
+        Selection::List(vec![30, 2, 47, 3, 0, 31, 17]),
+    ]
+}
+
+fn by_page(_: &Options) -> Result<()> {
+    every_shape(strategy::PAGE)
+}
+
+fn by_zap(_: &Options) -> Result<()> {
+    every_shape(strategy::ZAP)
+}
+
+fn by_unmap_mapping(_: &Options) -> Result<()> {
+    every_shape(strategy::UNMAP_MAPPING)
+}
+
+fn by_broadcast(_: &Options) -> Result<()> {
+    every_shape(strategy::BROADCAST)
+}
+
+fn by_precise(_: &Options) -> Result<()> {
+    every_shape(strategy::PRECISE)
+}
+
+fn every_shape(strategy: u32) -> Result<()> {
+    for shape in SHAPES {
+        let what = || format!("{} with {shape:?}", strategy_name(strategy));
+        every_selection(strategy, shape).with_context(what)?;
+    }
+    Ok(())
+}
+
+/// Fill, unmap, look, for one selection after the other.
+fn every_selection(strategy: u32, shape: Shape) -> Result<()> {
+    let device = Device::open()?;
+    let selections = selections();
+    let crew = Crew::of_processes(&device, NR_PAGES, shape, Wait::Sleep, |member| {
+        for (salt, selection) in selections.iter().enumerate() {
+            fill(member, salt as u64);
+            member.step()?;
+            member.step()?;
+            check(member, salt as u64, selection)?;
+            member.step()?;
+        }
+        Ok(())
+    })?;
+    for selection in &selections {
+        crew.step()?;
+        let before = device.counters()?;
+        let reply = device.unmap(selection, strategy, 0)?;
+        check_reply(&reply, selection, strategy, shape)?;
+        check_counters(before, device.counters()?, &reply)?;
+        crew.step()?;
+        crew.step()?;
+    }
+    crew.join()
+}
+
+/// A value that is the member's own, in a word that is the member's own.
+fn value(index: usize, page: u64, salt: u64) -> u64 {
+    1 << 60 | (index as u64) << 40 | page << 20 | salt
+}
+
+fn fill(member: &Member<'_>, salt: u64) {
+    let index = member.index;
+    let word = |page| member.mapping.word(page, index);
+    (0..NR_PAGES).for_each(|page| word(page).store(value(index, page, salt), Relaxed));
+}
+
+/// The chosen pages are fresh, the others as they were.
+fn check(member: &Member<'_>, salt: u64, selection: &Selection) -> Result<()> {
+    let chosen = selection.pages();
+    for page in 0..NR_PAGES {
+        let expected = match chosen.contains(&page) {
+            true => 0,
+            false => value(member.index, page, salt),
+        };
+        let found = member.mapping.word(page, member.index).load(Relaxed);
+        ensure!(
+            found == expected,
+            "{selection:?}: page {page} holds {found:#x}, not {expected:#x}"
+        );
+    }
+    Ok(())
+}
+
+fn check_reply(
+    reply: &abi::Unmap,
+    selection: &Selection,
+    strategy: u32,
+    shape: Shape,
+) -> Result<()> {
+    let nr_pages = selection.pages().len() as u64;
+    let nr_mms = shape.processes as u64;
+    let expected = match strategy {
+        strategy::PAGE => (nr_pages * nr_mms, nr_mms, nr_pages * nr_mms),
+        strategy::BROADCAST => (nr_pages * nr_mms, nr_mms, 1),
+        strategy::PRECISE => (nr_pages * nr_mms, nr_mms, nr_mms),
+        // The core does the work; how often it flushes is counted elsewhere.
+        _ => (0, 0, reply.nr_flush_calls),
+    };
+    let found = (reply.nr_ptes, reply.nr_mms, reply.nr_flush_calls);
+    ensure!(
+        reply.nr_pages == nr_pages && found == expected,
+        "{selection:?}: {reply:?}"
+    );
+    ensure!(reply.nr_flush_calls > 0, "{reply:?}");
+    Ok(())
+}
+
+fn check_counters(before: abi::Counters, after: abi::Counters, reply: &abi::Unmap) -> Result<()> {
+    let expected = abi::Counters {
+        nr_unmapped: before.nr_unmapped + reply.nr_pages,
+        nr_ptes: before.nr_ptes + reply.nr_ptes,
+        nr_flush_calls: before.nr_flush_calls + reply.nr_flush_calls,
+        nr_recycled: before.nr_recycled + reply.nr_pages,
+        nr_batches: after.nr_batches,
+        ..before
+    };
+    ensure!(after == expected, "{after:?}, not {expected:?}");
+    Ok(())
+}
+
+fn pages_that_are_not_there_are_passed_over(_: &Options) -> Result<()> {
+    let device = Device::open()?;
+    let mapping = device.map(NR_PAGES)?;
+    for strategy in REAL_STRATEGIES {
+        let reply = device.unmap(&Selection::run(0, NR_PAGES), strategy, 0)?;
+        ensure!(
+            reply.nr_pages == 0 && reply.nr_ptes == 0 && reply.nr_mms == 0,
+            "{reply:?}"
+        );
+        mapping.word(3, 0).store(1, Relaxed);
+        let list = Selection::List(vec![4, 3, 2]);
+        let reply = device.unmap(&list, strategy, 0)?;
+        ensure!(reply.nr_pages == 1, "{reply:?}");
+        ensure!(
+            mapping.word(3, 0).load(Relaxed) == 0,
+            "the old page is still there"
+        );
+        device.unmap(&Selection::run(3, 1), strategy, 0)?;
+    }
+    Ok(())
+}
+
+fn populated_pages_that_nobody_maps_are_taken(_: &Options) -> Result<()> {
+    let device = Device::open()?;
+    for strategy in REAL_STRATEGIES {
+        device.populate(0, NR_PAGES)?;
+        let reply = device.unmap(&Selection::run(0, NR_PAGES), strategy, abi::UNMAP_FREE)?;
+        ensure!(
+            reply.nr_pages == NR_PAGES && reply.nr_ptes == 0,
+            "{reply:?}"
+        );
+        let held = device.counters()?.nr_pages_held;
+        ensure!(held == 0, "{held} pages held");
+    }
+    Ok(())
+}
+
+fn two_mappings_of_one_process_both_lose_the_page(_: &Options) -> Result<()> {
+    let device = Device::open()?;
+    let (one, two) = (device.map(NR_PAGES)?, Mapping::new(&device, 4, 4)?);
+    for strategy in REAL_STRATEGIES {
+        one.word(5, 0).store(1, Relaxed);
+        ensure!(two.word(1, 0).load(Relaxed) == 1, "not the same page");
+        let reply = device.unmap(&Selection::run(5, 1), strategy, 0)?;
+        let own_walk = [strategy::PAGE, strategy::BROADCAST, strategy::PRECISE];
+        let expected = if own_walk.contains(&strategy) {
+            (2, 1)
+        } else {
+            (0, 0)
+        };
+        ensure!((reply.nr_ptes, reply.nr_mms) == expected, "{reply:?}");
+        ensure!(
+            one.word(5, 0).load(Relaxed) == 0,
+            "the old page in the first mapping"
+        );
+        ensure!(
+            two.word(1, 0).load(Relaxed) == 0,
+            "the old page in the second mapping"
+        );
+    }
+    Ok(())
+}

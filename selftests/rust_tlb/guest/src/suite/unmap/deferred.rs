@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Batches whose flush is left to later, and what makes them flush.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use anyhow::{ensure, Result};
+
+use super::NR_PAGES;
+use crate::abi::{self, strategy};
+use crate::device::{strategy_name, Device, REAL_STRATEGIES};
+use crate::ktap::Options;
+use crate::mapping::Mapping;
+use crate::selection::Selection;
+
+/// A device with all pages mapped and written to.
+fn written() -> Result<(Device, Mapping)> {
+    let device = Device::open()?;
+    let mapping = device.map(NR_PAGES)?;
+    (0..NR_PAGES).for_each(|page| mapping.word(page, 0).store(page + 1, Relaxed));
+    Ok((device, mapping))
+}
+
+const DEFERRABLE: [u32; 2] = [strategy::BROADCAST, strategy::PRECISE];
+
+pub fn a_deferred_batch_is_flushed_once(_: &Options) -> Result<()> {
+    for strategy in DEFERRABLE {
+        let (device, mapping) = written()?;
+        for first in [0, 8] {
+            let reply = device.unmap(&Selection::run(first, 4), strategy, abi::UNMAP_DEFER)?;
+            ensure!(
+                reply.nr_pages == 4 && reply.nr_flush_calls == 0,
+                "{reply:?}"
+            );
+        }
+        ensure!(
+            device.counters()?.nr_recycled == 0,
+            "released before the flush"
+        );
+        let flush = device.flush()?;
+        ensure!(
+            flush.nr_pages == 8 && flush.nr_flush_calls == 1,
+            "{flush:?}"
+        );
+        let counters = device.counters()?;
+        ensure!(
+            counters.nr_recycled == 8 && counters.nr_batches == 1,
+            "{counters:?}"
+        );
+        let nothing = device.flush()?;
+        ensure!(
+            nothing.nr_pages == 0 && nothing.nr_flush_calls == 0,
+            "{nothing:?}"
+        );
+        ensure!(
+            mapping.word(0, 0).load(Relaxed) == 0,
+            "the old page is still there"
+        );
+        ensure!(
+            device.counters()?.nr_pending_hits == 0,
+            "nothing was pending any more"
+        );
+    }
+    Ok(())
+}
+
+/// Reads through a new mapping: through the old one, this CPU may still use its own translation, as
+/// long as the flush is owed.
+fn refault(device: &Device, page: u64) -> Result<u64> {
+    Ok(device.map(NR_PAGES)?.word(page, 0).load(Relaxed))
+}
+
+pub fn a_refault_flushes_the_deferred_batch(_: &Options) -> Result<()> {
+    for strategy in DEFERRABLE {
+        let (device, mapping) = written()?;
+        device.unmap(&Selection::run(0, 4), strategy, abi::UNMAP_DEFER)?;
+        ensure!(refault(&device, 9)? == 10, "a page that was not unmapped");
+        let hits = device.counters()?.nr_pending_hits;
+        ensure!(hits == 0, "a page that was not unmapped is not pending");
+        ensure!(refault(&device, 2)? == 0, "the old page is mapped again");
+        for page in 0..4 {
+            let value = mapping.word(page, 0).load(Relaxed);
+            ensure!(value == 0, "page {page} holds {value:#x} after the flush");
+        }
+        let counters = device.counters()?;
+        ensure!(
+            counters.nr_pending_hits == 1 && counters.nr_batches == 1,
+            "{counters:?}"
+        );
+        ensure!(counters.nr_recycled == 4, "{counters:?}");
+        ensure!(device.flush()?.nr_pages == 0, "it is still pending");
+    }
+    Ok(())
+}
+
+pub fn a_flushing_unmap_takes_the_deferred_batch_along(_: &Options) -> Result<()> {
+    for deferred in DEFERRABLE {
+        for strategy in REAL_STRATEGIES {
+            let (device, _mapping) = written()?;
+            device.unmap(&Selection::run(0, 4), deferred, abi::UNMAP_DEFER)?;
+            device.unmap(&Selection::run(8, 4), strategy, 0)?;
+            let counters = device.counters()?;
+            ensure!(
+                counters.nr_recycled == 8,
+                "{}: {counters:?}",
+                strategy_name(strategy)
+            );
+            ensure!(device.flush()?.nr_pages == 0, "it is still pending");
+        }
+    }
+    Ok(())
+}
+
+pub fn a_full_batch_flushes_itself(_: &Options) -> Result<()> {
+    for strategy in DEFERRABLE {
+        let device = Device::open()?;
+        let limits = device.describe()?;
+        let most = u64::from(limits.max_pending).min(limits.nr_pages - 1);
+        let mapping = device.map(limits.nr_pages)?;
+        for page in 0..=most {
+            mapping.word(page, 0).store(1, Relaxed);
+            device.unmap(&Selection::run(page, 1), strategy, abi::UNMAP_DEFER)?;
+        }
+        let counters = device.counters()?;
+        if limits.nr_pages > u64::from(limits.max_pending) {
+            ensure!(
+                counters.nr_batches > 0 && counters.nr_recycled > 0,
+                "{counters:?}"
+            );
+        }
+        let rest = device.flush()?.nr_pages;
+        ensure!(
+            rest <= u64::from(limits.max_pending),
+            "{rest} pages were pending"
+        );
+        ensure!(
+            rest + counters.nr_recycled == most + 1,
+            "{rest} and {counters:?}"
+        );
+    }
+    Ok(())
+}
+
+pub fn a_deferred_batch_ends_with_the_file(_: &Options) -> Result<()> {
+    for strategy in DEFERRABLE {
+        let (device, mapping) = written()?;
+        device.unmap(&Selection::run(0, NR_PAGES), strategy, abi::UNMAP_DEFER)?;
+        drop(mapping);
+        drop(device);
+        let (device, mapping) = written()?;
+        device.unmap(&Selection::run(0, NR_PAGES), strategy, abi::UNMAP_DEFER)?;
+        drop(device);
+        // The mapping keeps the file open, and its last page is the end of it.
+        drop(mapping);
+    }
+    Ok(())
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Decides between KVM and TCG. That `/dev/kvm` exists says little: on some hosts it opens and then
+//! no guest ever runs. So KVM is taken only if a trial boot comes through in time.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::guest;
+use crate::output;
+use crate::places::{read_trimmed, Kernel, Places};
+use crate::vm::{Ending, Machine, Session};
+
+/// How long a trial boot may take. KVM boots this kernel in two or three seconds.
+const TRIAL: Duration = Duration::from_secs(20);
+
+/// How the machine's instructions are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accel {
+    Kvm,
+    Tcg,
+}
+
+/// What the user asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    Fixed(Accel),
+    FindOut,
+}
+
+impl Accel {
+    pub fn name(self) -> &'static str {
+        match self {
+            Accel::Kvm => "kvm",
+            Accel::Tcg => "tcg",
+        }
+    }
+
+    /// Arguments for virtme-run. They have to be its last: `--qemu-opts` takes the rest of the line.
+    pub fn virtme_arguments(self) -> &'static [&'static str] {
+        match self {
+            Accel::Kvm => &[],
+            Accel::Tcg => &["--disable-kvm", "--qemu-opts", "-accel", "tcg,thread=multi"],
+        }
+    }
+}
+
+impl Choice {
+    /// Reads `ACCEL=`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Ok(Choice::FindOut),
+            "kvm" => Ok(Choice::Fixed(Accel::Kvm)),
+            "tcg" => Ok(Choice::Fixed(Accel::Tcg)),
+            _ => Err("ACCEL is kvm or tcg".into()),
+        }
+    }
+}
+
+/// What to run `kernel` with. A trial's result holds until the host is booted again.
+pub fn decide(choice: Choice, kernel: &Kernel, places: &Places) -> Result<Accel> {
+    let (accel, why) = match choice {
+        Choice::Fixed(accel) => (accel, "as asked"),
+        Choice::FindOut if !Path::new("/dev/kvm").exists() => (Accel::Tcg, "there is no /dev/kvm"),
+        Choice::FindOut if kvm_works(kernel, places)? => (Accel::Kvm, "a trial boot worked"),
+        Choice::FindOut => (Accel::Tcg, "/dev/kvm is there, but does not run a guest"),
+    };
+    let name = accel.name().to_uppercase();
+    output::step(&format!("boot ({}) with {name}: {why}", kernel.config));
+    Ok(accel)
+}
+
+fn kvm_works(kernel: &Kernel, places: &Places) -> Result<bool> {
+    let memory = places.cache.join("kvm-trial");
+    let host_boot = read_trimmed(Path::new("/proc/sys/kernel/random/boot_id"))?;
+    if let Ok(known) = fs::read_to_string(&memory) {
+        if let Some(result) = known.trim().strip_prefix(&format!("{host_boot} ")) {
+            return Ok(result == "works");
+        }
+    }
+    let works = trial_boot(kernel, places)?;
+    let result = if works { "works" } else { "fails" };
+    fs::write(&memory, format!("{host_boot} {result}\n"))?;
+    Ok(works)
+}
+
+fn trial_boot(kernel: &Kernel, places: &Places) -> Result<bool> {
+    output::note(&format!(
+        "trying KVM, for at most {} seconds",
+        TRIAL.as_secs()
+    ));
+    let kernel = Kernel {
+        config: kernel.config.clone(),
+        build: kernel.build.clone(),
+    };
+    let session = Session {
+        name: "boot-kvm-trial".into(),
+        script: guest::command_script(None, &["true".into()]),
+        limit: TRIAL,
+    };
+    let ended =
+        Machine::new(kernel, Accel::Kvm, 2).run(&session, places, &mut |_| {}, &mut |_| {})?;
+    Ok(ended.ending == Ending::Exited(0))
+}

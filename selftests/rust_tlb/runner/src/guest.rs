@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The shell scripts that the guest runs. Its root file system is the host's, so that every path
+//! of the host is good there.
+
+use std::path::Path;
+
+/// Line that a guest writes before a suite starts: this and its name.
+pub const SUITE_STARTS: &str = "# suite starts: ";
+/// Line that a guest writes after a suite: this, its exit status and its name.
+pub const SUITE_ENDS: &str = "# suite ends: ";
+
+/// Runs the script in a file.
+pub fn script_command(path: &Path) -> String {
+    format!("exec bash {} 2>&1", quote(&path.display().to_string()))
+}
+
+/// Loads the module, if one is given, and becomes `command`.
+pub fn command_script(module: Option<&Path>, command: &[String]) -> String {
+    let words: Vec<String> = command.iter().map(|word| quote(word)).collect();
+    format!("{}exec {}\n", load(module), words.join(" "))
+}
+
+/// Loads the module and becomes an interactive shell; a file of its own, since a login shell is
+/// named by one.
+pub fn shell_script(module: &Path) -> String {
+    format!("#!/bin/bash\n{}exec bash -i\n", load(Some(module)))
+}
+
+/// Loads the module and runs one binary after the other, each for at most `limit` seconds.
+pub fn suites_script(module: &Path, binaries: &[(String, String)], limit: u64) -> String {
+    let mut script = load(Some(module));
+    // For the suites that load and unload it themselves.
+    script += &format!(
+        "export RUST_TLB_KO={}\n",
+        quote(&module.display().to_string())
+    );
+    for (suite, binary) in binaries {
+        let binary = quote(binary);
+        script += &format!(
+            "echo '{SUITE_STARTS}{suite}'\n\
+             timeout -k 5 {limit} {binary} </dev/null\n\
+             echo \"{SUITE_ENDS}$? {suite}\"\n"
+        );
+    }
+    script
+}
+
+fn load(module: Option<&Path>) -> String {
+    match module {
+        Some(path) => format!("insmod {} || exit 97\n", quote(&path.display().to_string())),
+        None => String::new(),
+    }
+}
+
+fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_stay_words() {
+        let command = ["echo".into(), "it's $HOME".into()];
+        assert_eq!(
+            command_script(None, &command),
+            "exec 'echo' 'it'\\''s $HOME'\n"
+        );
+    }
+}

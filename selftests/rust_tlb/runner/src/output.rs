@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What the user sees: numbered steps, something that moves while they wait, and the kernel's own
+//! words when it crashed.
+
+use std::cell::Cell;
+use std::env;
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::kernel_log;
+use crate::vm::{Ended, Ending};
+
+/// How often a sign of life is given where nothing can move.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+
+/// The steps before ours are done by scripts.
+static STEP: AtomicU32 = AtomicU32::new(6);
+
+/// Tells that the next step begins.
+pub fn step(text: &str) {
+    let number = STEP.fetch_add(1, Ordering::Relaxed);
+    let steps = env::var("STEPS").unwrap_or_else(|_| number.to_string());
+    println!("[{number}/{steps}] {text}");
+}
+
+/// Tells more about a step.
+pub fn note(text: &str) {
+    println!("      {text}");
+}
+
+/// Shows that something is being waited for: a spinner on a terminal, else a line now and then.
+pub struct Waiting {
+    spinner: Option<ProgressBar>,
+    stop: Arc<AtomicBool>,
+    finished: Cell<bool>,
+}
+
+impl Waiting {
+    pub fn new(text: &str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let spinner = io::stdout().is_terminal().then(|| spinner(text));
+        if spinner.is_none() {
+            tell_now_and_then(text.into(), stop.clone());
+        }
+        Self {
+            spinner,
+            stop,
+            finished: Cell::new(false),
+        }
+    }
+
+    /// Takes it away again. May be called more than once.
+    pub fn done(&self) {
+        if !self.finished.replace(true) {
+            self.stop.store(true, Ordering::Relaxed);
+            if let Some(spinner) = &self.spinner {
+                spinner.finish_and_clear();
+            }
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.done();
+    }
+}
+
+fn spinner(text: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template("      {spinner} {msg}, {elapsed}");
+    let spinner = ProgressBar::new_spinner()
+        .with_style(style.expect("a valid template"))
+        .with_message(text.to_string());
+    spinner.enable_steady_tick(Duration::from_millis(120));
+    spinner
+}
+
+fn tell_now_and_then(text: String, stop: Arc<AtomicBool>) {
+    let start = Instant::now();
+    thread::spawn(move || loop {
+        thread::sleep(SIGN_OF_LIFE);
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        note(&format!("… {text}, {} s", start.elapsed().as_secs()));
+        let _ = io::stdout().flush();
+    });
+}
+
+/// Shows how a session ended, if it did so badly, and the first thing that the kernel complained
+/// about. Returns whether there was nothing to show.
+pub fn show_kernel_problems(ended: &Ended) -> bool {
+    if let Some(excerpt) = kernel_log::first_complaint(&ended.console) {
+        println!("The kernel complained:");
+        for line in excerpt {
+            println!("    {line}");
+        }
+        println!("The whole log is {}", ended.console_path.display());
+        return false;
+    }
+    match ended.ending {
+        Ending::Exited(_) => return true,
+        Ending::Crashed => println!("The machine went down before the command had ended:"),
+        Ending::Hung(limit) => println!("No end after {} s; the last log lines:", limit.as_secs()),
+    }
+    for line in &ended.console[ended.console.len().saturating_sub(15)..] {
+        println!("    {line}");
+    }
+    println!("The whole log is {}", ended.console_path.display());
+    false
+}
