@@ -36,10 +36,10 @@ const NR_PAGES: u64 = 8;
 const NR_WATCHING: usize = 2;
 
 /// Unmaps, at least.
-const NR_UNMAPS: u64 = 200;
+const NR_UNMAPS: u64 = 100;
 
 /// Turns of the racer, at least.
-const NR_TURNS: u64 = 60;
+const NR_TURNS: u64 = 30;
 
 /// Turns of a racer with the page tables, over and over; what it sees of the pages it judges as
 /// the oracle's members do.

@@ -2,7 +2,7 @@
 
 //! How much a flush evicts, told by the Accessed bits: no more and no less than it should.
 
-use anyhow::{ensure, Result};
+use anyhow::{bail, ensure, Result};
 
 use crate::abi::strategy;
 use crate::device::Device;
@@ -21,20 +21,29 @@ const NR_PAGES: u64 = 8;
 const ALL: u64 = (1 << NR_PAGES) - 1;
 const NR_ROUNDS: u64 = 20;
 
-/// Demands that `flush` evicts `expected`, right after the control that nothing else does.
+/// Attempts at a round: what the reading thread itself, or an interrupt, touches on the way can take
+/// the place of a page in the TLB. A flush of too much evicts too much every time.
+const NR_ATTEMPTS: u32 = 3;
+
+/// Demands that `flush` evicts `expected`, right after the control that nothing else does. What
+/// should be evicted has to be at every attempt.
 fn expect_evicted(
     probe: &Probe<'_>,
     expected: u64,
-    flush: impl FnOnce(&Device) -> Result<()>,
+    flush: impl Fn(&Device) -> Result<()>,
 ) -> Result<()> {
-    let control = probe.evicted_by(|_| Ok(()))?;
-    ensure!(control == 0, "evicted without a flush: {control:#010b}");
-    let evicted = probe.evicted_by(flush)?;
-    ensure!(
-        evicted == expected,
-        "evicted {evicted:#010b}, not {expected:#010b}"
-    );
-    Ok(())
+    let mut seen = Vec::new();
+    for _ in 0..NR_ATTEMPTS {
+        let control = probe.evicted_by(|_| Ok(()))?;
+        let evicted = probe.evicted_by(&flush)?;
+        let left = expected & !evicted;
+        ensure!(left == 0, "not evicted: {left:#010b} of {expected:#010b}");
+        if (control, evicted) == (0, expected) {
+            return Ok(());
+        }
+        seen.push(format!("{control:#010b} without, {evicted:#010b} with"));
+    }
+    bail!("evicted {seen:?} a flush of {expected:#010b}")
 }
 
 fn without_a_flush_everything_stays(options: &Options) -> Result<()> {
