@@ -6,7 +6,7 @@
 CONFIG ?= bench
 V ?= 0
 
-export KSRC ACCEL SMP V
+export KSRC ACCEL SMP TEST V
 
 RUNNER := scripts/runner.sh
 
@@ -33,6 +33,7 @@ help:
 	@echo 'make distclean remove build/ and the cache ($${XDG_CACHE_HOME:-~/.cache}/rust-tlb)'
 	@echo
 	@echo 'KSRC=path      a Linux 7.3 tree of your own; only `make overlay` changes it'
+	@echo 'TEST=text      run only those tests whose line in selftests/rust_tlb/tests.list contains it'
 	@echo 'ACCEL=kvm|tcg  how to run the VM (found out by trying)      SMP=n  its CPUs (4)      V=1  show everything'
 
 tools: export STEPS ?= 1

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -40,12 +41,28 @@ impl Accel {
     }
 
     /// Arguments for virtme-run. They have to be its last: `--qemu-opts` takes the rest of the line.
-    pub fn virtme_arguments(self) -> &'static [&'static str] {
+    ///
+    /// A thread for each CPU is worth it only if the host has as many: with fewer, a CPU that waits
+    /// for another one's answer to an IPI spins while that one is not even running, and everything
+    /// takes ten times as long. Stale translations are kept either way.
+    pub fn virtme_arguments(self, cpus: u32) -> &'static [&'static str] {
         match self {
             Accel::Kvm => &[],
-            Accel::Tcg => &["--disable-kvm", "--qemu-opts", "-accel", "tcg,thread=multi"],
+            Accel::Tcg if host_cpus() >= cpus as usize => {
+                &["--disable-kvm", "--qemu-opts", "-accel", "tcg,thread=multi"]
+            }
+            Accel::Tcg => &[
+                "--disable-kvm",
+                "--qemu-opts",
+                "-accel",
+                "tcg,thread=single",
+            ],
         }
     }
+}
+
+fn host_cpus() -> usize {
+    thread::available_parallelism().map_or(1, |cpus| cpus.get())
 }
 
 impl Choice {
@@ -101,7 +118,6 @@ fn trial_boot(kernel: &Kernel, places: &Places) -> Result<bool> {
         script: guest::command_script(None, &["true".into()]),
         limit: TRIAL,
     };
-    let ended =
-        Machine::new(kernel, Accel::Kvm, 2).run(&session, places, &mut |_| {}, &mut |_| {})?;
+    let ended = Machine::new(kernel, Accel::Kvm, 2).run(&session, places, &mut |_| {})?;
     Ok(ended.ending == Ending::Exited(0))
 }

@@ -15,7 +15,7 @@ use crate::guest;
 use crate::output;
 use crate::places::Places;
 use crate::table;
-use crate::vm::{Ending, Machine, Session};
+use crate::vm::{Ending, Machine, Said, Session};
 
 const BINARY: &str = "rust-tlb-demo";
 /// The demo writes a JSON object a row behind this.
@@ -55,16 +55,14 @@ pub fn run(machine: &Machine, places: &Places) -> Result<ExitCode> {
     };
     let mut rows = Vec::new();
     let mut bad = None;
-    let ended = machine.run(
-        &session,
-        places,
-        &mut |line| match line.strip_prefix(ROW).map(read_row) {
+    let ended = machine.run(&session, places, &mut |said| {
+        let Said::Guest(line) = said else { return };
+        match line.strip_prefix(ROW).map(read_row) {
             Some(Ok(row)) => rows.push(row),
             Some(Err(error)) => bad = Some(error),
             None => output::note(line),
-        },
-        &mut |_| {},
-    )?;
+        }
+    })?;
     let clean = output::show_kernel_problems(&ended);
     if let Some(error) = bad {
         return Err(error);

@@ -5,7 +5,8 @@
 //!
 //! - [`vm`] boots and brings back output, exit status and kernel log; [`accel`] decides how fast.
 //! - [`kernel_log`] and [`ktap`] read what the guest said.
-//! - [`test_list`] is `tests.list`; [`suites`] runs what it names; [`tally`] counts.
+//! - [`test_list`] is `tests.list`; [`suites`] runs what it names, [`reading`] makes results of what
+//!   the machine says, [`tally`] counts.
 //! - [`demo`] draws the table of strategies and writes `run.json`.
 
 mod accel;
@@ -18,6 +19,7 @@ mod kernel_log;
 mod ktap;
 mod output;
 mod places;
+mod reading;
 mod suites;
 mod table;
 mod tally;
@@ -33,7 +35,8 @@ use clap::{Parser, Subcommand};
 
 use crate::accel::Choice;
 use crate::places::Places;
-use crate::vm::{Ending, Machine, Session};
+use crate::test_list::Selection;
+use crate::vm::{Ending, Machine, Said, Session};
 
 /// Boots the patched kernel and runs the demo, the tests, or a command of yours in it.
 #[derive(Parser)]
@@ -54,7 +57,11 @@ enum Command {
     /// Runs the demo on the `bench` kernel, prints its table, writes build/run.json.
     Run,
     /// Runs all tests of tests.list, here and on the `test` kernel.
-    Test,
+    Test {
+        /// Only those whose line in the list contains this.
+        #[arg(long, env = "TEST", hide_env_values = true, default_value = "")]
+        only: String,
+    },
     /// Opens a shell in the virtual machine, as root, with the module loaded.
     Shell {
         /// Which kernel: `bench` or `test`.
@@ -110,7 +117,9 @@ fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
     };
     match &arguments.command {
         Command::Run => demo::run(&machine("bench")?, &places),
-        Command::Test => suites::run_all(&places, || machine("test")),
+        Command::Test { only } => {
+            suites::run_all(&places, Selection::new(only), || machine("test"))
+        }
         Command::Shell { config } => shell(&machine(config)?, &places),
         Command::Boot {
             config,
@@ -133,7 +142,11 @@ fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
 /// Runs one session, hands its output through, and ends as its command did, or worse if the kernel
 /// had something to complain about.
 fn boot(machine: &Machine, places: &Places, session: &Session) -> Result<ExitCode> {
-    let ended = machine.run(session, places, &mut |line| println!("{line}"), &mut |_| {})?;
+    let ended = machine.run(session, places, &mut |said| {
+        if let Said::Guest(line) = said {
+            println!("{line}");
+        }
+    })?;
     let clean = output::show_kernel_problems(&ended);
     Ok(match ended.ending {
         Ending::Exited(0) if !clean => ExitCode::FAILURE,

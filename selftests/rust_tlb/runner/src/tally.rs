@@ -5,11 +5,12 @@
 use std::process::ExitCode;
 
 use crate::ktap::Outcome;
-use crate::test_list::{self, Test};
+use crate::test_list::{self, Selection, Test};
 
 /// All results of a run.
 #[derive(Default)]
 pub struct Tally {
+    selection: Selection,
     /// Every test that has a result, in order.
     seen: Vec<Test>,
     passed: usize,
@@ -18,25 +19,38 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Counts those tests that are selected.
+    pub fn of(selection: Selection) -> Self {
+        Self {
+            selection,
+            ..Self::default()
+        }
+    }
+
     /// Counts one test, and shows it.
     pub fn record(&mut self, test: Test, outcome: &Outcome) {
-        self.count(&test.to_string(), outcome);
-        self.seen.push(test);
+        if self.selection.contains(&test) {
+            self.count(&test.to_string(), outcome);
+            self.seen.push(test);
+        }
     }
 
     /// Counts one test that is seen as part of `whole` and has no entry of its own in the list.
     pub fn record_within(&mut self, whole: &Test, name: &str, outcome: &Outcome) {
-        self.count(&format!("{whole} {name}"), outcome);
-        self.note_seen(whole);
+        if self.selection.contains(whole) {
+            self.count(&format!("{whole} {name}"), outcome);
+            self.note_seen(whole);
+        }
     }
 
     /// As [`Self::record_within`], but a test that passed is not worth a line: there are hundreds.
     pub fn record_quietly(&mut self, whole: &Test, name: &str, outcome: &Outcome) {
-        match outcome {
-            Outcome::Passed => self.passed += 1,
-            _ => self.count(&format!("{whole} {name}"), outcome),
+        if *outcome == Outcome::Passed && self.selection.contains(whole) {
+            self.passed += 1;
+            self.note_seen(whole);
+        } else {
+            self.record_within(whole, name, outcome);
         }
-        self.note_seen(whole);
     }
 
     fn note_seen(&mut self, test: &Test) {
@@ -55,6 +69,12 @@ impl Tally {
     pub fn compare_with(&mut self, listed: &[Test]) {
         self.failed
             .extend(test_list::differences(listed, &self.seen));
+    }
+
+    /// How many passed, what failed, how many were skipped.
+    #[cfg(test)]
+    pub fn so_far(&self) -> (usize, &[String], usize) {
+        (self.passed, &self.failed, self.skipped)
     }
 
     /// Says how it went: what failed, then one line of numbers, which is the last.

@@ -61,6 +61,27 @@ impl fmt::Display for Test {
     }
 }
 
+/// Which tests are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Selection(String);
+
+impl Selection {
+    /// Those whose line in the list contains `text`; all, if it is empty.
+    pub fn new(text: &str) -> Self {
+        Self(text.trim().into())
+    }
+
+    /// Whether all are asked for.
+    pub fn is_all(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether this one is.
+    pub fn contains(&self, test: &Test) -> bool {
+        test.to_string().contains(&self.0)
+    }
+}
+
 /// Reads the list.
 ///
 /// # Errors
@@ -148,6 +169,19 @@ mod tests {
             let error = format!("{:#}", parse(text).unwrap_err());
             assert!(error.contains(line), "{text:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_selection_is_by_any_part_of_the_line() {
+        let tests = parse("host a\nvm abi t\nvm abi u\n").unwrap();
+        let count = |text| {
+            let selection = Selection::new(text);
+            tests.iter().filter(|test| selection.contains(test)).count()
+        };
+        assert_eq!(
+            [count(""), count("vm abi"), count(" u "), count("x")],
+            [3, 2, 1, 0]
+        );
     }
 
     #[test]

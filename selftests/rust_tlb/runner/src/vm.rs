@@ -35,6 +35,10 @@ const KERNEL_ARGUMENTS: &[&str] = &[
     "rcupdate.rcu_cpu_stall_timeout=60",
 ];
 const TEST_KERNEL_ARGUMENTS: &[&str] = &["page_poison=1"];
+/// The guest may keep what it has read of the host's files, which halves the time to boot. Not for a
+/// shell: while it is open, files change.
+const CACHED_ROOT: &str =
+    "rootflags=version=9p2000.L,trans=virtio,access=any,msize=512000,cache=loose";
 const MEMORY: &str = "2G";
 
 /// A virtual machine to be booted, any number of times.
@@ -74,9 +78,12 @@ pub struct Ended {
     pub console_path: PathBuf,
 }
 
-enum Event {
-    Line(String),
-    Console(String),
+/// A line that came out of the machine.
+pub enum Said {
+    /// From the session's script.
+    Guest(String),
+    /// From the kernel, over the console.
+    Kernel(String),
 }
 
 impl Machine {
@@ -88,14 +95,12 @@ impl Machine {
         }
     }
 
-    /// Boots, runs the session's script, and hands on each line of its output and of the kernel's
-    /// log as it comes.
+    /// Boots, runs the session's script, and hands on each line as it comes.
     pub fn run(
         &self,
         session: &Session,
         places: &Places,
-        on_line: &mut dyn FnMut(&str),
-        on_console: &mut dyn FnMut(&str),
+        on_said: &mut dyn FnMut(&Said),
     ) -> Result<Ended> {
         let console_path = places.out.join(format!("{}.log", session.name));
         let mut log = File::create(&console_path)?;
@@ -105,33 +110,34 @@ impl Machine {
         let mut child = self
             .command(places)
             .arg("--show-boot-console")
+            .args(["--kopt", CACHED_ROOT])
             .args(["--script-sh", &guest::script_command(&script_path)])
-            .args(self.accel.virtme_arguments())
+            .args(self.accel.virtme_arguments(self.cpus))
             .process_group(0)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("starting {}", places.virtme_run.display()))?;
         let group = Group::of(&child);
-        let events = read_both(&mut child);
+        let said = read_both(&mut child);
 
         let waiting = Waiting::new(&format!("booting {}", self.kernel.config));
         let mut console = Vec::new();
         let deadline = Instant::now() + session.limit;
         let hung = loop {
-            match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Event::Line(line)) => {
-                    waiting.done();
-                    on_line(&line);
-                }
-                Ok(Event::Console(line)) => {
-                    writeln!(log, "{line}")?;
-                    on_console(&line);
-                    console.push(line);
-                }
+            let said = match said.recv_timeout(left(deadline)) {
+                Ok(said) => said,
                 Err(RecvTimeoutError::Disconnected) => break false,
                 Err(RecvTimeoutError::Timeout) => break true,
+            };
+            match &said {
+                Said::Guest(_) => waiting.done(),
+                Said::Kernel(line) => {
+                    writeln!(log, "{line}")?;
+                    console.push(line.clone());
+                }
             }
+            on_said(&said);
         };
         waiting.done();
         drop(group);
@@ -155,7 +161,7 @@ impl Machine {
             .command(places)
             .arg("--shell")
             .arg(&path)
-            .args(self.accel.virtme_arguments())
+            .args(self.accel.virtme_arguments(self.cpus))
             .status()?;
         Ok(ExitCode::from(status.code().map_or(1, |code| code as u8)))
     }
@@ -216,6 +222,10 @@ impl Drop for Group {
     }
 }
 
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
 /// virtme-run ends as the script did, or with 255 if the script did not.
 fn ending_of(status: ExitStatus) -> Ending {
     match status.code() {
@@ -224,23 +234,23 @@ fn ending_of(status: ExitStatus) -> Ending {
     }
 }
 
-fn read_both(child: &mut Child) -> Receiver<Event> {
+fn read_both(child: &mut Child) -> Receiver<Said> {
     let (sender, receiver) = mpsc::channel();
     let stdout = child.stdout.take().expect("piped");
     let stderr = child.stderr.take().expect("piped");
     let console = sender.clone();
-    thread::spawn(move || read_lines(stdout, &sender, Event::Line));
-    thread::spawn(move || read_lines(stderr, &console, Event::Console));
+    thread::spawn(move || read_lines(stdout, &sender, Said::Guest));
+    thread::spawn(move || read_lines(stderr, &console, Said::Kernel));
     receiver
 }
 
 /// Serial lines end in more than a newline, and a crash can leave any byte in them.
-fn read_lines(from: impl Read, to: &Sender<Event>, event: fn(String) -> Event) {
+fn read_lines(from: impl Read, to: &Sender<Said>, said: fn(String) -> Said) {
     let mut reader = BufReader::new(from);
     let mut line = Vec::new();
     while reader.read_until(b'\n', &mut line).is_ok_and(|len| len > 0) {
         let text = String::from_utf8_lossy(&line);
-        if to.send(event(text.trim_end().into())).is_err() {
+        if to.send(said(text.trim_end().into())).is_err() {
             return;
         }
         line.clear();
