@@ -27,7 +27,8 @@
 //!
 //! # What is not guaranteed
 //!
-//! - Between 2 and 4, other CPUs can read the page, and write to it if the PTE was dirty.
+//! - Between 2 and 4, other CPUs can read the page, and write to it if the PTE was dirty. Who saves
+//!   the contents calls [`Batch::flush_dirty`] first.
 //! - A fault after 3 maps whatever the fault handler gives it. If that is *another* page, the handler
 //!   has to flush the batch first, or two CPUs see two pages at one address.
 //! - x86-64 only, pages of one size only, no freed page tables: those need an `mmu_gather`.
@@ -91,6 +92,8 @@ pub mod precise;
 pub mod range;
 #[cfg(CONFIG_RUST_TLB_FAULTS)]
 pub mod unflushed;
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
+pub mod unnoted;
 pub mod unmap;
 pub mod window;
 
@@ -98,9 +101,13 @@ pub use batch::{
     Batch,
     Flushed,
     Full,
+    Settled,
     Staging, //
 };
-pub use exclusive::ExclusivePage;
+pub use exclusive::{
+    ExclusivePage,
+    Unwritable, //
+};
 pub use policy::{
     Flush,
     Report, //
@@ -116,6 +123,9 @@ pub type PerPage = per_page::PerPage<Cpus>;
 /// No flush, to show that tests notice: see [`unflushed::Unflushed`].
 #[cfg(CONFIG_RUST_TLB_FAULTS)]
 pub type Unflushed = unflushed::Unflushed<Cpus>;
+/// One round, unknown to others: see [`unnoted::Unnoted`].
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
+pub type Unnoted = broadcast::Broadcast<unnoted::Unnoted<Cpus>>;
 /// A policy chosen at run time: see [`chosen::Chosen`].
 pub type Chosen = chosen::Chosen<Cpus>;
 

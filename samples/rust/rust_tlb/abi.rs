@@ -71,9 +71,12 @@ pub mod strategy {
     pub const PRECISE: u32 = 4;
     /// Clear, and do not flush: the negative control. Only with `CONFIG_RUST_TLB_FAULTS`.
     pub const NONE: u32 = 5;
+    /// As [`BROADCAST`], but mprotect, munmap, mremap and madvise are not told that a flush is owed:
+    /// a negative control. Only with `CONFIG_RUST_TLB_FAULTS`.
+    pub const UNNOTED: u32 = 6;
 
     /// Number of strategies known to this version, each below it.
-    pub const NR: u32 = 6;
+    pub const NR: u32 = 7;
     /// Their names, by number.
     pub const NAMES: [&str; NR as usize] = [
         "page",
@@ -82,6 +85,7 @@ pub mod strategy {
         "broadcast",
         "precise",
         "none",
+        "unnoted",
     ];
 }
 
@@ -130,13 +134,22 @@ pub struct Populate {
 /// [`Unmap::flags`]: take the pages from [`Unmap::list`] instead of offset, length and stride.
 pub const UNMAP_LIST: u32 = 1 << 0;
 /// [`Unmap::flags`]: return with the flush still owed. Only for [`strategy::BROADCAST`],
-/// [`strategy::PRECISE`] and [`strategy::NONE`]. The batch is flushed by [`FLUSH`], by a fault on
+/// [`strategy::PRECISE`] and the negative controls. The batch is flushed by [`FLUSH`], by a fault on
 /// one of its pages, by a later unmap by another strategy or without this flag, when it is full
 /// ([`Describe::max_pending`]), and at the last close. More than that many pages in one call is
 /// `E2BIG`.
 pub const UNMAP_DEFER: u32 = 1 << 1;
 /// [`Unmap::flags`]: free the pages instead of keeping them in the device's pool.
 pub const UNMAP_FREE: u32 = 1 << 2;
+
+/// [`Unmap::flags`]: save the contents before the page is released; the next fault brings them back
+/// instead of a zeroed page. Only for strategies with a batch, not [`strategy::ZAP`] and
+/// [`strategy::UNMAP_MAPPING`]. A page that someone else holds a reference to is not saved but kept:
+/// the next fault maps it again.
+pub const UNMAP_WRITE_BACK: u32 = 1 << 3;
+/// [`Unmap::flags`]: with [`UNMAP_WRITE_BACK`], save the contents without the flush that has to come
+/// first: a negative control. `EOPNOTSUPP` without `CONFIG_RUST_TLB_FAULTS`.
+pub const UNMAP_BREAK_WRITE_BACK: u32 = 1 << 31;
 
 /// Argument of [`UNMAP`]. After it returned without [`UNMAP_DEFER`], no CPU can reach the pages
 /// through the mapping any more; each is poisoned with [`POISON`] (unless someone else, such as a
@@ -175,8 +188,10 @@ pub struct Unmap {
     /// Out: calls into the kernel's flush functions made by this call. For `zap` and
     /// `unmap_mapping`: calls that flush where there is something to flush.
     pub nr_flush_calls: u64,
+    /// Out: pages whose contents were saved.
+    pub nr_written_back: u64,
     /// Zero.
-    pub reserved2: [u64; 2],
+    pub reserved2: u64,
 }
 
 /// Argument of [`FLUSH`].

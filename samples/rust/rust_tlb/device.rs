@@ -204,6 +204,7 @@ impl Call<'_> {
         let request = UnmapRequest::new(&self.device.limits, arg)?;
         let pgoffs = self.pgoffs(request.source)?;
         (arg.nr_pages, arg.nr_ptes, arg.nr_mms, arg.nr_flush_calls) = (0, 0, 0, 0);
+        arg.nr_written_back = 0;
         let target = unmap::Target {
             device: self.device,
             mapping: AddressSpace::of(self.file),

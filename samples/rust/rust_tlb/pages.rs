@@ -19,7 +19,8 @@ use kernel::{
     },
     mm::tlb::{
         ExclusivePage,
-        Report, //
+        Report,
+        Unwritable, //
     },
     page::Page,
     prelude::*, //
@@ -34,13 +35,34 @@ pub(crate) enum Slot {
     /// A page was here, and is in the deferred batch: other CPUs may still reach it. A fault has to
     /// flush before it maps another (H3).
     Pending,
+    /// As `Pending`, with its contents saved here.
+    PendingStored(ExclusivePage),
+    /// A copy of the page that was here: a fault maps it.
+    Stored(ExclusivePage),
+}
+
+impl Slot {
+    /// A copy becomes the page.
+    fn restore(&mut self) {
+        if let Self::Stored(copy) = core::mem::replace(self, Self::Empty) {
+            *self = Self::Present(copy.into_page());
+        }
+    }
+
+    /// The page of which this is the copy was flushed.
+    fn settle(&mut self) {
+        if let Self::PendingStored(copy) = core::mem::replace(self, Self::Empty) {
+            *self = Self::Stored(copy);
+        }
+    }
 }
 
 /// The pages of one open file.
 ///
 /// # Invariants
 ///
-/// A slot is [`Slot::Pending`] if and only if its page is in `deferred`.
+/// A slot is [`Slot::Pending`] or [`Slot::PendingStored`] if and only if its page is in a batch:
+/// outside of an unmap, in `deferred`.
 pub(crate) struct Pages {
     slots: KVVec<Slot>,
     pool: KVVec<ExclusivePage>,
@@ -66,14 +88,18 @@ impl Pages {
 
     /// Returns the page at `pgoff`, with a fresh one if there is none; [`None`] behind the device.
     pub(crate) fn get_or_populate(&mut self, pgoff: usize) -> Result<Option<&Page>> {
-        if matches!(self.slots.get(pgoff), Some(Slot::Pending)) {
+        if self.is_pending(pgoff) {
             self.counters.nr_pending_hits += 1;
             self.flush_deferred();
         }
-        if matches!(self.slots.get(pgoff), Some(Slot::Empty)) {
-            let page = self.fresh()?.into_page();
-            self.set(pgoff, Slot::Present(page));
-            self.counters.nr_pages_held += 1;
+        match self.slots.get_mut(pgoff) {
+            Some(Slot::Empty) => {
+                let page = self.fresh()?.into_page();
+                self.set(pgoff, Slot::Present(page));
+                self.counters.nr_pages_held += 1;
+            }
+            Some(slot @ Slot::Stored(_)) => slot.restore(),
+            _ => {}
         }
         Ok(match self.slots.get(pgoff) {
             Some(Slot::Present(page)) => Some(page),
@@ -86,6 +112,32 @@ impl Pages {
         matches!(self.slots.get(pgoff), Some(Slot::Present(_)))
     }
 
+    fn is_pending(&self, pgoff: usize) -> bool {
+        let slot = self.slots.get(pgoff);
+        matches!(slot, Some(Slot::Pending | Slot::PendingStored(_)))
+    }
+
+    /// Saves the contents of the page at `pgoff`, which is on its way out.
+    pub(crate) fn store(&mut self, pgoff: usize, page: &Unwritable<'_>) -> Result {
+        let mut copy = self.fresh()?;
+        copy.copy_from(page);
+        self.counters.nr_pages_held += 1;
+        self.set(pgoff, Slot::PendingStored(copy));
+        Ok(())
+    }
+
+    /// Takes back `page`, which was at `pgoff` and is flushed now: it is released, or stays, if its
+    /// contents were to be saved and could not be.
+    pub(crate) fn settle(&mut self, pgoff: usize, page: Page, keep: bool, free: bool) {
+        match self.slots.get_mut(pgoff) {
+            Some(slot @ Slot::PendingStored(_)) => slot.settle(),
+            Some(slot) if keep => return *slot = Slot::Present(page),
+            Some(slot) => *slot = Slot::Empty,
+            None => {}
+        }
+        self.release(page, free);
+    }
+
     /// Takes the page at `pgoff` out, and leaves `instead`.
     pub(crate) fn take(&mut self, pgoff: usize, instead: Slot) -> Option<Page> {
         let slot = self.slots.get_mut(pgoff)?;
@@ -94,7 +146,7 @@ impl Pages {
         }
         match core::mem::replace(slot, instead) {
             Slot::Present(page) => Some(page),
-            Slot::Empty | Slot::Pending => None,
+            _ => None,
         }
     }
 

@@ -6,9 +6,11 @@
 use crate::abi::{
     strategy,
     Unmap,
+    UNMAP_BREAK_WRITE_BACK,
     UNMAP_DEFER,
     UNMAP_FREE,
-    UNMAP_LIST, //
+    UNMAP_LIST,
+    UNMAP_WRITE_BACK, //
 };
 use kernel::{
     page::{
@@ -103,7 +105,7 @@ pub(crate) const fn strategies() -> u32 {
     if cfg!(CONFIG_RUST_TLB_FAULTS) {
         all
     } else {
-        all & !(1 << strategy::NONE)
+        all & !(1 << strategy::NONE | 1 << strategy::UNNOTED)
     }
 }
 
@@ -122,8 +124,36 @@ pub(crate) fn known_strategy(strategy: u32) -> Result<u32> {
 pub(crate) fn defers(strategy: u32) -> bool {
     matches!(
         strategy,
-        strategy::BROADCAST | strategy::PRECISE | strategy::NONE
+        strategy::BROADCAST | strategy::PRECISE | strategy::NONE | strategy::UNNOTED
     )
+}
+
+/// Whether contents are saved before pages are released.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WriteBack {
+    No,
+    Yes,
+    /// Without the flush that has to come first.
+    #[cfg(CONFIG_RUST_TLB_FAULTS)]
+    Broken,
+}
+
+impl WriteBack {
+    fn new(flags: u32, strategy: u32) -> Result<Self> {
+        match (
+            flags & UNMAP_WRITE_BACK != 0,
+            flags & UNMAP_BREAK_WRITE_BACK != 0,
+        ) {
+            (false, false) => Ok(Self::No),
+            (false, true) => Err(EINVAL),
+            (true, _) if matches!(strategy, strategy::ZAP | strategy::UNMAP_MAPPING) => Err(EINVAL),
+            (true, false) => Ok(Self::Yes),
+            #[cfg(CONFIG_RUST_TLB_FAULTS)]
+            (true, true) => Ok(Self::Broken),
+            #[cfg(not(CONFIG_RUST_TLB_FAULTS))]
+            (true, true) => Err(EOPNOTSUPP),
+        }
+    }
 }
 
 /// Where an unmap takes its pages from.
@@ -135,12 +165,17 @@ pub(crate) enum Source {
     Stride { run: Run, step: usize },
 }
 
+/// All flags of an unmap.
+const ALL_FLAGS: u32 =
+    UNMAP_LIST | UNMAP_DEFER | UNMAP_FREE | UNMAP_WRITE_BACK | UNMAP_BREAK_WRITE_BACK;
+
 /// A checked [`Unmap`], but for its list, which is still in user space.
 #[derive(Clone, Copy)]
 pub(crate) struct UnmapRequest {
     pub(crate) strategy: u32,
     pub(crate) defer: bool,
     pub(crate) free: bool,
+    pub(crate) write_back: WriteBack,
     pub(crate) source: Source,
 }
 
@@ -152,10 +187,10 @@ impl UnmapRequest {
     /// As `abi.rs` says.
     pub(crate) fn new(limits: &Limits, arg: &Unmap) -> Result<Self> {
         let flags = arg.flags;
-        if flags & !(UNMAP_LIST | UNMAP_DEFER | UNMAP_FREE) != 0 {
+        if flags & !ALL_FLAGS != 0 {
             return Err(EINVAL);
         }
-        all_zero(&[u64::from(arg.reserved), arg.reserved2[0], arg.reserved2[1]])?;
+        all_zero(&[u64::from(arg.reserved), arg.reserved2])?;
         let strategy = known_strategy(arg.strategy)?;
         let defer = flags & UNMAP_DEFER != 0;
         if defer && !defers(strategy) {
@@ -165,6 +200,7 @@ impl UnmapRequest {
             strategy,
             defer,
             free: flags & UNMAP_FREE != 0,
+            write_back: WriteBack::new(flags, strategy)?,
             source: if flags & UNMAP_LIST != 0 {
                 list(limits, arg)?
             } else {

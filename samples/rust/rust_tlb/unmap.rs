@@ -12,7 +12,10 @@ use crate::{
         Pages,
         Slot, //
     },
-    request::UnmapRequest, //
+    request::{
+        UnmapRequest,
+        WriteBack, //
+    }, //
 };
 use kernel::{
     alloc::flags::GFP_KERNEL,
@@ -37,6 +40,8 @@ pub(crate) fn policy(strategy: u32) -> Option<tlb::Chosen> {
         strategy::PRECISE => Some(tlb::Chosen::Precise(tlb::Precise::new())),
         #[cfg(CONFIG_RUST_TLB_FAULTS)]
         strategy::NONE => Some(tlb::Chosen::Unflushed(tlb::Unflushed::new())),
+        #[cfg(CONFIG_RUST_TLB_FAULTS)]
+        strategy::UNNOTED => Some(tlb::Chosen::Unnoted(tlb::Unnoted::new())),
         _ => None,
     }
 }
@@ -46,6 +51,7 @@ pub(crate) struct Deferred {
     batch: Batch<Page, tlb::Chosen>,
     strategy: u32,
     free: bool,
+    write_back: WriteBack,
 }
 
 impl Deferred {
@@ -54,12 +60,15 @@ impl Deferred {
             batch: Batch::new(policy, nr_pages, GFP_KERNEL)?,
             strategy: request.strategy,
             free: request.free,
+            write_back: request.write_back,
         })
     }
 
     /// Returns whether the pages of `request` can join this batch.
     fn suits(&self, request: &UnmapRequest) -> bool {
-        (self.strategy, self.free) == (request.strategy, request.free)
+        self.strategy == request.strategy
+            && self.free == request.free
+            && self.write_back == request.write_back
     }
 
     pub(crate) fn nr_pages(&self) -> usize {
@@ -70,13 +79,33 @@ impl Deferred {
     pub(crate) fn flush(self, pages: &mut Pages) -> Report {
         let mut flushed = self.batch.flush();
         let report = flushed.report();
+        let keep = self.write_back != WriteBack::No;
         for (pgoff, page) in flushed.drain() {
-            pages.set(pgoff, Slot::Empty);
-            pages.release(page, self.free);
+            pages.settle(pgoff, page, keep, self.free);
         }
         pages.counters.nr_batches += 1;
         pages.counters.nr_flush_calls += report.nr_calls as u64;
         report
+    }
+}
+
+impl Deferred {
+    /// Saves the contents of the pages that are new in this batch, after a flush if one of them can
+    /// still be written to (H14). What cannot be saved, for want of memory, is kept.
+    fn write_back(&mut self, pages: &mut Pages, nr_before: usize, out: &mut Unmap) {
+        let settled = match self.write_back {
+            WriteBack::No => return,
+            WriteBack::Yes => self.batch.flush_dirty(),
+            #[cfg(CONFIG_RUST_TLB_FAULTS)]
+            WriteBack::Broken => self.batch.flush_dirty_left_out(),
+        };
+        let nr_calls = settled.report().nr_calls as u64;
+        out.nr_flush_calls += nr_calls;
+        pages.counters.nr_flush_calls += nr_calls;
+        for (pgoff, page) in settled.pages().skip(nr_before) {
+            let stored = page.is_some_and(|page| pages.store(pgoff, &page).is_ok());
+            out.nr_written_back += u64::from(stored);
+        }
     }
 }
 
@@ -120,6 +149,7 @@ impl Target<'_> {
         out.nr_ptes = staging.unmap(self.mapping, self.device) as u64;
         out.nr_pages = (work.nr_pages() - nr_before) as u64;
         out.nr_mms = work.batch.owed().nr_mms as u64;
+        work.write_back(pages, nr_before, out);
         if request.defer {
             pages.deferred = Some(work);
         } else {

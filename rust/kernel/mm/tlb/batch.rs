@@ -107,6 +107,34 @@ impl<P, F: Flush> Batch<P, F> {
         Staging { batch: self }
     }
 
+    /// Flushes if a CPU can still write to one of the pages, and not otherwise: what has to happen
+    /// before their contents are saved. They stay in the batch.
+    ///
+    /// # Context
+    ///
+    /// As [`Batch::flush`].
+    pub fn flush_dirty(&mut self) -> Settled<'_, P> {
+        let report = match self.owed().dirty {
+            true => self.owed.0.flush(),
+            false => Report::default(),
+        };
+        self.settled(report)
+    }
+
+    /// [`Batch::flush_dirty`] without the flush: the negative control.
+    #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+    pub fn flush_dirty_left_out(&mut self) -> Settled<'_, P> {
+        self.settled(Report::default())
+    }
+
+    fn settled(&mut self, report: Report) -> Settled<'_, P> {
+        self.entries.truncate(self.nr_unmapped);
+        Settled {
+            report,
+            entries: &self.entries,
+        }
+    }
+
     /// Flushes what is owed, and lets go of the pages. Without any unmapped PTE it costs nothing.
     ///
     /// # Context
@@ -159,6 +187,24 @@ impl<P, F: Flush> Staging<'_, P, F> {
         // INVARIANT: `walk` unmapped them, and told the policy.
         batch.nr_unmapped = batch.entries.len();
         result
+    }
+}
+
+/// Pages that no CPU can write to through a mapping any more. Some may still read them.
+pub struct Settled<'b, P> {
+    report: Report,
+    entries: &'b [Entry<P>],
+}
+
+impl<P> Settled<'_, P> {
+    /// Returns what the flush did; nothing, if there was none.
+    pub fn report(&self) -> Report {
+        self.report
+    }
+
+    /// Returns the pages, with their page offsets.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, &P)> {
+        self.entries.iter().map(|e| (e.pgoff, &e.page))
     }
 }
 

@@ -6,7 +6,10 @@
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
 #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
-use super::unflushed::Unflushed;
+use super::{
+    unflushed::Unflushed,
+    unnoted::Unnoted, //
+};
 use super::{
     broadcast::Broadcast,
     per_page::PerPage,
@@ -34,6 +37,9 @@ pub enum Chosen<M: Machine> {
     /// See [`Unflushed`].
     #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
     Unflushed(Unflushed<M>),
+    /// [`Broadcast`] on a machine that is [`Unnoted`].
+    #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+    Unnoted(Broadcast<Unnoted<M>>),
 }
 
 impl<M: Machine> Chosen<M> {
@@ -44,6 +50,8 @@ impl<M: Machine> Chosen<M> {
             Self::PerPage(policy) => policy,
             #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
             Self::Unflushed(policy) => policy,
+            #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+            Self::Unnoted(policy) => policy,
         }
     }
 }
@@ -68,6 +76,8 @@ impl<M: Machine> Flush for Chosen<M> {
             Self::PerPage(policy) => policy.owed(),
             #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
             Self::Unflushed(policy) => policy.owed(),
+            #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+            Self::Unnoted(policy) => policy.owed(),
         }
     }
 

@@ -2,6 +2,10 @@
 
 //! Pages that nobody else can reach.
 
+use super::{
+    batch::Settled,
+    StalePage, //
+};
 use crate::{
     alloc::Flags,
     mm::mechanism,
@@ -88,8 +92,46 @@ impl ExclusivePage {
         })
     }
 
+    /// Makes the page a copy of `from`.
+    pub fn copy_from(&mut self, from: &Unwritable<'_>) {
+        let mut words = [0u64; CHUNK_WORDS];
+        for offset in (0..PAGE_SIZE).step_by(size_of_val(&words)) {
+            let len = size_of_val(&words);
+            // SAFETY: `words` is valid for reads and writes of `len` bytes. By the type invariants
+            // nobody writes `from`, and nobody else reads or writes this page.
+            let result = unsafe {
+                let read = from.0.read_raw(words.as_mut_ptr().cast(), offset, len);
+                read.and_then(|()| self.0.write_raw(words.as_ptr().cast(), offset, len))
+            };
+            debug_assert!(result.is_ok());
+        }
+    }
+
     /// Gives up exclusivity, for example to map the page.
     pub fn into_page(self) -> Page {
         self.0
+    }
+}
+
+/// A page that nobody can write to, although CPUs may still read it.
+///
+/// # Invariants
+///
+/// The reference of its owner is the only one, and no TLB holds a dirty translation to it.
+pub struct Unwritable<'a>(&'a Page);
+
+impl<P: StalePage> Settled<'_, P> {
+    /// Returns the pages with their page offsets, and [`None`] for one that someone else holds a
+    /// reference to, and so may write to, for example by direct I/O.
+    pub fn pages(&self) -> impl Iterator<Item = (usize, Option<Unwritable<'_>>)> {
+        self.entries().map(|(pgoff, entry)| {
+            let page = entry.page();
+            // INVARIANT: The batch has flushed if there was a dirty translation; a write through a
+            // clean one faults, and its PTE is gone.
+            (
+                pgoff,
+                mechanism::page_exclusive(page).then_some(Unwritable(page)),
+            )
+        })
     }
 }

@@ -26,11 +26,12 @@ pub struct Entry<M> {
 /// - The first `len` entries are [`Some`], the others [`None`].
 /// - No two entries are for the same address space.
 /// - `nr_pages` is the sum of the pages ever noted since the last [`Ledger::clear`], over address
-///   spaces in the table or not.
+///   spaces in the table or not; `dirty` is set if and only if one of them was.
 pub struct Ledger<M, const N: usize> {
     entries: [Option<Entry<M>>; N],
     len: usize,
     nr_pages: usize,
+    dirty: bool,
 }
 
 /// The table has no room for another address space.
@@ -45,6 +46,7 @@ impl<M, const N: usize> Ledger<M, N> {
             entries: [const { None }; N],
             len: 0,
             nr_pages: 0,
+            dirty: false,
         }
     }
 
@@ -61,7 +63,9 @@ impl<M, const N: usize> Ledger<M, N> {
         same: impl Fn(&M) -> bool,
         pin: impl FnOnce() -> M,
     ) -> Result<(), Overflow> {
+        // INVARIANT: Whether there is room or not.
         self.nr_pages = self.nr_pages.saturating_add(pending.nr_pages());
+        self.dirty |= pending.is_dirty();
         if let Some(entry) = self.entries.iter_mut().flatten().find(|e| same(&e.mm)) {
             entry.pending.merge(pending);
             return Ok(());
@@ -88,6 +92,11 @@ impl<M, const N: usize> Ledger<M, N> {
         self.nr_pages
     }
 
+    /// Returns whether one of them was dirty.
+    pub const fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
     /// Empties the table and lets go of the address spaces.
     pub fn clear(&mut self) {
         // INVARIANT: Entries from `len` on are `None` already.
@@ -97,6 +106,7 @@ impl<M, const N: usize> Ledger<M, N> {
             .for_each(|e| *e = None);
         self.len = 0;
         self.nr_pages = 0;
+        self.dirty = false;
     }
 }
 

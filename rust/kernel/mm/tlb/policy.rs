@@ -73,6 +73,8 @@ pub struct Report {
     pub nr_ptes: usize,
     /// Address spaces they were in; [`MAX_MMS`] stands for that many or more.
     pub nr_mms: usize,
+    /// One of these PTEs was dirty: until the flush, its page could be written to.
+    pub dirty: bool,
     /// Calls into the machine's flush functions. Each is one round, if other CPUs have to be asked.
     pub nr_calls: usize,
 }
@@ -109,6 +111,7 @@ pub(super) fn sum<M: Machine>(owed: &Owed<M>) -> Report {
     Report {
         nr_ptes: owed.nr_pages(),
         nr_mms: owed.nr_mms(),
+        dirty: owed.is_dirty(),
         nr_calls: 0,
     }
 }

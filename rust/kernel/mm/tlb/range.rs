@@ -108,23 +108,36 @@ impl PageRange {
     }
 }
 
-/// Pages of one address space that wait for a flush: how many, and the range that covers them.
+/// Pages of one address space that wait for a flush: how many, the range that covers them, and
+/// whether one of them can still be written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pending {
     range: PageRange,
     nr_pages: usize,
+    dirty: bool,
 }
 
 impl Pending {
     /// Starts with `nr_pages` pages somewhere in `range`.
     pub const fn new(range: PageRange, nr_pages: usize) -> Self {
-        Self { range, nr_pages }
+        Self {
+            range,
+            nr_pages,
+            dirty: false,
+        }
+    }
+
+    /// Says whether a PTE among them was dirty: through a stale dirty translation a CPU writes
+    /// without a fault. One through a clean translation faults.
+    pub const fn dirty(self, dirty: bool) -> Self {
+        Self { dirty, ..self }
     }
 
     /// Adds what `other` holds.
     pub fn merge(&mut self, other: Self) {
         self.range = self.range.union(other.range);
         self.nr_pages = self.nr_pages.saturating_add(other.nr_pages);
+        self.dirty |= other.dirty;
     }
 
     /// Returns the range that covers all pages.
@@ -135,6 +148,11 @@ impl Pending {
     /// Returns how many pages were unmapped.
     pub const fn nr_pages(&self) -> usize {
         self.nr_pages
+    }
+
+    /// Returns whether a PTE among them was dirty.
+    pub const fn is_dirty(&self) -> bool {
+        self.dirty
     }
 }
 
@@ -189,6 +207,11 @@ mod tests {
         let mut pending = Pending::new(range(0, P), 1);
         pending.merge(Pending::new(range(99 * P, 100 * P), 1));
         assert_eq!(pending.nr_pages(), 2);
+        assert!(!pending.is_dirty());
+        pending.merge(Pending::new(range(0, P), 1).dirty(true));
+        pending.merge(Pending::new(range(0, P), 1));
+        assert!(pending.is_dirty());
+        assert_eq!(pending.nr_pages(), 4);
         assert_eq!(pending.range().span_pages(), 100);
     }
 }

@@ -154,9 +154,9 @@ where
         // - The page is in a batch, which does not let go of it before the policy has flushed.
         // - The policy is told below, before `table` is dropped.
         let cleared = unsafe { table.clear(addr, &entry.page) };
-        if let Some((_, page)) = cleared.zip(PageRange::of_page(addr)) {
+        if let Some((cleared, page)) = cleared.zip(PageRange::of_page(addr)) {
             policy.cleared(vma.mm(), page);
-            extend(&mut all, Pending::new(page, 1));
+            extend(&mut all, Pending::new(page, 1).dirty(cleared.dirty));
         } else if let Some(pending) =
             owed_elsewhere(vma, window, core::iter::once(entry.pgoff), policy)
         {
@@ -186,7 +186,8 @@ fn owed_elsewhere<F: Flush<Mm = Mm>>(
     let mut all = None;
     for page in pgoffs.filter_map(|p| PageRange::of_page(window.address_of(p)?)) {
         policy.cleared(vma.mm(), page);
-        extend(&mut all, Pending::new(page, 0));
+        // What they cleared may have been dirty.
+        extend(&mut all, Pending::new(page, 0).dirty(true));
     }
     all
 }

@@ -24,5 +24,8 @@ pub mod range;
 #[cfg(test)]
 #[path = "../../../srctree/rust/kernel/mm/tlb/unflushed.rs"]
 pub mod unflushed;
+#[cfg(test)]
+#[path = "../../../srctree/rust/kernel/mm/tlb/unnoted.rs"]
+pub mod unnoted;
 #[path = "../../../srctree/rust/kernel/mm/tlb/window.rs"]
 pub mod window;

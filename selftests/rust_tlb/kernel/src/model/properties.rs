@@ -156,6 +156,10 @@ fn without_a_flush_a_stale_translation_is_found() {
     assert_eq!(stale_accesses(broadcast, &steps), 0);
 }
 
+fn unnoted() -> Chosen<Model> {
+    Chosen::Unnoted(Broadcast::new())
+}
+
 /// Unmaps `nr_pages` pages of each of the first `nr_mms` address spaces, each loaded on CPU 0 to 3
 /// in turn, and returns what that took.
 fn cost(new_policy: fn() -> Chosen<Model>, nr_mms: usize, nr_pages: usize) -> (Counts, usize) {
@@ -197,6 +201,7 @@ fn a_batch_is_made_known_to_its_address_spaces() {
         (precise, true),
         (per_page, false),
         (unflushed, false),
+        (unnoted, false),
     ] {
         cost(new_policy, 3, 4);
         for mm in 0..5 {
@@ -220,4 +225,31 @@ fn dropping_a_batch_flushes() {
     drop(batch);
     assert_ne!(with_world(|w| w.touch(1, 3)), frame);
     assert_eq!(with_world(|w| w.counts.rounds), 1);
+}
+
+/// Pages before their contents are saved: a round if one of them was dirty, none if not; and they
+/// stay where they are.
+#[test]
+fn flush_dirty_flushes_if_it_has_to() {
+    for (dirty, rounds) in [(&[false, false][..], 0), (&[false, true][..], 1)] {
+        set_world(World::new(2, 1, CEILING));
+        let mut batch = Batch::new(broadcast(), dirty.len(), GFP_KERNEL).unwrap();
+        let mut staging = batch.stage();
+        for vpn in 0..dirty.len() {
+            let frame = with_world(|w| w.touch(1, vpn));
+            staging.push(vpn, frame).unwrap();
+        }
+        staging.commit_with(|_, policy| {
+            for (vpn, &dirty) in dirty.iter().enumerate() {
+                with_world(|w| w.clear(0, vpn));
+                let page = PageRange::of_page(vpn * PAGE_SIZE).unwrap();
+                policy.record(&MMS[0], Pending::new(page, 1).dirty(dirty));
+            }
+        });
+        assert_eq!(batch.flush_dirty().report().nr_calls, rounds);
+        assert_eq!(batch.flush_dirty().entries().count(), dirty.len());
+        assert_eq!(with_world(|w| w.counts.rounds), rounds, "once");
+        assert_eq!(batch.nr_pages(), dirty.len());
+        assert_eq!(batch.flush().report().nr_calls, 1 - rounds);
+    }
 }
