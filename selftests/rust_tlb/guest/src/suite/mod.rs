@@ -10,10 +10,12 @@ pub mod accounting;
 pub mod counts;
 pub mod fault;
 pub mod lifecycle;
+pub mod others;
 pub mod oracle;
 pub mod races;
 pub mod residency;
 pub mod unmap;
+pub mod writeback;
 
 #[cfg(test)]
 mod tests {
@@ -21,7 +23,7 @@ mod tests {
 
     const LIST: &str = include_str!("../../../tests.list");
 
-    const SUITES: [(&str, &[Test]); 9] = [
+    const SUITES: [(&str, &[Test]); 11] = [
         ("abi", super::abi::TESTS),
         ("fault", super::fault::TESTS),
         ("unmap", super::unmap::TESTS),
@@ -31,6 +33,8 @@ mod tests {
         ("oracle", super::oracle::TESTS),
         ("counts", super::counts::TESTS),
         ("residency", super::residency::TESTS),
+        ("others", super::others::TESTS),
+        ("writeback", super::writeback::TESTS),
     ];
 
     fn listed() -> Vec<String> {

@@ -25,11 +25,13 @@ pub fn unmap_refuses_bad_ranges(_: &Options) -> Result<()> {
                 ("stride of a byte", |unmap| unmap.stride = 1),
                 ("stride below a page", |unmap| unmap.stride = PAGE / 2),
                 ("stride above a page", |unmap| unmap.stride = PAGE + 1),
-                ("unknown flag", |unmap| unmap.flags = 1 << 3),
-                ("last flag", |unmap| unmap.flags = 1 << 31),
+                ("unknown flag", |unmap| unmap.flags = 1 << 4),
+                ("last unknown flag", |unmap| unmap.flags = 1 << 30),
                 ("reserved field", |unmap| unmap.reserved = 1),
-                ("second reserved field", |unmap| unmap.reserved2 = [1, 0]),
-                ("third reserved field", |unmap| unmap.reserved2 = [0, 1]),
+                ("second reserved field", |unmap| unmap.reserved2 = 1),
+                ("second reserved field, last bit", |unmap| {
+                    unmap.reserved2 = 1 << 63
+                }),
                 ("list without its flag", |unmap| unmap.list = 8),
                 ("entries without a flag", |unmap| unmap.nr_list = 1),
             ],

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Contents that are saved before a page is released: after a flush where it matters (H14), so that
+//! no write is lost, and without one where it does not.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use anyhow::{ensure, Result};
+use rustix::io::Errno;
+
+use crate::abi::{self, strategy};
+use crate::barrier::Wait;
+use crate::cpu;
+use crate::crew::{Crew, Member};
+use crate::device::{strategy_name, Device};
+use crate::ktap::{skip, Options};
+use crate::mapping::Mapping;
+use crate::selection::Selection;
+use crate::shared::Shared;
+
+crate::tests! {
+    contents_come_back,
+    clean_pages_cost_no_flush_before_they_are_saved,
+    dirty_pages_cost_one_flush_before_they_are_saved,
+    a_batch_of_the_core_saves_nothing,
+    no_write_is_lost,
+    without_the_flush_a_write_is_lost_every_time within 120,
+}
+
+const NR_PAGES: u64 = 32;
+const SAVING: [u32; 3] = [strategy::PAGE, strategy::BROADCAST, strategy::PRECISE];
+const SAVE_AND_DEFER: u32 = abi::UNMAP_WRITE_BACK | abi::UNMAP_DEFER;
+
+fn all() -> Selection {
+    Selection::run(0, NR_PAGES)
+}
+
+/// A device whose pages hold what [`expect_contents`] looks for, through dirty translations.
+fn written() -> Result<(Device, Mapping)> {
+    let device = Device::open()?;
+    let mapping = device.map(NR_PAGES)?;
+    (0..NR_PAGES).for_each(|page| mapping.word(page, 7).store(page + 1, Ordering::Relaxed));
+    Ok((device, mapping))
+}
+
+/// Reads all pages, which maps them clean if they were not mapped.
+fn expect_contents(mapping: &Mapping) -> Result<()> {
+    for page in 0..NR_PAGES {
+        let value = mapping.word(page, 7).load(Ordering::Relaxed);
+        ensure!(value == page + 1, "page {page} holds {value:#x}");
+    }
+    Ok(())
+}
+
+fn contents_come_back(_: &Options) -> Result<()> {
+    for strategy in SAVING {
+        let (device, mapping) = written()?;
+        for _ in 0..3 {
+            let reply = device.unmap(&all(), strategy, abi::UNMAP_WRITE_BACK)?;
+            ensure!(reply.nr_written_back == NR_PAGES, "{reply:?}");
+            expect_contents(&mapping)?;
+        }
+        // Without the flag the contents are gone, as ever.
+        device.unmap(&all(), strategy, 0)?;
+        ensure!(
+            mapping.word(3, 7).load(Ordering::Relaxed) == 0,
+            "still there"
+        );
+    }
+    Ok(())
+}
+
+/// Flush calls that were needed to save all pages, with the final flush left to later.
+fn flushes_to_save(device: &Device, strategy: u32) -> Result<u64> {
+    let reply = device.unmap(&all(), strategy, SAVE_AND_DEFER)?;
+    ensure!(reply.nr_written_back == NR_PAGES, "{reply:?}");
+    Ok(reply.nr_flush_calls)
+}
+
+fn clean_pages_cost_no_flush_before_they_are_saved(_: &Options) -> Result<()> {
+    for strategy in [strategy::BROADCAST, strategy::PRECISE] {
+        let (device, mapping) = written()?;
+        device.unmap(&all(), strategy, abi::UNMAP_WRITE_BACK)?;
+        expect_contents(&mapping)?;
+        ensure!(
+            flushes_to_save(&device, strategy)? == 0,
+            "flushed for clean pages"
+        );
+        // But before they are released.
+        ensure!(
+            device.flush()?.nr_flush_calls == 1,
+            "released without a flush"
+        );
+        expect_contents(&mapping)?;
+    }
+    Ok(())
+}
+
+fn dirty_pages_cost_one_flush_before_they_are_saved(_: &Options) -> Result<()> {
+    for strategy in [strategy::BROADCAST, strategy::PRECISE] {
+        let (device, mapping) = written()?;
+        ensure!(flushes_to_save(&device, strategy)? == 1, "dirty pages");
+        // Nothing is owed any more.
+        ensure!(device.flush()?.nr_flush_calls == 0, "flushed twice");
+        expect_contents(&mapping)?;
+        // One dirty page among clean ones is enough.
+        mapping.word(5, 7).store(6, Ordering::Relaxed);
+        ensure!(flushes_to_save(&device, strategy)? == 1, "one dirty page");
+    }
+    Ok(())
+}
+
+fn a_batch_of_the_core_saves_nothing(_: &Options) -> Result<()> {
+    let (device, mapping) = written()?;
+    for strategy in [strategy::ZAP, strategy::UNMAP_MAPPING] {
+        let refused = device.unmap(&all(), strategy, abi::UNMAP_WRITE_BACK);
+        ensure!(refused == Err(Errno::INVAL), "{refused:?}");
+    }
+    let refused = device.unmap(&all(), strategy::BROADCAST, abi::UNMAP_BREAK_WRITE_BACK);
+    ensure!(refused == Err(Errno::INVAL), "{refused:?}");
+    expect_contents(&mapping)
+}
+
+/// What writers and driver tell each other.
+struct Desk {
+    words: Shared<AtomicU64>,
+}
+
+const STOP: usize = 0;
+const NR_WRITES: usize = 1;
+const NR_LOST: usize = 2;
+
+impl Desk {
+    fn get(&self, which: usize) -> u64 {
+        self.words[which].load(Ordering::Acquire)
+    }
+}
+
+/// Writes a rising number to a word of its own in each page, and looks whether the last one is still
+/// there.
+fn write_all_the_time(desk: &Desk, member: &Member<'_>) -> Result<()> {
+    let mut last = vec![0u64; member.mapping.nr_pages() as usize];
+    while desk.get(STOP) == 0 && !member.dismissed() {
+        for (page, last) in last.iter_mut().enumerate() {
+            let word = member.mapping.word(page as u64, member.index);
+            let lost = word.load(Ordering::Acquire) != *last;
+            *last += 1;
+            word.store(*last, Ordering::Release);
+            desk.words[NR_LOST].fetch_add(u64::from(lost), Ordering::AcqRel);
+            desk.words[NR_WRITES].fetch_add(1, Ordering::AcqRel);
+        }
+    }
+    Ok(())
+}
+
+/// Has the pages saved under the eyes of writers, `nr_unmaps` times or until a write is lost, and
+/// returns how many were.
+fn lost_writes(strategy: u32, flags: u32, nr_unmaps: u64) -> Result<u64> {
+    let device = Device::open()?;
+    let mapping = Arc::new(device.map(NR_PAGES)?);
+    let desk = Arc::new(Desk {
+        words: Shared::new(3)?,
+    });
+    let shown = desk.clone();
+    let nr_writers = cpu::nr_cpus() - 1;
+    let crew = Crew::of_threads(&mapping, nr_writers, Wait::Sleep, move |member| {
+        write_all_the_time(&shown, member)
+    })?;
+    for _ in 0..nr_unmaps {
+        await_writes(&desk, &crew, NR_PAGES * nr_writers as u64)?;
+        device.unmap(&all(), strategy, flags | abi::UNMAP_WRITE_BACK)?;
+        if flags & abi::UNMAP_DEFER != 0 {
+            await_writes(&desk, &crew, NR_PAGES * nr_writers as u64)?;
+            device.flush()?;
+        }
+        if desk.get(NR_LOST) > 0 {
+            break;
+        }
+    }
+    await_writes(&desk, &crew, 2 * NR_PAGES * nr_writers as u64)?;
+    desk.words[STOP].store(1, Ordering::Release);
+    crew.join()?;
+    Ok(desk.get(NR_LOST))
+}
+
+fn await_writes(desk: &Desk, crew: &Crew, nr: u64) -> Result<()> {
+    let goal = desk.get(NR_WRITES) + nr;
+    while desk.get(NR_WRITES) < goal {
+        crew.check()?;
+        core::hint::spin_loop();
+    }
+    Ok(())
+}
+
+fn no_write_is_lost(options: &Options) -> Result<()> {
+    for strategy in SAVING {
+        let nr_lost = lost_writes(strategy, 0, 40 * u64::from(options.effort))?;
+        ensure!(
+            nr_lost == 0,
+            "{}: {nr_lost} writes",
+            strategy_name(strategy)
+        );
+    }
+    Ok(())
+}
+
+fn without_the_flush_a_write_is_lost_every_time(_: &Options) -> Result<()> {
+    let device = Device::open()?;
+    if device.strategies(&[strategy::NONE])?.is_empty() {
+        return skip("the kernel was built without CONFIG_RUST_TLB_FAULTS");
+    }
+    for run in 0..20 {
+        // The final flush is left to later, so that there is time for a write to go astray.
+        let flags = abi::UNMAP_BREAK_WRITE_BACK | abi::UNMAP_DEFER;
+        let nr_lost = lost_writes(strategy::BROADCAST, flags, 40)?;
+        ensure!(nr_lost > 0, "run {run}: nothing was lost in 40 unmaps");
+    }
+    println!("# 20 of 20 runs");
+    Ok(())
+}
