@@ -25,6 +25,28 @@ pub enum Accel {
     Tcg,
 }
 
+/// How the emulator runs the guest's CPUs. Stale translations are kept either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// A thread of the host for each: what runs at the same time really does. Where the host has
+    /// fewer CPUs, one that waits for another one's answer to an IPI spins while that one is not
+    /// even running, and a flush takes ten times as long and more.
+    Parallel,
+    /// One after the other, a slice of time each.
+    Sliced,
+}
+
+impl Threads {
+    /// What is fast for so many CPUs on this host.
+    pub fn that_are_fast(accel: Accel, cpus: u32) -> Self {
+        if accel == Accel::Kvm || host_cpus() >= cpus as usize {
+            Threads::Parallel
+        } else {
+            Threads::Sliced
+        }
+    }
+}
+
 /// What the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
@@ -42,16 +64,13 @@ impl Accel {
 
     /// Arguments for virtme-run. They have to be its last: `--qemu-opts` takes the rest of the line.
     ///
-    /// A thread for each CPU is worth it only if the host has as many: with fewer, a CPU that waits
-    /// for another one's answer to an IPI spins while that one is not even running, and everything
-    /// takes ten times as long. Stale translations are kept either way.
-    pub fn virtme_arguments(self, cpus: u32) -> &'static [&'static str] {
-        match self {
-            Accel::Kvm => &[],
-            Accel::Tcg if host_cpus() >= cpus as usize => {
+    pub fn virtme_arguments(self, threads: Threads) -> &'static [&'static str] {
+        match (self, threads) {
+            (Accel::Kvm, _) => &[],
+            (Accel::Tcg, Threads::Parallel) => {
                 &["--disable-kvm", "--qemu-opts", "-accel", "tcg,thread=multi"]
             }
-            Accel::Tcg => &[
+            (Accel::Tcg, Threads::Sliced) => &[
                 "--disable-kvm",
                 "--qemu-opts",
                 "-accel",

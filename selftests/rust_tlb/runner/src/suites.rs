@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{bail, Result};
 
+use crate::accel::Threads;
 use crate::bindings_layout;
 use crate::cargo_test::{self, Package};
 use crate::guest;
@@ -24,6 +25,9 @@ const SUITE_PREFIX: &str = "rust-tlb-test-";
 const SUITE_LIMIT: u64 = 180;
 /// How long the machine may take beside its suites.
 const BOOT_LIMIT: u64 = 120;
+
+/// Suites about what happens at the same time: not in slices of time, if that can be helped.
+const CONCURRENT: [&str; 5] = ["lifecycle", "oracle", "others", "races", "writeback"];
 
 /// Runs the selected tests. Whatever fails on the way, the last line says how many.
 pub fn run_all(
@@ -49,7 +53,7 @@ pub fn run_all(
     let needs_guest = |test: &Test| matches!(test.kind, Kind::Kunit | Kind::Vm | Kind::Kernel);
     if listed.iter().any(needs_guest) {
         let suites = guest_suites(places, &packages, &listed, &selection);
-        if let Err(error) = run_guest(&machine()?, places, &suites, &mut tally) {
+        if let Err(error) = run_guests(machine()?, places, suites, &mut tally) {
             tally.fail(format!("the test kernel: {error:#}"));
         }
     }
@@ -89,6 +93,26 @@ fn guest_suites(
         .collect()
 }
 
+/// In one boot, or in two where it is slow to run all CPUs at the same time.
+fn run_guests(
+    machine: Machine,
+    places: &Places,
+    suites: Vec<(String, String)>,
+    tally: &mut Tally,
+) -> Result<()> {
+    if machine.threads == Threads::Parallel {
+        return run_guest(&machine, places, &suites, tally);
+    }
+    let is_concurrent = |(name, _): &(String, String)| CONCURRENT.contains(&name.as_str());
+    let (concurrent, others): (Vec<_>, Vec<_>) = suites.into_iter().partition(is_concurrent);
+    if concurrent.is_empty() {
+        return run_guest(&machine, places, &others, tally);
+    }
+    run_guest(&machine, places, &others, tally)?;
+    output::note("and again, with CPUs that run at the same time");
+    run_guest(&machine.in_parallel(), places, &concurrent, tally)
+}
+
 fn run_guest(
     machine: &Machine,
     places: &Places,
@@ -96,7 +120,10 @@ fn run_guest(
     tally: &mut Tally,
 ) -> Result<()> {
     let session = Session {
-        name: "boot".into(),
+        name: match machine.threads {
+            Threads::Parallel => "boot-parallel".into(),
+            Threads::Sliced => "boot".into(),
+        },
         script: guest::suites_script(&machine.kernel.module(), suites, SUITE_LIMIT),
         limit: Duration::from_secs(BOOT_LIMIT + SUITE_LIMIT * suites.len() as u64),
     };

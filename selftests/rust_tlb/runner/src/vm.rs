@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{killpg, Signal};
 use nix::unistd::Pid;
 
-use crate::accel::Accel;
+use crate::accel::{Accel, Threads};
 use crate::guest;
 use crate::output::Waiting;
 use crate::places::{Kernel, Places};
@@ -46,6 +46,9 @@ pub struct Machine {
     pub kernel: Kernel,
     pub accel: Accel,
     pub cpus: u32,
+    pub threads: Threads,
+    /// Whether KUnit's tests run while it boots, if the kernel has them.
+    kunit: bool,
 }
 
 /// What one boot is to do.
@@ -89,9 +92,21 @@ pub enum Said {
 impl Machine {
     pub fn new(kernel: Kernel, accel: Accel, cpus: u32) -> Self {
         Self {
+            threads: Threads::that_are_fast(accel, cpus),
             kernel,
             accel,
             cpus,
+            kunit: true,
+        }
+    }
+
+    /// The same machine with CPUs that really run at the same time, for another boot: what KUnit
+    /// had to say it has said.
+    pub fn in_parallel(self) -> Self {
+        Self {
+            threads: Threads::Parallel,
+            kunit: false,
+            ..self
         }
     }
 
@@ -112,7 +127,7 @@ impl Machine {
             .arg("--show-boot-console")
             .args(["--kopt", CACHED_ROOT])
             .args(["--script-sh", &guest::script_command(&script_path)])
-            .args(self.accel.virtme_arguments(self.cpus))
+            .args(self.accel.virtme_arguments(self.threads))
             .process_group(0)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -161,7 +176,7 @@ impl Machine {
             .command(places)
             .arg("--shell")
             .arg(&path)
-            .args(self.accel.virtme_arguments(self.cpus))
+            .args(self.accel.virtme_arguments(self.threads))
             .status()?;
         Ok(ExitCode::from(status.code().map_or(1, |code| code as u8)))
     }
@@ -181,6 +196,9 @@ impl Machine {
             for argument in TEST_KERNEL_ARGUMENTS {
                 command.args(["--kopt", argument]);
             }
+        }
+        if !self.kunit {
+            command.args(["--kopt", "kunit.enable=0"]);
         }
         command
     }
