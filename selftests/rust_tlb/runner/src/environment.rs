@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::accel::Threads;
 use crate::places::Places;
 use crate::vm::Machine;
 
@@ -16,6 +17,8 @@ pub struct Environment {
     pub kernel: String,
     pub config: String,
     pub accel: &'static str,
+    /// `parallel`, or `sliced`: the emulator runs one of the guest's CPUs at a time.
+    pub cpu_threads: &'static str,
     pub cpus: u32,
     pub host_cpus: usize,
     pub host_cpu_model: String,
@@ -30,6 +33,10 @@ impl Environment {
             kernel: machine.kernel.release()?,
             config: machine.kernel.config.clone(),
             accel: machine.accel.name(),
+            cpu_threads: match machine.threads {
+                Threads::Parallel => "parallel",
+                Threads::Sliced => "sliced",
+            },
             cpus: machine.cpus,
             host_cpus: std::thread::available_parallelism()?.get(),
             host_cpu_model: cpu_model(),
