@@ -25,7 +25,8 @@
  *
  * H1: the PTEs were cleared by a locked read-modify-write; this increments the
  * generation (a full barrier) and only then reads mm_cpumask().
- * Context: if PTEs were cleared, their page-table lock is still held.
+ * Context: after the PTEs were cleared, at the latest when they are to be
+ * flushed. Does not sleep.
  */
 void tlb_defer_add_pending(struct arch_tlbflush_unmap_batch *batch,
 			   struct mm_struct *mm, unsigned long start,

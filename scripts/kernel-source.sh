@@ -6,31 +6,12 @@
 
 # shellcheck source=scripts/steps.sh
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
+# shellcheck source=scripts/kernel-version.sh
+source "$TOP/scripts/kernel-version.sh"
 
-KERNEL_SERIES=7.3
 PACKAGE=linux-source-$KERNEL_SERIES
 PINNED=7.3.4-1~bpo13+1
 SUITE=trixie-backports
-
-# kernel_version TREE: as `make kernelversion` says it, without running anything in the tree.
-kernel_version() {
-    awk -F' *= *' '
-        $1 == "VERSION" { version = $2 }
-        $1 == "PATCHLEVEL" { patchlevel = $2 }
-        $1 == "SUBLEVEL" { sublevel = $2 }
-        $1 == "EXTRAVERSION" { print version "." patchlevel "." sublevel $2; exit }' "$1/Makefile" 2>/dev/null || true
-}
-
-check_series() {
-    local version
-    version=$(kernel_version "$1")
-    case $version in
-        "$KERNEL_SERIES".*) ;;
-        '') die "$1 is no kernel tree: point KSRC at the top of a Linux $KERNEL_SERIES source tree" ;;
-        *) die "$1 is Linux $version, and rust-tlb is written for $KERNEL_SERIES: check out v$KERNEL_SERIES there, or" \
-            "leave KSRC out to have it fetched" ;;
-    esac
-}
 
 # An apt that knows one suite only, and keeps its lists and downloads in the cache: nothing of the system changes. The
 # archive's address is the one the machine uses already, its signature is checked with the keyring it has already.

@@ -12,6 +12,8 @@
 
 # shellcheck source=scripts/steps.sh
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
+# shellcheck source=scripts/kernel-version.sh
+source "$TOP/scripts/kernel-version.sh"
 
 NEW_FILES=(mm include rust samples Documentation)
 SELFTESTS=selftests/rust_tlb
@@ -123,6 +125,7 @@ remove_stale() {
 step 3 "overlay"
 if (($#)); then
     TREE=$(realpath -e "$1" 2>/dev/null) || die "there is no $1"
+    check_series "$TREE"
     STATE=
 else
     lock_cache

@@ -65,15 +65,17 @@ impl Machine for Cpus {
 
     #[inline(never)]
     fn flush_pending(&mut self) {
-        // SAFETY: `batch` is initialised and exclusively borrowed. `Flush::flush` documents the
-        // context; with IRQs disabled lockdep reports, and no memory is touched.
+        // SAFETY: `batch` is initialised and exclusively borrowed. In another context than
+        // `Flush::flush` documents, it could wait for ever, and lockdep reports; no memory is at
+        // risk.
         unsafe { bindings::tlb_defer_flush_pending(&raw mut self.batch) }
     }
 
     #[inline(never)]
     fn flush_mm(&mut self, mm: &Mm, range: Option<PageRange>) {
         let (start, end) = range.map_or((0, usize::MAX), |r| (r.start(), r.end()));
-        // SAFETY: `mm` is a reference; a flush of an mm without users does nothing (H12).
+        // SAFETY: `mm` is a reference, so it is not freed; without users, its generation goes up
+        // and nobody is interrupted (H12). As to the context, see `flush_pending`.
         unsafe { bindings::tlb_defer_flush_mm_range(mm.as_raw(), start, end) }
     }
 }

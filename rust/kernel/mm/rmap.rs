@@ -20,7 +20,7 @@ use super::{
         range::PageRange,
         window::Window, //
     },
-    virt::flags,
+    vm_ops::is_ours,
     Mm, //
 };
 use crate::{
@@ -65,8 +65,8 @@ impl AddressSpace {
     }
 
     /// Unmaps a run of pages from every mapping of this file, whoever opened it: a gather, and so a
-    /// flush, for each VMA. Pages are gone from all page tables and TLBs when it returns, unless someone faults
-    /// them in again.
+    /// flush, for each VMA. Pages are gone from all page tables and TLBs when it returns, unless
+    /// someone faults them in again.
     ///
     /// # Context
     ///
@@ -128,15 +128,17 @@ impl Drop for RmapGuard<'_> {
 }
 
 /// Returns whether `set_vm_ops` set `vma` up over `data`.
+#[inline(never)]
 fn is_over(vma: NonNull<bindings::vm_area_struct>, data: *const c_void) -> bool {
-    // SAFETY: `AllVmas` yields valid VMAs. `vm_private_data` was written before the VMA was linked
-    // and does not change. Other bits of the flags may, hence a volatile read.
-    let (private, bits) = unsafe {
+    // SAFETY: `AllVmas` yields valid VMAs. Their operations are null or valid while they are
+    // linked; what is not ours may be written meanwhile, hence volatile reads.
+    let (ops, private) = unsafe {
         let vma = vma.as_ptr();
-        let bits = (&raw const (*vma).__bindgen_anon_2.vm_flags).read_volatile();
-        ((*vma).vm_private_data, bits)
+        let ops = (&raw const (*vma).vm_ops).read_volatile();
+        let private = (&raw const (*vma).vm_private_data).read_volatile();
+        (ops.as_ref(), private)
     };
-    core::ptr::eq(private, data) && bits & flags::MIXEDMAP != 0
+    ops.is_some_and(is_ours) && core::ptr::eq(private, data)
 }
 
 /// Iterator over all VMAs of a file, of whatever kind.
@@ -190,7 +192,8 @@ impl Vma {
 
     /// Returns which part of the file this VMA shows, and where; [`None`] for an empty VMA.
     pub fn window(&self) -> Option<Window> {
-        // SAFETY: By the type invariants these fields do not change.
+        // SAFETY: By the type invariants the VMA is valid, and its file's rmap locked: it keeps its
+        // place and offset.
         let (start, end, pgoff) = unsafe {
             let bounds = (*self.as_raw()).__bindgen_anon_1.__bindgen_anon_1;
             let pgoff = mechanism::vma_pgoff(self.as_raw());

@@ -11,13 +11,14 @@
 //!    can free or reuse it.
 //! 2. **Clear.** [`Staging::unmap`] clears the PTEs that map it, in all processes, each under its
 //!    page-table lock and with a locked read-modify-write, so that no Accessed or Dirty bit is lost.
-//! 3. **Record.** Under the same lock the policy is told: the generation of the mm goes up, *then*
-//!    its set of CPUs is read. The other way round, a CPU that switches to the mm in between would
-//!    be left out. Also under this lock, mprotect, munmap, mremap and madvise are told.
+//! 3. **Record.** Under the same lock the policy is told. Then, or at the flush, the generation of
+//!    the mm goes up, and *after that* its set of CPUs is read. The other way round, a CPU that
+//!    switches to the mm in between would be left out. Also under this lock, mprotect, munmap,
+//!    mremap and madvise are told.
 //! 4. **Flush.** [`Batch::flush`] interrupts the CPUs, once for all of it if the policy says so.
 //! 5. **Release.** [`Flushed::drain`] hands the pages out. Nobody reaches them through a mapping
-//!    any more, not even where someone else had cleared the PTE first. Who else holds a reference, for example for direct I/O, still does: only an
-//!    [`ExclusivePage`] may be overwritten.
+//!    any more, not even where someone else had cleared the PTE first. Who else holds a reference,
+//!    for example for direct I/O, still does: only an [`ExclusivePage`] may be overwritten.
 //!
 //! Release before flush, and another process's data turns up in this one. Record after the lock
 //! is gone, and a munmap in between frees what it believes nobody can reach. Steps 1, 4 and 5 are in

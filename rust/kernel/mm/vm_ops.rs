@@ -187,11 +187,19 @@ impl<T: VmOperations> VmOperationsVTable<T> {
     };
 }
 
-/// VMAs may be split. Not generic, so it has one address: by that, VMAs that
-/// [`VmaNew::set_vm_ops`] set up are recognised.
+/// VMAs may be split. Not generic, so it has one address: by that, [`is_ours`] recognises VMAs that
+/// [`VmaNew::set_vm_ops`] set up.
 #[inline(never)]
 extern "C" fn may_split(_vma: *mut bindings::vm_area_struct, _addr: usize) -> c_int {
     0
+}
+
+/// Returns whether these are the operations that [`VmaNew::set_vm_ops`] installs.
+#[inline(never)]
+pub(super) fn is_ours(ops: &bindings::vm_operations_struct) -> bool {
+    let ours: unsafe extern "C" fn(_, _) -> _ = may_split;
+    ops.may_split
+        .is_some_and(|f| core::ptr::fn_addr_eq(f, ours))
 }
 
 impl VmaNew {
@@ -228,7 +236,8 @@ impl VmaNew {
         // SAFETY: As above. The operations are static, and the module that they are in is pinned by
         // the file, which the VMA pins until after `close`. `data` goes to the VMA, as the contract
         // of `VmOperationsVTable` says.
-        // For a file of another module than that of `T`, its `mmap` hook must not pass `self` on.
+        // If `T` is of another module than the file, then that of the file, whose hook has called
+        // this, depends on that of `T`, and pins it.
         unsafe {
             (*self.as_ptr()).vm_private_data = Arc::into_raw(data).cast_mut().cast();
             (*self.as_ptr()).vm_ops = &VmOperationsVTable::<T>::VTABLE;
@@ -240,18 +249,11 @@ impl VmaNew {
     /// was not called. The hook has to return an error next: `mmap_file()` then replaces the
     /// operations.
     pub(crate) fn abandon_vm_ops(&self) {
-        let ours: unsafe extern "C" fn(_, _) -> _ = may_split;
         let vma = self.as_ptr();
         // SAFETY: The VMA is being set up, so nobody else uses it, and `vm_ops` is null or valid.
-        let Some(ops) = (unsafe { (*vma).vm_ops.as_ref() }) else {
+        let Some(ops) = unsafe { (*vma).vm_ops.as_ref() }.filter(|ops| is_ours(ops)) else {
             return;
         };
-        if !ops
-            .may_split
-            .is_some_and(|f| core::ptr::fn_addr_eq(f, ours))
-        {
-            return;
-        }
         if let Some(close) = ops.close {
             // SAFETY: `set_vm_ops` has run, and gave the VMA the reference that `close` puts. The
             // caller has the kernel install other operations next, so it is put once.

@@ -10,7 +10,8 @@
 //! Errors that every call can return: `ENOTTY` (no such ioctl), `EFAULT` (a pointer that cannot be
 //! read or written), `EINVAL` (unknown flag or strategy, non-zero reserved field, an offset, length
 //! or stride that is not a multiple of the page size, an empty range), `ENXIO` (a range that ends
-//! behind the device), `E2BIG` (more pages in one call than `max_list`), `ENOMEM`.
+//! behind the device), `E2BIG` (more pages in one call than `max_list`), `ENOMEM`. Flags that do not
+//! go together are `EINVAL`, too.
 
 #![allow(
     dead_code,
@@ -113,8 +114,9 @@ pub struct Describe {
     pub reserved: [u32; 5],
 }
 
-/// Argument of [`POPULATE`]: allocates and zeroes what is missing in the range. A later fault then
-/// maps the page and allocates nothing.
+/// Argument of [`POPULATE`]: allocates and zeroes what is missing in the range, and brings saved
+/// contents back. A later fault then maps the page and allocates nothing. A signal interrupts it
+/// (`EINTR`, unless it is restarted): what was populated so far stays, and does not count again.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(CONFIG_RUST_TLB, derive(FromBytes, IntoBytes, Immutable))]
@@ -127,7 +129,7 @@ pub struct Populate {
     pub flags: u32,
     /// In: zero.
     pub reserved: u32,
-    /// Out: pages that were allocated; pages that were there already do not count.
+    /// Out: pages that were allocated or brought back; pages that were there already do not count.
     pub nr_allocated: u64,
 }
 
@@ -154,7 +156,7 @@ pub const UNMAP_BREAK_WRITE_BACK: u32 = 1 << 31;
 /// Argument of [`UNMAP`]. After it returned without [`UNMAP_DEFER`], no CPU can reach the pages
 /// through the mapping any more; each is poisoned with [`POISON`] (unless someone else, such as a
 /// GUP user, still holds a reference to it), and goes back to the pool or is freed. Pages of the
-/// range that are not populated are passed over.
+/// range that are not populated are passed over, and so are saved contents.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(CONFIG_RUST_TLB, derive(FromBytes, IntoBytes, Immutable))]

@@ -164,18 +164,13 @@ impl<P, F: Flush> Staging<'_, P, F> {
     ///
     /// - [`Full`], with the page, if no room was [reserved](Batch::reserve) for it.
     pub fn push(&mut self, pgoff: usize, page: P) -> Result<(), Full<P>> {
-        let entries = &mut self.batch.entries;
-        if entries.len() == entries.capacity() {
-            return Err(Full(page));
-        }
-        match entries.push_within_capacity(Entry { pgoff, page }) {
-            Ok(()) => Ok(()),
-            Err(refused) => Err(Full(refused.0.page)),
-        }
+        let entry = Entry { pgoff, page };
+        let pushed = self.batch.entries.push_within_capacity(entry);
+        pushed.map_err(|refused| Full(refused.0.page))
     }
 
-    /// Unmaps the staged pages, sorted by offset, with `walk`, which has to report each PTE that it clears to the
-    /// policy before it lets go of that PTE's page-table lock.
+    /// Unmaps the staged pages, sorted by offset, with `walk`, which has to report each PTE that it
+    /// clears to the policy before it lets go of that PTE's page-table lock.
     pub(crate) fn commit_with<R>(self, walk: impl FnOnce(&[Entry<P>], &mut F) -> R) -> R {
         let batch = self.batch;
         let staged = batch

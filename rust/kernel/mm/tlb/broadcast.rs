@@ -57,6 +57,7 @@ impl<M: Machine> Flush for Broadcast<M> {
     fn flush(&mut self) -> Report {
         let owes = self.owed.nr_mms() > 0;
         if owes {
+            // In the kernel `Cpus::flush_pending()` in `mechanism.rs`: `arch_tlbbatch_flush()`.
             self.machine.flush_pending();
         }
         settle::<M>(&mut self.owed, usize::from(owes))

@@ -46,7 +46,7 @@ pub struct Limits {
 impl Limits {
     /// Returns whether a batch of `nr_mms` address spaces and `nr_pages` pages is too large to be
     /// flushed address space by address space.
-    pub const fn outgrown(&self, nr_mms: usize, nr_pages: usize) -> bool {
+    const fn outgrown(&self, nr_mms: usize, nr_pages: usize) -> bool {
         nr_mms > self.max_mms || nr_pages > self.max_pages
     }
 

@@ -5,11 +5,6 @@
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
-#[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
-use super::{
-    unflushed::Unflushed,
-    unnoted::Unnoted, //
-};
 use super::{
     broadcast::Broadcast,
     per_page::PerPage,
@@ -24,6 +19,11 @@ use super::{
         PageRange,
         Pending, //
     }, //
+};
+#[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+use super::{
+    unflushed::Unflushed,
+    unnoted::Unnoted, //
 };
 
 /// A policy chosen at run time.
@@ -54,6 +54,18 @@ impl<M: Machine> Chosen<M> {
             Self::Unnoted(policy) => policy,
         }
     }
+
+    fn as_flush_ref(&self) -> &dyn Flush<Mm = M::Mm> {
+        match self {
+            Self::Broadcast(policy) => policy,
+            Self::Precise(policy) => policy,
+            Self::PerPage(policy) => policy,
+            #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+            Self::Unflushed(policy) => policy,
+            #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+            Self::Unnoted(policy) => policy,
+        }
+    }
 }
 
 impl<M: Machine> sealed::Sealed for Chosen<M> {}
@@ -70,15 +82,7 @@ impl<M: Machine> Flush for Chosen<M> {
     }
 
     fn owed(&self) -> Report {
-        match self {
-            Self::Broadcast(policy) => policy.owed(),
-            Self::Precise(policy) => policy.owed(),
-            Self::PerPage(policy) => policy.owed(),
-            #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
-            Self::Unflushed(policy) => policy.owed(),
-            #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
-            Self::Unnoted(policy) => policy.owed(),
-        }
+        self.as_flush_ref().owed()
     }
 
     fn flush(&mut self) -> Report {

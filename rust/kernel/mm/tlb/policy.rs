@@ -13,11 +13,12 @@
 //!
 //! # What each call is for
 //!
-//! 1. A walker clears PTEs under a page-table lock, each with a locked read-modify-write.
+//! 1. A walker clears PTEs under a page-table lock, each with a locked read-modify-write. Where it
+//!    finds none, but someone else has yet to flush that mm, it goes on as if it had (H2).
 //! 2. [`Flush::cleared`] for each of them; only [`PerPage`] acts on it.
-//! 3. [`Flush::record`] once for all PTEs cleared under this lock, *before* it is released: the
-//!    generation is bumped and `mm_cpumask()` read (H1), and mprotect, munmap, mremap and madvise
-//!    of that mm learn that a flush is owed (H4).
+//! 3. [`Flush::record`] once for all PTEs cleared under this lock, *before* it is released: mprotect,
+//!    munmap, mremap and madvise of that mm learn that a flush is owed (H4). From here on, now or
+//!    at the flush, the generation is bumped and then `mm_cpumask()` read (H1).
 //! 4. The lock is released. Other CPUs may use the stale entries until:
 //! 5. [`Flush::flush`], with no lock held. Afterwards no CPU has them.
 //!
@@ -71,7 +72,8 @@ pub trait Machine: sealed::Sealed + Default {
 pub struct Report {
     /// PTEs cleared since the flush before.
     pub nr_ptes: usize,
-    /// Address spaces they were in; [`MAX_MMS`] stands for that many or more.
+    /// Address spaces they were in, or that someone else has yet to flush; [`MAX_MMS`] stands for
+    /// that many or more.
     pub nr_mms: usize,
     /// One of these PTEs was dirty: until the flush, its page could be written to.
     pub dirty: bool,
@@ -84,10 +86,12 @@ pub trait Flush: sealed::Sealed {
     /// The address spaces it is for.
     type Mm;
 
-    /// A PTE of `mm` was cleared. The page-table lock is held.
+    /// The PTE of `page` was cleared, by the caller under the page-table lock that it still holds or
+    /// by someone else, or is to be flushed without being cleared.
     fn cleared(&mut self, _mm: &Self::Mm, _page: PageRange) {}
 
-    /// `pending` is all that was cleared in `mm` under the page-table lock that is still held.
+    /// `pending` is all that [`Flush::cleared`] was called for since the last call. If the caller
+    /// cleared any of it, it still holds their page-table lock.
     fn record(&mut self, mm: &Self::Mm, pending: Pending);
 
     /// Returns what a flush now would be for; its `nr_calls` is zero.

@@ -77,6 +77,7 @@ impl<M: Machine> Precise<M> {
         for Entry { mm, pending } in self.owed.iter() {
             let range = match limits.decide(nr_mms, nr_pages, pending) {
                 Decision::Ranged => Some(pending.range()),
+                // A batch that is to be broadcast was spilled when it was recorded.
                 Decision::Full | Decision::Broadcast => None,
             };
             self.machine.flush_mm(mm, range);
@@ -100,8 +101,9 @@ impl<M: Machine> Flush for Precise<M> {
         let noted = note::<M>(&mut self.owed, mm, pending);
         let was_spilled = self.spilled;
         if !was_spilled {
-            let outgrown = Self::limits().outgrown(self.owed.nr_mms(), self.owed.nr_pages());
-            if outgrown || !noted {
+            let (nr_mms, nr_pages) = (self.owed.nr_mms(), self.owed.nr_pages());
+            let decision = Self::limits().decide(nr_mms, nr_pages, &pending);
+            if decision == Decision::Broadcast || !noted {
                 self.spill();
             }
         }

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{ensure, Context, Result};
 use clap::Parser;
+use rustix::io::Errno;
 use serde::Serialize;
 
 use rust_tlb_guest::abi::strategy;
@@ -88,6 +89,7 @@ fn run(options: &Options) -> Result<()> {
     ensure!(fits, "so many scattered pages do not fit into the device");
     let all: Vec<u32> = (0..strategy::NR).collect();
     let strategies = device.strategies(&all)?;
+    expect_refused(&device, &all, &strategies)?;
     let mut rng = fastrand::Rng::with_seed(options.seed);
     for (scenario, cast) in SCENARIOS {
         let mut order = strategies.clone();
@@ -101,6 +103,16 @@ fn run(options: &Options) -> Result<()> {
         for (_, row) in rows {
             println!("ROW {}", serde_json::to_string(&row)?);
         }
+    }
+    Ok(())
+}
+
+/// A kernel as in production cannot be asked to break a rule.
+fn expect_refused(device: &Device, all: &[u32], built: &[u32]) -> Result<()> {
+    for &strategy in all.iter().filter(|strategy| !built.contains(strategy)) {
+        let answer = device.unmap(&Selection::run(0, 1), strategy, 0);
+        let name = strategy_name(strategy);
+        ensure!(answer == Err(Errno::OPNOTSUPP), "{name}: {answer:?}");
     }
     Ok(())
 }

@@ -29,7 +29,7 @@ crate::tests! {
     madvise_flushes_what_is_owed,
     exit_with_a_flush_owed,
     fork_with_a_flush_owed,
-    a_batch_that_others_do_not_know_is_caught_every_time within 180,
+    a_batch_that_others_do_not_know_is_caught_every_time within 120,
 }
 
 /// Pages of the mapping, and those in its middle that are worked on: the rest keeps their page

@@ -2,7 +2,10 @@
 
 //! As `rust/kernel/mm/tlb.rs`, without what needs the kernel.
 
-#[allow(dead_code, reason = "the walk, which only the kernel has, uses the rest")]
+#[allow(
+    dead_code,
+    reason = "the walk, which only the kernel has, uses the rest"
+)]
 #[path = "../../../srctree/rust/kernel/mm/tlb/batch.rs"]
 pub mod batch;
 #[path = "../../../srctree/rust/kernel/mm/tlb/broadcast.rs"]

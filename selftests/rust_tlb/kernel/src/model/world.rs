@@ -51,6 +51,8 @@ pub(super) struct World {
     cpus: Vec<CpuState>,
     next_frame: Frame,
     pub(super) ceiling_pages: usize,
+    /// Whether generations go up. The control of the properties: they must not hold without.
+    pub(super) bumps: bool,
     pub(super) counts: Counts,
 }
 
@@ -62,6 +64,7 @@ impl World {
             cpus: vec![CpuState::default(); nr_cpus],
             next_frame: 1,
             ceiling_pages,
+            bumps: true,
             counts: Counts::default(),
         };
         world.mms[0].cpumask = (0..nr_cpus).collect();
@@ -125,7 +128,7 @@ impl World {
 
     /// `inc_mm_tlb_gen()`, then `mm_cpumask()`.
     pub(super) fn add_pending(&mut self, mm: MmId) -> BTreeSet<Cpu> {
-        self.mms[mm].tlb_gen += 1;
+        self.mms[mm].tlb_gen += u64::from(self.bumps);
         self.mms[mm].cpumask.clone()
     }
 
