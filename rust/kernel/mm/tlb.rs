@@ -93,9 +93,9 @@ pub mod precise;
 pub mod range;
 #[cfg(CONFIG_RUST_TLB_FAULTS)]
 pub mod unflushed;
+pub mod unmap;
 #[cfg(CONFIG_RUST_TLB_FAULTS)]
 pub mod unnoted;
-pub mod unmap;
 pub mod window;
 
 pub use batch::{
