@@ -6,13 +6,13 @@
 CONFIG ?= bench
 V ?= 0
 
-export KSRC ACCEL SMP TEST V
+export KSRC ACCEL SMP TEST V DURATION SEED
 
 RUNNER := scripts/runner.sh
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help tools source overlay kernel module run test shell lint clean distclean
+.PHONY: help tools source overlay kernel module run test stress shell lint clean distclean
 
 ifeq ($(V),0)
 Q := @
@@ -21,6 +21,7 @@ endif
 help:
 	@echo 'make run       from a bare machine to the main job: build, boot, and the table of strategies'
 	@echo 'make test      from a bare machine to all tests; ends in N passed, N failed, N skipped'
+	@echo 'make stress    use the device at random for DURATION=600 seconds; SEED= replays the choices of an earlier run'
 	@echo 'make shell     a shell in the VM, as root, with the module loaded'
 	@echo 'make lint      rustfmt, clippy, rustdoc, checkpatch'
 	@echo
@@ -41,6 +42,7 @@ source: export STEPS ?= 2
 kernel: export STEPS ?= 4
 run: export STEPS = 7
 test: export STEPS = 7
+stress: export STEPS = 7
 shell: export STEPS = 6
 lint: export STEPS = 8
 
@@ -71,6 +73,10 @@ run: tools
 test: tools
 	$(Q)scripts/kernel-build.sh test
 	$(Q)$(RUNNER) test
+
+stress: tools
+	$(Q)scripts/kernel-build.sh test
+	$(Q)$(RUNNER) stress
 
 shell: tools
 	$(Q)scripts/kernel-build.sh $(CONFIG)

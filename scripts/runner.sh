@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# USAGE: runner.sh run|test|shell|boot ...        (runner.sh --help lists them)
+# USAGE: runner.sh run|test|stress|shell|boot ...        (runner.sh --help lists them)
 #
 # Builds the user-space side, and starts the runner with all it has to know.
 

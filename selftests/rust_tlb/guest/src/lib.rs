@@ -10,6 +10,7 @@
 //! - [`tlb_events`], [`memory_use`] and [`residency`] are what the kernel says happened;
 //!   [`oracle`] is what user space saw happen, by the [`verdict`]s of its [`watcher`]s.
 //! - [`scene`] counts one unmap among busy CPUs: the counts suite and the demo share it.
+//! - [`stress`] does everything at once, for as long as one likes.
 //! - [`ktap`] runs the tests of one [`suite`].
 //!
 //! One thread drives: it is pinned to the first CPU, and every other one to one of the rest, so
@@ -32,6 +33,7 @@ pub mod residency;
 pub mod scene;
 pub mod selection;
 pub mod shared;
+pub mod stress;
 pub mod suite;
 pub mod tlb_events;
 pub mod verdict;

@@ -86,14 +86,47 @@ impl Mapping {
 
     /// Changes the protection of the whole mapping.
     pub fn protect(&self, prot: MprotectFlags) -> Result<(), Errno> {
+        self.protect_part(0, self.nr_pages, prot)
+    }
+
+    /// Changes the protection of some pages.
+    pub fn protect_part(&self, first: u64, nr: u64, prot: MprotectFlags) -> Result<(), Errno> {
         // SAFETY: The pages stay where they are; accesses that the protection forbids fault.
-        unsafe { mm::mprotect(self.address, bytes(self.nr_pages), prot) }
+        unsafe { mm::mprotect(self.part(first, nr), bytes(nr), prot) }
     }
 
     /// Takes the pages out of this process' page table; the device keeps them.
     pub fn dont_need(&self) -> Result<(), Errno> {
+        self.dont_need_part(0, self.nr_pages)
+    }
+
+    /// Takes some pages out of this process' page table; the device keeps them.
+    pub fn dont_need_part(&self, first: u64, nr: u64) -> Result<(), Errno> {
         // SAFETY: The mapping is shared, so that the contents come back with the next fault.
-        unsafe { mm::madvise(self.address, bytes(self.nr_pages), Advice::LinuxDontNeed) }
+        unsafe { mm::madvise(self.part(first, nr), bytes(nr), Advice::LinuxDontNeed) }
+    }
+
+    /// Unmaps some pages and maps them again. In between the addresses are reserved, so that no
+    /// other thread is given them. The mapping is one from the start of `device`.
+    pub fn replace(&mut self, device: &Device, first: u64, nr: u64) -> Result<(), Errno> {
+        let (address, len) = (self.part(first, nr), bytes(nr));
+        let fixed = MapFlags::FIXED;
+        // SAFETY: What is replaced is a part of our own mapping, and no reference into it exists,
+        // since `self` is borrowed mutably.
+        unsafe {
+            let nothing = ProtFlags::empty();
+            mm::mmap_anonymous(address, len, nothing, MapFlags::PRIVATE | fixed)?;
+            let offset = bytes(first) as u64;
+            let (file, flags) = (device.file().as_fd(), MapFlags::SHARED | fixed);
+            mm::mmap(address, len, READ_WRITE, flags, file, offset)?;
+        }
+        Ok(())
+    }
+
+    /// The address of some pages, which are inside the mapping.
+    fn part(&self, first: u64, nr: u64) -> *mut c_void {
+        assert!(first + nr <= self.nr_pages);
+        self.address.wrapping_byte_add(bytes(first))
     }
 
     /// Moves the mapping to another place, which the kernel finds.

@@ -7,6 +7,7 @@
 //! - [`kernel_log`] and [`ktap`] read what the guest said.
 //! - [`test_list`] is `tests.list`; [`suites`] runs what it names, [`reading`] makes results of what
 //!   the machine says, [`tally`] counts.
+//! - [`stress`] is one long session.
 //! - [`demo`] draws the table of strategies and writes `run.json`.
 
 mod accel;
@@ -20,6 +21,7 @@ mod ktap;
 mod output;
 mod places;
 mod reading;
+mod stress;
 mod suites;
 mod table;
 mod tally;
@@ -61,6 +63,15 @@ enum Command {
         /// Only those whose line in the list contains this.
         #[arg(long, env = "TEST", hide_env_values = true, default_value = "")]
         only: String,
+    },
+    /// Uses the device at random on the `test` kernel, and looks for stale pages.
+    Stress {
+        /// Seconds.
+        #[arg(long, env = "DURATION", hide_env_values = true, value_parser = stress::parse_duration, default_value = "")]
+        duration: u64,
+        /// Replays the choices of a run that had it [default: any].
+        #[arg(long, env = "SEED", hide_env_values = true, value_parser = stress::Seed::parse, default_value = "")]
+        seed: stress::Seed,
     },
     /// Opens a shell in the virtual machine, as root, with the module loaded.
     Shell {
@@ -120,6 +131,11 @@ fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
         Command::Test { only } => {
             suites::run_all(&places, Selection::new(only), || machine("test"))
         }
+        Command::Stress { duration, seed } => {
+            let machine = machine("test")?.in_parallel();
+            let session = stress::session(&machine, &places, *duration, *seed);
+            boot(&machine, &places, &session)
+        }
         Command::Shell { config } => shell(&machine(config)?, &places),
         Command::Boot {
             config,
@@ -128,14 +144,18 @@ fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
             command,
         } => {
             let machine = machine(config)?;
-            let module = (!no_module).then(|| machine.kernel.module());
-            let session = Session {
-                name: format!("boot-{config}"),
-                script: guest::command_script(module.as_deref(), command),
-                limit: Duration::from_secs(*timeout),
-            };
+            let session = command_session(&machine, !no_module, *timeout, command);
             boot(&machine, &places, &session)
         }
+    }
+}
+
+fn command_session(machine: &Machine, module: bool, timeout: u64, command: &[String]) -> Session {
+    let module = module.then(|| machine.kernel.module());
+    Session {
+        name: format!("boot-{}", machine.kernel.config),
+        script: guest::command_script(module.as_deref(), command),
+        limit: Duration::from_secs(timeout),
     }
 }
 

@@ -27,7 +27,14 @@ const SUITE_LIMIT: u64 = 180;
 const BOOT_LIMIT: u64 = 120;
 
 /// Suites about what happens at the same time: not in slices of time, if that can be helped.
-const CONCURRENT: [&str; 5] = ["lifecycle", "oracle", "others", "races", "writeback"];
+const CONCURRENT: [&str; 6] = [
+    "lifecycle",
+    "oracle",
+    "others",
+    "races",
+    "stress",
+    "writeback",
+];
 
 /// Runs the selected tests. Whatever fails on the way, the last line says how many.
 pub fn run_all(

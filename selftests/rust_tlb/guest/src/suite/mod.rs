@@ -10,10 +10,11 @@ pub mod accounting;
 pub mod counts;
 pub mod fault;
 pub mod lifecycle;
-pub mod others;
 pub mod oracle;
+pub mod others;
 pub mod races;
 pub mod residency;
+pub mod stress;
 pub mod unmap;
 pub mod writeback;
 
@@ -23,7 +24,7 @@ mod tests {
 
     const LIST: &str = include_str!("../../../tests.list");
 
-    const SUITES: [(&str, &[Test]); 11] = [
+    const SUITES: [(&str, &[Test]); 12] = [
         ("abi", super::abi::TESTS),
         ("fault", super::fault::TESTS),
         ("unmap", super::unmap::TESTS),
@@ -35,6 +36,7 @@ mod tests {
         ("residency", super::residency::TESTS),
         ("others", super::others::TESTS),
         ("writeback", super::writeback::TESTS),
+        ("stress", super::stress::TESTS),
     ];
 
     fn listed() -> Vec<String> {
