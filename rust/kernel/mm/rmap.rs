@@ -114,7 +114,8 @@ impl RmapGuard<'_> {
         all.filter(move |vma| is_over(*vma, wanted.cast()))
             .map(|vma| {
                 // INVARIANT: `is_over` recognised it.
-                // SAFETY: The VMA is valid while the lock is held, which it is while `self` is borrowed.
+                // SAFETY: The VMA is valid while the rmap lock is held, and so while `self` is
+                // borrowed.
                 unsafe { vma.cast().as_ref() }
             })
     }
