@@ -6,13 +6,13 @@
 CONFIG ?= bench
 V ?= 0
 
-export KSRC ACCEL SMP TEST V DURATION SEED
+export KSRC ACCEL SMP TEST V DURATION SEED QUICK
 
 RUNNER := scripts/runner.sh
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help tools source overlay kernel module run test stress shell lint clean distclean
+.PHONY: help tools source overlay kernel module run test bench trace perf kcsan litmus stress shell lint clean distclean
 
 ifeq ($(V),0)
 Q := @
@@ -21,6 +21,11 @@ endif
 help:
 	@echo 'make run       from a bare machine to the main job: build, boot, and the table of strategies'
 	@echo 'make test      from a bare machine to all tests; ends in N passed, N failed, N skipped'
+	@echo 'make bench     all strategies side by side: results.json, plots and a page in build/bench/; QUICK=1: in 3 minutes'
+	@echo 'make trace     what a flush is made of, by ftrace: one batch on all CPUs, and totals by strategy; build/trace/'
+	@echo 'make perf      the same by perf: events counted, and how long each flush took whom; build/trace/'
+	@echo 'make kcsan     the tests that run in the VM, on a kernel that looks for data races in C'
+	@echo 'make litmus    the memory orderings that the project relies on, checked by herd7'
 	@echo 'make stress    use the device at random for DURATION=600 seconds; SEED= replays the choices of an earlier run'
 	@echo 'make shell     a shell in the VM, as root, with the module loaded'
 	@echo 'make lint      rustfmt, clippy, rustdoc, checkpatch'
@@ -28,20 +33,25 @@ help:
 	@echo 'make tools     find the tools, install what is missing (needs root for that)'
 	@echo 'make source    fetch the kernel, or copy KSRC, into the cache'
 	@echo 'make overlay   put this project onto the copy; with KSRC=, onto that tree itself'
-	@echo 'make kernel    build the patched kernel: CONFIG=bench (default) or CONFIG=test'
+	@echo 'make kernel    build the patched kernel: CONFIG=bench (default), test or kcsan'
 	@echo 'make module    build rust_tlb.ko alone: KDIR=a built, patched kernel (default: ours, CONFIG=)'
 	@echo 'make clean     remove build/'
 	@echo 'make distclean remove build/ and the cache ($${XDG_CACHE_HOME:-~/.cache}/rust-tlb)'
 	@echo
 	@echo 'KSRC=path      a Linux 7.3 tree of your own; only `make overlay` changes it'
 	@echo 'TEST=text      run only those tests whose line in selftests/rust_tlb/tests.list contains it'
-	@echo 'ACCEL=kvm|tcg  how to run the VM (found out by trying)      SMP=n  its CPUs (4)      V=1  show everything'
+	@echo 'ACCEL=kvm|tcg  how to run the VM (found out by trying)      SMP=n  its CPUs (4; bench: 8)      V=1  show everything'
 
 tools: export STEPS ?= 1
 source: export STEPS ?= 2
 kernel: export STEPS ?= 4
 run: export STEPS = 7
 test: export STEPS = 7
+bench: export STEPS = 9
+trace: export STEPS = 6
+perf: export STEPS = 6
+kcsan: export STEPS = 7
+litmus: export STEPS = 3
 stress: export STEPS = 7
 shell: export STEPS = 6
 lint: export STEPS = 8
@@ -70,9 +80,28 @@ run: tools
 	$(Q)scripts/kernel-build.sh bench
 	$(Q)$(RUNNER) run
 
+bench: tools
+	$(Q)scripts/kernel-build.sh bench
+	$(Q)$(RUNNER) bench
+
+trace: tools
+	$(Q)scripts/kernel-build.sh bench
+	$(Q)$(RUNNER) trace
+
+perf: tools
+	$(Q)scripts/kernel-build.sh bench
+	$(Q)$(RUNNER) perf
+
 test: tools
 	$(Q)scripts/kernel-build.sh test
 	$(Q)$(RUNNER) test
+
+kcsan: tools
+	$(Q)scripts/kernel-build.sh kcsan
+	$(Q)$(RUNNER) test --config kcsan
+
+litmus: source
+	$(Q)scripts/litmus.sh
 
 stress: tools
 	$(Q)scripts/kernel-build.sh test

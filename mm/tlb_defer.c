@@ -10,15 +10,37 @@
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
+#include <linux/pagemap.h>
 #include <linux/rmap.h>
 #include <linux/tlb_defer.h>
+#include <linux/workqueue.h>
 
 #include <asm/tlbflush.h>
+
+#define CREATE_TRACE_POINTS
+#define CREATE_RUST_TRACE_POINTS
+#include <trace/events/rust_tlb.h>
 
 #include "internal.h"
 #include "../arch/x86/mm/mm_internal.h"
 
 /* Generations and flushes. */
+
+/* For the trace: it may be off by one if the task moves. */
+static unsigned int nr_others(const struct cpumask *cpus)
+{
+	return cpumask_weight(cpus) -
+	       cpumask_test_cpu(raw_smp_processor_id(), cpus);
+}
+
+/* Whether an event of a batch is on. Context: any. */
+bool tlb_defer_is_traced(void)
+{
+	return trace_rust_tlb_batch_open_enabled() ||
+	       trace_rust_tlb_flush_begin_enabled() ||
+	       trace_rust_tlb_flush_end_enabled() ||
+	       trace_rust_tlb_page_release_enabled();
+}
 
 /*
  * Owe @mm a flush of [@start, @end).
@@ -42,7 +64,11 @@ void tlb_defer_add_pending(struct arch_tlbflush_unmap_batch *batch,
  */
 void tlb_defer_flush_pending(struct arch_tlbflush_unmap_batch *batch)
 {
+	if (trace_rust_tlb_call_begin_enabled())
+		trace_rust_tlb_call_begin(NULL, 0, TLB_FLUSH_ALL,
+					  nr_others(&batch->cpumask));
 	arch_tlbbatch_flush(batch);
+	trace_rust_tlb_call_end(NULL);
 }
 
 /*
@@ -55,7 +81,11 @@ void tlb_defer_flush_pending(struct arch_tlbflush_unmap_batch *batch)
 void tlb_defer_flush_mm_range(struct mm_struct *mm, unsigned long start,
 			      unsigned long end)
 {
+	if (trace_rust_tlb_call_begin_enabled())
+		trace_rust_tlb_call_begin(mm, start, end,
+					  nr_others(mm_cpumask(mm)));
 	flush_tlb_mm_range(mm, start, end, PAGE_SHIFT, false);
+	trace_rust_tlb_call_end(mm);
 }
 
 /*
@@ -76,6 +106,18 @@ unsigned long tlb_defer_ceiling(void)
 }
 
 /* The VMAs that map a file. */
+
+/* Pin the inode of @mapping, and so @mapping. Context: one is held already. */
+void tlb_defer_mapping_get(struct address_space *mapping)
+{
+	ihold(mapping->host);
+}
+
+/* Context: may sleep. */
+void tlb_defer_mapping_put(struct address_space *mapping)
+{
+	iput(mapping->host);
+}
 
 /*
  * Context: may sleep. H10: taken by reclaim, so no allocation that can reclaim
@@ -173,38 +215,84 @@ void tlb_defer_pte_unlock(pte_t *table, spinlock_t *ptl)
 	pte_unmap_unlock(table, ptl);
 }
 
-/*
- * Clear @pte if it maps @page, undo what vmf_insert_page_mkwrite() accounted
- * (rss, rmap), and put the reference that the PTE owned. Returns 0 if the PTE
- * does not map @page, else TLB_DEFER_CLEARED, with TLB_DEFER_DIRTY if it was
- * dirty: then writes can still land through a stale entry (H14).
- *
- * Context: the page-table lock of @pte is held, in a VM_MIXEDMAP mapping that
- * is not copy-on-write. The caller owns a reference to @page of its own and
- * keeps it until the flush: the PTE's is not the last, and no stale entry
- * outlives the page.
- */
-unsigned int tlb_defer_clear_pte(struct vm_area_struct *vma,
-				 unsigned long addr, pte_t *pte,
-				 struct page *page)
+/* The page that @pteval maps in @vma: of whichever of the two kinds it is. */
+static bool pte_maps(struct vm_area_struct *vma, unsigned long addr,
+		     pte_t pteval, struct page *page)
+{
+	if (!pte_present(pteval))
+		return false;
+	if (vma->vm_flags & VM_PFNMAP)
+		return pte_pfn(pteval) == page_to_pfn(page);
+	return vm_normal_page(vma, addr, pteval) == page;
+}
+
+/* Undo what vmf_insert_page_mkwrite() accounted; a PFN is not accounted. */
+static void unaccount(struct vm_area_struct *vma, struct page *page, bool dirty)
 {
 	struct folio *folio = page_folio(page);
-	pte_t pteval = ptep_get(pte);
 
-	if (!pte_present(pteval) || vm_normal_page(vma, addr, pteval) != page)
-		return 0;
-
-	/* An xchg: what the CPU set in Accessed and Dirty is not lost. */
-	pteval = ptep_get_and_clear(vma->vm_mm, addr, pte);
-	if (pte_dirty(pteval))
+	if (vma->vm_flags & VM_PFNMAP)
+		return;
+	if (dirty)
 		folio_mark_dirty(folio);
 	folio_remove_rmap_pte(folio, page, vma);
 	dec_mm_counter(vma->vm_mm, mm_counter_file(folio));
 	VM_WARN_ON_ONCE_FOLIO(folio_ref_count(folio) < 2, folio);
 	folio_put(folio);
+}
+
+/*
+ * Clear @pte if it maps @page, undo what its insertion accounted (rss, rmap),
+ * and put the reference that the PTE owned, if it is of the kind that owns one.
+ * Returns 0 if the PTE does not map @page, else TLB_DEFER_CLEARED, with
+ * TLB_DEFER_DIRTY if it was dirty: then writes can still land through a stale
+ * entry (H14); and with TLB_DEFER_WRITABLE if it was writable: then they can,
+ * too, if the CPU is not trusted.
+ *
+ * Context: the page-table lock of @pte is held, in a VM_MIXEDMAP or VM_PFNMAP
+ * mapping that is not copy-on-write. The caller owns a reference to @page of
+ * its own and keeps it until the flush: the PTE's is not the last, and no stale
+ * entry outlives the page.
+ */
+unsigned int tlb_defer_clear_pte(struct vm_area_struct *vma,
+				 unsigned long addr, pte_t *pte,
+				 struct page *page)
+{
+	pte_t pteval = ptep_get(pte);
+
+	if (!pte_maps(vma, addr, pteval, page))
+		return 0;
+
+	/* An xchg: what the CPU set in Accessed and Dirty is not lost. */
+	pteval = ptep_get_and_clear(vma->vm_mm, addr, pte);
+	unaccount(vma, page, pte_dirty(pteval));
 
 	return TLB_DEFER_CLEARED |
-	       (pte_dirty(pteval) ? TLB_DEFER_DIRTY : 0);
+	       (pte_dirty(pteval) ? TLB_DEFER_DIRTY : 0) |
+	       (pte_write(pteval) ? TLB_DEFER_WRITABLE : 0);
+}
+
+/*
+ * Write-protect @pte if it maps @page and is writable but clean. Returns whether
+ * it did: then the next write faults, once stale entries are flushed. Of a PTE
+ * that is dirty a write needs no fault, and of one that is read-only it faults
+ * already.
+ * Context: as tlb_defer_clear_pte().
+ */
+bool tlb_defer_protect_pte(struct vm_area_struct *vma, unsigned long addr,
+			   pte_t *pte, struct page *page)
+{
+	pte_t pteval = ptep_get(pte);
+
+	if (!pte_maps(vma, addr, pteval, page))
+		return false;
+	/* Not the raw bits: Dirty without Write is a shadow stack's. */
+	if (!pte_write(pteval) || pte_dirty(pteval))
+		return false;
+
+	/* A cmpxchg: a Dirty bit that is set meanwhile is kept. */
+	ptep_set_wrprotect(vma->vm_mm, addr, pte);
+	return true;
 }
 
 /*
@@ -246,4 +334,62 @@ bool tlb_defer_flush_is_pending(struct mm_struct *mm)
 bool tlb_defer_page_exclusive(struct page *page)
 {
 	return page_ref_count(page) == 1 && !PageHWPoison(page);
+}
+
+/* Faults. */
+
+/*
+ * Map @page by its frame number where @vmf happened. The PTE owns no reference.
+ * Context: fault handler of a VM_PFNMAP mapping that is not copy-on-write.
+ */
+vm_fault_t tlb_defer_insert_pfn(struct vm_fault *vmf, struct page *page)
+{
+	return vmf_insert_pfn(vmf->vma, vmf->address, page_to_pfn(page));
+}
+
+/* Lock the page of a page_mkwrite. Context: may sleep; before any driver lock. */
+void tlb_defer_lock_page(struct vm_fault *vmf)
+{
+	folio_lock(page_folio(vmf->page));
+}
+
+void tlb_defer_unlock_page(struct vm_fault *vmf)
+{
+	folio_unlock(page_folio(vmf->page));
+}
+
+/* Deadlines. */
+
+static void deadline_expired(struct work_struct *work)
+{
+	struct tlb_defer_deadline *deadline =
+		container_of(to_delayed_work(work), struct tlb_defer_deadline,
+			     work);
+
+	deadline->expired(deadline->data);
+}
+
+void tlb_defer_deadline_init(struct tlb_defer_deadline *deadline,
+			     void (*expired)(void *data), void *data)
+{
+	INIT_DELAYED_WORK(&deadline->work, deadline_expired);
+	deadline->expired = expired;
+	deadline->data = data;
+}
+
+/* Call ->expired() in @delay_ms, in process context; what ran before is reset. */
+void tlb_defer_deadline_start(struct tlb_defer_deadline *deadline,
+			      unsigned int delay_ms)
+{
+	mod_delayed_work(system_dfl_wq, &deadline->work,
+			 msecs_to_jiffies(delay_ms));
+}
+
+/*
+ * After this, ->expired() does not run, unless it is started again.
+ * Context: may sleep; not from ->expired() itself.
+ */
+void tlb_defer_deadline_cancel(struct tlb_defer_deadline *deadline)
+{
+	cancel_delayed_work_sync(&deadline->work);
 }

@@ -8,34 +8,12 @@
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 # shellcheck source=scripts/kernel-version.sh
 source "$TOP/scripts/kernel-version.sh"
+# shellcheck source=scripts/private-apt.sh
+source "$TOP/scripts/private-apt.sh"
 
 PACKAGE=linux-source-$KERNEL_SERIES
 PINNED=7.3.4-1~bpo13+1
 SUITE=trixie-backports
-
-# An apt that knows one suite only, and keeps its lists and downloads in the cache: nothing of the system changes. The
-# archive's address is the one the machine uses already, its signature is checked with the keyring it has already.
-write_private_apt() {
-    local uri
-    # shellcheck disable=SC2016
-    uri=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1)
-    [[ -n $uri ]] || die "apt knows no Debian archive here: give a Linux $KERNEL_SERIES tree with KSRC=/path"
-    mkdir -p "$APT"/{sources,lists/partial,cache/archives/partial}
-    cat >"$APT/sources/$SUITE.sources" <<-END
-		Types: deb
-		URIs: $uri
-		Suites: $SUITE
-		Components: main
-		Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-	END
-}
-
-private_apt() {
-    local command=$1
-    shift
-    "$command" -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$APT/sources" \
-        -o Dir::State::lists="$APT/lists" -o Dir::Cache="$APT/cache" -o APT::Sandbox::User=root "$@"
-}
 
 # Prints the version to take: the pinned one, or else the newest of the series.
 choose_version() {
@@ -51,7 +29,7 @@ choose_version() {
 
 download() {
     APT=$RUST_TLB_CACHE/download/apt
-    write_private_apt
+    write_private_apt "$SUITE" "give a Linux $KERNEL_SERIES tree with KSRC=/path"
     note "reading the package list of $SUITE"
     quietly "$OUT/kernel-source.log" private_apt apt-get update
     local version

@@ -15,6 +15,8 @@
 #include <linux/mm.h>
 #include <linux/mm_types.h>
 #include <linux/mmu_notifier.h>
+#include <linux/shrinker.h>
+#include <linux/workqueue.h>
 
 struct address_space;
 
@@ -23,6 +25,7 @@ struct address_space;
 /* What tlb_defer_clear_pte() found. */
 #define TLB_DEFER_CLEARED	1U
 #define TLB_DEFER_DIRTY		2U
+#define TLB_DEFER_WRITABLE	4U
 
 /* What tlb_defer_test_young() found. */
 #define TLB_DEFER_MAPPED	1U
@@ -36,7 +39,10 @@ void tlb_defer_flush_mm_range(struct mm_struct *mm, unsigned long start,
 			      unsigned long end);
 void tlb_defer_note_batched(struct mm_struct *mm);
 unsigned long tlb_defer_ceiling(void);
+bool tlb_defer_is_traced(void);
 
+void tlb_defer_mapping_get(struct address_space *mapping);
+void tlb_defer_mapping_put(struct address_space *mapping);
 void tlb_defer_rmap_lock(struct address_space *mapping);
 void tlb_defer_rmap_unlock(struct address_space *mapping);
 struct vm_area_struct *tlb_defer_rmap_first(struct address_space *mapping,
@@ -58,10 +64,28 @@ void tlb_defer_pte_unlock(pte_t *table, spinlock_t *ptl);
 unsigned int tlb_defer_clear_pte(struct vm_area_struct *vma,
 				 unsigned long addr, pte_t *pte,
 				 struct page *page);
+bool tlb_defer_protect_pte(struct vm_area_struct *vma, unsigned long addr,
+			   pte_t *pte, struct page *page);
 unsigned int tlb_defer_test_young(struct vm_area_struct *vma,
 				  unsigned long addr, pte_t *pte, bool clear);
 bool tlb_defer_flush_is_pending(struct mm_struct *mm);
 bool tlb_defer_page_exclusive(struct page *page);
+vm_fault_t tlb_defer_insert_pfn(struct vm_fault *vmf, struct page *page);
+void tlb_defer_lock_page(struct vm_fault *vmf);
+void tlb_defer_unlock_page(struct vm_fault *vmf);
+
+/* Something to do after a while. */
+struct tlb_defer_deadline {
+	struct delayed_work work;
+	void (*expired)(void *data);
+	void *data;
+};
+
+void tlb_defer_deadline_init(struct tlb_defer_deadline *deadline,
+			     void (*expired)(void *data), void *data);
+void tlb_defer_deadline_start(struct tlb_defer_deadline *deadline,
+			      unsigned int delay_ms);
+void tlb_defer_deadline_cancel(struct tlb_defer_deadline *deadline);
 
 #endif /* CONFIG_RUST_TLB */
 #endif /* _LINUX_TLB_DEFER_H */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The only file of the TLB abstractions that calls the kernel: one shim for each C function.
+//! The only files of the TLB abstractions that call the kernel: one shim for each C function.
 //!
 //! The C functions are built in and not exported. Generic and inlined Rust is compiled into the
 //! module that uses it, so each shim is `#[inline(never)]` and not generic: it stays in the kernel
@@ -25,6 +25,14 @@ use crate::{
     sync::aref::ARef, //
 };
 use core::ptr::NonNull;
+
+mod callbacks;
+mod trace;
+
+pub(super) use self::{
+    callbacks::*,
+    trace::*, //
+};
 
 /// The CPUs of this machine, and its own kind of batch.
 #[derive(Default)]
@@ -78,6 +86,24 @@ impl Machine for Cpus {
         // and nobody is interrupted (H12). As to the context, see `flush_pending`.
         unsafe { bindings::tlb_defer_flush_mm_range(mm.as_raw(), start, end) }
     }
+}
+
+/// # Safety
+///
+/// `mapping` must be valid, of an inode that is pinned already.
+#[inline(never)]
+pub(super) unsafe fn mapping_get(mapping: *mut bindings::address_space) {
+    // SAFETY: The caller promises a valid `mapping` of a pinned inode.
+    unsafe { bindings::tlb_defer_mapping_get(mapping) }
+}
+
+/// # Safety
+///
+/// The caller must own what [`mapping_get`] took, and not use it afterwards.
+#[inline(never)]
+pub(super) unsafe fn mapping_put(mapping: *mut bindings::address_space) {
+    // SAFETY: The caller gives up a pin that it owns.
+    unsafe { bindings::tlb_defer_mapping_put(mapping) }
 }
 
 /// # Safety
@@ -218,12 +244,21 @@ pub(super) unsafe fn pte_unlock(table: &RawTable) {
     unsafe { bindings::tlb_defer_pte_unlock(table.pte.as_ptr(), table.ptl) }
 }
 
-/// Clears `pte` if it maps `page`; returns whether it did, and whether the PTE was dirty.
+/// What was in a PTE that was cleared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cleared {
+    /// The Dirty bit was set: until the flush, a CPU can still write to the page without a fault.
+    pub(super) dirty: bool,
+    /// It was writable: until the flush, a CPU that breaks its promise can.
+    pub(super) writable: bool,
+}
+
+/// Clears `pte` if it maps `page`; returns what was in it if it did.
 ///
 /// # Safety
 ///
 /// - `pte` must be the entry for `addr` of `vma`, and its page table locked.
-/// - `vma` must be a `VM_MIXEDMAP` mapping that is not copy-on-write.
+/// - `vma` must be a `VM_MIXEDMAP` or a `VM_PFNMAP` mapping that is not copy-on-write.
 /// - The caller's own reference to `page` must be kept until the flush.
 #[inline(never)]
 pub(super) unsafe fn clear_pte(
@@ -231,10 +266,29 @@ pub(super) unsafe fn clear_pte(
     addr: usize,
     pte: *mut bindings::pte_t,
     page: &Page,
-) -> Option<bool> {
+) -> Option<Cleared> {
     // SAFETY: As promised by the caller.
     let found = unsafe { bindings::tlb_defer_clear_pte(vma, addr, pte, page.as_ptr()) };
-    (found & bindings::TLB_DEFER_CLEARED != 0).then_some(found & bindings::TLB_DEFER_DIRTY != 0)
+    (found & bindings::TLB_DEFER_CLEARED != 0).then_some(Cleared {
+        dirty: found & bindings::TLB_DEFER_DIRTY != 0,
+        writable: found & bindings::TLB_DEFER_WRITABLE != 0,
+    })
+}
+
+/// Write-protects `pte` if it maps `page` and is writable and clean; returns whether it did.
+///
+/// # Safety
+///
+/// As [`clear_pte`].
+#[inline(never)]
+pub(super) unsafe fn protect_pte(
+    vma: *mut bindings::vm_area_struct,
+    addr: usize,
+    pte: *mut bindings::pte_t,
+    page: &Page,
+) -> bool {
+    // SAFETY: As promised by the caller.
+    unsafe { bindings::tlb_defer_protect_pte(vma, addr, pte, page.as_ptr()) }
 }
 
 /// Whether `pte` was accessed, if it maps anything; with `clear`, clears the Accessed bit.
@@ -279,4 +333,32 @@ pub(super) unsafe fn insert_page(
 ) -> bindings::vm_fault_t {
     // SAFETY: As promised by the caller. The PTE gets a reference of its own.
     unsafe { bindings::vmf_insert_page_mkwrite(vmf, page.as_ptr(), write) }
+}
+
+/// # Safety
+///
+/// As [`insert_page`], but in a `VM_PFNMAP` VMA that is not copy-on-write. The page must be kept
+/// until the PTE, and its copies, are gone and flushed.
+#[inline(never)]
+pub(super) unsafe fn insert_pfn(vmf: *mut bindings::vm_fault, page: &Page) -> bindings::vm_fault_t {
+    // SAFETY: As promised by the caller.
+    unsafe { bindings::tlb_defer_insert_pfn(vmf, page.as_ptr()) }
+}
+
+/// # Safety
+///
+/// `vmf` must belong to a `page_mkwrite` that is being handled in this task.
+#[inline(never)]
+pub(super) unsafe fn lock_page(vmf: *mut bindings::vm_fault) {
+    // SAFETY: The caller promises that `vmf` names a page.
+    unsafe { bindings::tlb_defer_lock_page(vmf) }
+}
+
+/// # Safety
+///
+/// This task must have called [`lock_page`], and not unlocked the page since.
+#[inline(never)]
+pub(super) unsafe fn unlock_page(vmf: *mut bindings::vm_fault) {
+    // SAFETY: The caller promises that the page is locked.
+    unsafe { bindings::tlb_defer_unlock_page(vmf) }
 }

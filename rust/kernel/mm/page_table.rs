@@ -9,7 +9,10 @@
 //! [`include/linux/tlb_defer.h`](srctree/include/linux/tlb_defer.h)
 
 use super::{
-    mechanism,
+    mechanism::{
+        self,
+        Cleared, //
+    },
     rmap::Vma,
     tlb::{
         range::PageRange,
@@ -40,13 +43,6 @@ pub struct PageTable<'v> {
     _nts: NotThreadSafe,
 }
 
-/// What was found in a cleared PTE.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cleared {
-    /// The Dirty bit was set: until the flush, a CPU can still write to the page without a fault.
-    pub dirty: bool,
-}
-
 impl<'v> PageTable<'v> {
     /// Locks the page table that maps `addr`.
     ///
@@ -67,6 +63,11 @@ impl<'v> PageTable<'v> {
             range,
             _nts: NotThreadSafe,
         })
+    }
+
+    /// Returns the VMA.
+    pub(super) fn vma(&self) -> &'v Vma {
+        self.vma
     }
 
     /// Returns the part of the VMA that this page table maps.
@@ -104,11 +105,23 @@ impl<'v> PageTable<'v> {
         let pte = self.pte(addr)?;
         // SAFETY:
         // - `pte` is the entry of `addr`, and the lock is held by the type invariants.
-        // - A `Vma` is a VM_MIXEDMAP mapping that is not copy-on-write.
+        // - A `Vma` is a VM_MIXEDMAP or a VM_PFNMAP mapping that is not copy-on-write.
         // - The caller keeps `page`, which owns a reference (`StalePage`), until the flush.
-        let dirty =
-            unsafe { mechanism::clear_pte(self.vma.as_raw(), addr, pte.as_ptr(), page.page()) }?;
-        Some(Cleared { dirty })
+        unsafe { mechanism::clear_pte(self.vma.as_raw(), addr, pte.as_ptr(), page.page()) }
+    }
+
+    /// Write-protects the PTE of `addr` if it maps `page` and is writable and clean. Returns whether
+    /// it did.
+    ///
+    /// # Safety
+    ///
+    /// As [`PageTable::clear`].
+    pub(super) unsafe fn protect<P: StalePage>(&mut self, addr: usize, page: &P) -> bool {
+        let Some(pte) = self.pte(addr) else {
+            return false;
+        };
+        // SAFETY: As for `clear`.
+        unsafe { mechanism::protect_pte(self.vma.as_raw(), addr, pte.as_ptr(), page.page()) }
     }
 }
 

@@ -27,7 +27,10 @@ use crate::{
     bindings,
     ffi::c_void,
     fs::File,
-    sync::ArcBorrow,
+    sync::{
+        aref::AlwaysRefCounted,
+        ArcBorrow, //
+    },
     types::{
         NotThreadSafe,
         Opaque, //
@@ -37,10 +40,31 @@ use core::ptr::NonNull;
 
 /// Wraps the kernel's `struct address_space`: a file's pages, and the VMAs that map them.
 ///
+/// A reference to it pins the inode; to put the last one may sleep.
+///
 /// All opens of one device node share it, so it can hold mappings that are none of the driver's
 /// business: [`RmapGuard::vmas`] passes them over.
 #[repr(transparent)]
 pub struct AddressSpace(Opaque<bindings::address_space>);
+
+// SAFETY: All methods lock what they use.
+unsafe impl Send for AddressSpace {}
+
+// SAFETY: All methods lock what they use.
+unsafe impl Sync for AddressSpace {}
+
+// SAFETY: The inode is counted, and the address space is part of it.
+unsafe impl AlwaysRefCounted for AddressSpace {
+    fn inc_ref(&self) {
+        // SAFETY: `self` is borrowed, so its inode is pinned.
+        unsafe { mechanism::mapping_get(self.0.get()) }
+    }
+
+    unsafe fn dec_ref(obj: NonNull<Self>) {
+        // SAFETY: The caller gives up a reference.
+        unsafe { mechanism::mapping_put(obj.cast().as_ptr()) }
+    }
+}
 
 impl AddressSpace {
     /// Returns the address space of an open file.
@@ -48,6 +72,15 @@ impl AddressSpace {
         // SAFETY: `f_mapping` is set before a file can be used and does not change afterwards. The
         // file pins its inode, and so the address space, as long as it is borrowed.
         unsafe { &*(*file.as_ptr()).f_mapping.cast() }
+    }
+
+    /// Returns what identifies the mappings of this file over `data`.
+    pub(super) fn place<T>(&self, data: ArcBorrow<'_, T>) -> Place {
+        let data: *const T = &*data;
+        Place {
+            mapping: self.0.get().addr(),
+            data: data.addr(),
+        }
     }
 
     /// Locks the set of VMAs for reading.
@@ -79,6 +112,13 @@ impl AddressSpace {
         // SAFETY: `self` is a valid address space.
         unsafe { mechanism::unmap_mapping_pages(self.0.get(), first, nr_pages) }
     }
+}
+
+/// Identifies the mappings of a file over one driver's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub(super) mapping: usize,
+    pub(super) data: usize,
 }
 
 /// The VMAs of a file do not come, go or change their place while this is held.
@@ -175,8 +215,8 @@ impl Iterator for AllVmas<'_> {
 ///
 /// - The rmap of the VMA's file is locked. So the VMA is not freed, keeps its place and its file
 ///   offset, and stays in its [`Mm`], which is not freed either.
-/// - [`set_vm_ops`](super::virt::VmaNew::set_vm_ops) set it up: it is a `VM_MIXEDMAP` mapping that
-///   is not copy-on-write, of pages of one size.
+/// - [`set_vm_ops`](super::virt::VmaNew::set_vm_ops) or its sister for PFNs set it up: it is a
+///   `VM_MIXEDMAP` or `VM_PFNMAP` mapping that is not copy-on-write, of pages of one size.
 #[repr(transparent)]
 pub struct Vma(Opaque<bindings::vm_area_struct>);
 

@@ -78,19 +78,27 @@
 //! C headers: [`include/linux/tlb_defer.h`](srctree/include/linux/tlb_defer.h),
 //! [`arch/x86/include/asm/tlbflush.h`](srctree/arch/x86/include/asm/tlbflush.h)
 
-use super::mechanism::Cpus;
+use super::{
+    mechanism::Cpus,
+    rmap::Place, //
+};
 use crate::page::Page;
 
 pub mod batch;
 pub mod broadcast;
 pub mod ceiling;
 pub mod chosen;
+pub mod driver_page;
 pub mod exclusive;
 pub mod ledger;
+mod locks;
 pub mod per_page;
 pub mod policy;
 pub mod precise;
 pub mod range;
+pub mod scope;
+pub mod trace;
+pub mod two_phase;
 #[cfg(CONFIG_RUST_TLB_FAULTS)]
 pub mod unflushed;
 pub mod unmap;
@@ -104,14 +112,22 @@ pub use batch::{
     Full,
     Settled,
     Staging, //
+    Stale,
 };
+pub use driver_page::DriverPage;
 pub use exclusive::{
     ExclusivePage,
     Unwritable, //
 };
 pub use policy::{
     Flush,
-    Report, //
+    Report,
+    Why, //
+};
+pub use two_phase::{
+    Phases,
+    Quiesced,
+    WriteProtected, //
 };
 pub use unmap::invalidate;
 
@@ -129,6 +145,12 @@ pub type Unflushed = unflushed::Unflushed<Cpus>;
 pub type Unnoted = broadcast::Broadcast<unnoted::Unnoted<Cpus>>;
 /// A policy chosen at run time: see [`chosen::Chosen`].
 pub type Chosen = chosen::Chosen<Cpus>;
+/// A flush that several batches share: see [`scope::Scope`].
+pub type Scope = scope::Scope<Chosen>;
+/// The policy of a batch in a [`Scope`]: see [`scope::Hoisted`].
+pub type Hoisted = scope::Hoisted<Chosen>;
+/// A policy that may be in a [`Scope`]: see [`scope::Hoistable`].
+pub type Hoistable = scope::Hoistable<Chosen>;
 
 /// What owns a page that may still be reachable through a stale translation.
 ///
@@ -136,10 +158,16 @@ pub type Chosen = chosen::Chosen<Cpus>;
 ///
 /// The value must own a reference to the page that [`page`](StalePage::page) returns, must return
 /// the same page each time, and must not put that reference before it is dropped.
-pub unsafe trait StalePage {
+pub unsafe trait StalePage: Stale {
     /// Returns the page.
     fn page(&self) -> &Page;
+
+    /// All PTEs `from` there that map the page were cleared. Other CPUs may still reach it, until
+    /// [`Stale::flushed`].
+    fn unmapped(&mut self, _from: Place) {}
 }
+
+impl Stale for Page {}
 
 // SAFETY: A `Page` owns itself, and puts its reference when it is dropped.
 unsafe impl StalePage for Page {

@@ -10,8 +10,11 @@
 
 use super::{
     mechanism,
+    rmap::Place,
+    tlb::DriverPage,
     virt::{
         flags,
+        vm_flags_t,
         VmaMixedMap,
         VmaNew, //
     }, //
@@ -19,6 +22,7 @@ use super::{
 use crate::{
     alloc::AllocError,
     bindings,
+    error::VTABLE_DEFAULT_ERROR,
     page::Page,
     prelude::*,
     sync::{
@@ -57,8 +61,37 @@ pub trait VmOperations: 'static {
     /// other calls of this may run at the same time.
     fn close(_data: ArcBorrow<'_, Self::Data>) {}
 
-    // `page_mkwrite`, `pfn_mkwrite` and `mremap` go here, and into `VmOperationsVTable`, installed
-    // only if `HAS_...`: with a `mkwrite`, PTEs start out read-only.
+    /// A page that is mapped read-only, by reference, is about to be written to. With this function,
+    /// PTEs start out read-only in writable mappings, and a write to a clean page comes here first;
+    /// none is ever writable and clean. On success the PTE becomes writable and dirty, unless it has
+    /// changed meanwhile: then the access is tried again.
+    ///
+    /// # Errors
+    ///
+    /// See [`FaultError`].
+    ///
+    /// # Context
+    ///
+    /// The `mmap_lock` is held for reading. The page is locked.
+    fn page_mkwrite(
+        _data: ArcBorrow<'_, Self::Data>,
+        _vmf: &VmFault<'_>,
+    ) -> Result<(), FaultError> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// As [`VmOperations::page_mkwrite`], for a page that is mapped by its frame number.
+    ///
+    /// # Errors
+    ///
+    /// See [`FaultError`].
+    ///
+    /// # Context
+    ///
+    /// The `mmap_lock` is held for reading.
+    fn pfn_mkwrite(_data: ArcBorrow<'_, Self::Data>, _vmf: &VmFault<'_>) -> Result<(), FaultError> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 }
 
 /// Why a fault could not be handled.
@@ -68,6 +101,15 @@ pub enum FaultError {
     Oom,
     /// There is nothing to map: the process gets `SIGBUS`.
     Sigbus,
+}
+
+impl FaultError {
+    fn into_raw(self) -> bindings::vm_fault_t {
+        match self {
+            Self::Oom => bindings::vm_fault_reason_VM_FAULT_OOM,
+            Self::Sigbus => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+        }
+    }
 }
 
 impl From<AllocError> for FaultError {
@@ -101,6 +143,18 @@ impl VmFault<'_> {
         bits & bindings::fault_flag_FAULT_FLAG_WRITE != 0
     }
 
+    fn vma(&self) -> *mut bindings::vm_area_struct {
+        // SAFETY: By the type invariants; the field does not change during the fault.
+        unsafe { (*self.vmf.as_ptr()).__bindgen_anon_1.vma }
+    }
+
+    /// Returns whether the VMA is of `kind` alone.
+    fn is_in(&self, kind: vm_flags_t) -> bool {
+        // SAFETY: The VMA of a fault is valid, and its flags do not change under the `mmap_lock`.
+        let vm_flags = unsafe { (*self.vma()).__bindgen_anon_2.vm_flags };
+        vm_flags & (flags::MIXEDMAP | flags::PFNMAP) == kind
+    }
+
     /// Maps `page` where the fault happened. The PTE gets a reference of its own. It is writable if
     /// the mapping is, and dirty if the access was a write.
     ///
@@ -110,15 +164,53 @@ impl VmFault<'_> {
     /// # Errors
     ///
     /// - [`FaultError::Oom`]: there is no memory for a page table.
-    /// - [`FaultError::Sigbus`]: the page cannot be mapped.
+    /// - [`FaultError::Sigbus`]: the page cannot be mapped, or the VMA maps frame numbers.
     pub fn insert_page(&self, page: &Page) -> Result<(), FaultError> {
-        // SAFETY: By the type invariants, and `set_vm_ops` sets VM_MIXEDMAP.
-        let fault = unsafe { mechanism::insert_page(self.vmf.as_ptr(), page, self.is_write()) };
-        match fault {
-            bindings::vm_fault_reason_VM_FAULT_NOPAGE => Ok(()),
-            bindings::vm_fault_reason_VM_FAULT_OOM => Err(FaultError::Oom),
-            _ => Err(FaultError::Sigbus),
+        if !self.is_in(flags::MIXEDMAP) {
+            return Err(FaultError::Sigbus);
         }
+        // SAFETY: By the type invariants, and the VMA is VM_MIXEDMAP.
+        let fault = unsafe { mechanism::insert_page(self.vmf.as_ptr(), page, self.is_write()) };
+        inserted(fault)
+    }
+
+    /// Maps `page` where the fault happened, by its frame number. The PTE owns no reference, and
+    /// nothing of it is accounted. It is writable if the mapping is, unless the driver wants to
+    /// know of writes ([`VmOperations::pfn_mkwrite`]), and clean.
+    ///
+    /// # Errors
+    ///
+    /// - [`FaultError::Oom`]: there is no memory for a page table.
+    /// - [`FaultError::Sigbus`]: the page cannot be mapped, the VMA does not map frame numbers, or
+    ///   the page is mapped over other data, or in another file, already.
+    pub fn insert_pfn(&self, page: &DriverPage) -> Result<(), FaultError> {
+        if !self.is_in(flags::PFNMAP) || !page.note_mapped(self.place()) {
+            return Err(FaultError::Sigbus);
+        }
+        // SAFETY: By the type invariants, and the VMA is VM_PFNMAP. `page` knows that it is mapped,
+        // and is not freed before it is unmapped and flushed.
+        inserted(unsafe { mechanism::insert_pfn(self.vmf.as_ptr(), page.page()) })
+    }
+
+    fn place(&self) -> Place {
+        // SAFETY: By the type invariants `set_vm_ops` set the VMA up, in a file's `mmap`: the file
+        // and the data stay while the VMA does.
+        let (mapping, data) = unsafe {
+            let vma = self.vma();
+            ((*(*vma).vm_file).f_mapping, (*vma).vm_private_data)
+        };
+        Place {
+            mapping: mapping.addr(),
+            data: data.addr(),
+        }
+    }
+}
+
+fn inserted(fault: bindings::vm_fault_t) -> Result<(), FaultError> {
+    match fault {
+        bindings::vm_fault_reason_VM_FAULT_NOPAGE => Ok(()),
+        bindings::vm_fault_reason_VM_FAULT_OOM => Err(FaultError::Oom),
+        _ => Err(FaultError::Sigbus),
     }
 }
 
@@ -162,7 +254,7 @@ impl<T: VmOperations> VmOperationsVTable<T> {
     /// # Safety
     ///
     /// `vmf` must be valid, for a fault in a VMA set up by [`VmaNew::set_vm_ops`] for `T`.
-    unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+    unsafe fn handle(vmf: *mut bindings::vm_fault, handler: Handler<T>) -> Result<(), FaultError> {
         // SAFETY: The VMA of a fault is valid during the fault; the `mmap_lock` is held.
         let data = unsafe { Self::data((*vmf).__bindgen_anon_1.vma) };
         // INVARIANT: As promised by the caller, for the time of this call.
@@ -171,10 +263,46 @@ impl<T: VmOperations> VmOperationsVTable<T> {
             vmf: unsafe { NonNull::new_unchecked(vmf) },
             _fault: PhantomData,
         };
-        match T::fault(data, &vmf) {
+        handler(data, &vmf)
+    }
+
+    /// # Safety
+    ///
+    /// As `handle`.
+    unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+        // SAFETY: As promised by the caller.
+        match unsafe { Self::handle(vmf, T::fault) } {
             Ok(()) => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
-            Err(FaultError::Oom) => bindings::vm_fault_reason_VM_FAULT_OOM,
-            Err(FaultError::Sigbus) => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+            Err(error) => error.into_raw(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As `handle`; `vmf` names the page.
+    unsafe extern "C" fn page_mkwrite(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+        // The page has no mapping. Not locked, the kernel would take it for truncated, for ever.
+        // SAFETY: The kernel names the page, and holds a reference to it.
+        unsafe { mechanism::lock_page(vmf) };
+        // SAFETY: As promised by the caller.
+        match unsafe { Self::handle(vmf, T::page_mkwrite) } {
+            Ok(()) => bindings::vm_fault_reason_VM_FAULT_LOCKED,
+            Err(error) => {
+                // SAFETY: It was locked above.
+                unsafe { mechanism::unlock_page(vmf) };
+                error.into_raw()
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As `handle`.
+    unsafe extern "C" fn pfn_mkwrite(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+        // SAFETY: As promised by the caller.
+        match unsafe { Self::handle(vmf, T::pfn_mkwrite) } {
+            Ok(()) => 0,
+            Err(error) => error.into_raw(),
         }
     }
 
@@ -183,9 +311,23 @@ impl<T: VmOperations> VmOperationsVTable<T> {
         open: Some(Self::open),
         close: Some(Self::close),
         fault: Some(Self::fault),
+        page_mkwrite: if T::HAS_PAGE_MKWRITE {
+            Some(Self::page_mkwrite)
+        } else {
+            None
+        },
+        pfn_mkwrite: if T::HAS_PFN_MKWRITE {
+            Some(Self::pfn_mkwrite)
+        } else {
+            None
+        },
         ..pin_init::zeroed()
     };
 }
+
+/// One of the functions of `T` that handle a fault.
+type Handler<T> =
+    fn(ArcBorrow<'_, <T as VmOperations>::Data>, &VmFault<'_>) -> Result<(), FaultError>;
 
 /// VMAs may be split. Not generic, so it has one address: by that, [`is_ours`] recognises VMAs that
 /// [`VmaNew::set_vm_ops`] set up.
@@ -224,6 +366,29 @@ impl VmaNew {
     ///
     /// In the `mmap` hook: the `mmap_lock` is held for writing.
     pub fn set_vm_ops<T: VmOperations>(&self, data: Arc<T::Data>) -> Result<&VmaMixedMap> {
+        self.install::<T>(data)?;
+        Ok(self.set_mixedmap())
+    }
+
+    /// As [`VmaNew::set_vm_ops`], for pages without references: the VMA becomes a `VM_PFNMAP`
+    /// mapping. GUP and `MADV_DONTNEED` are refused there.
+    ///
+    /// # Errors
+    ///
+    /// As [`VmaNew::set_vm_ops`]; also `EBUSY` if the VMA is `VM_MIXEDMAP` already.
+    pub fn set_pfn_vm_ops<T: VmOperations>(&self, data: Arc<T::Data>) -> Result {
+        if self.flags() & flags::MIXEDMAP != 0 {
+            return Err(EBUSY);
+        }
+        self.install::<T>(data)?;
+        // SAFETY: The VMA is being set up, so nobody else reads or writes it. It is not
+        // copy-on-write, as VM_PFNMAP demands. `insert_pfn` and `insert_page` refuse a VMA that is
+        // made VM_MIXEDMAP, too.
+        unsafe { (*self.as_ptr()).__bindgen_anon_2.vm_flags |= flags::PFNMAP };
+        Ok(())
+    }
+
+    fn install<T: VmOperations>(&self, data: Arc<T::Data>) -> Result {
         if self.flags() & flags::MAYSHARE == 0 {
             return Err(EINVAL);
         }
@@ -232,7 +397,6 @@ impl VmaNew {
             return Err(EBUSY);
         }
         self.set_dontexpand();
-        let mixed = self.set_mixedmap();
         // SAFETY: As above. The operations are static, and the module that they are in is pinned by
         // the file, which the VMA pins until after `close`. `data` goes to the VMA, as the contract
         // of `VmOperationsVTable` says.
@@ -242,7 +406,7 @@ impl VmaNew {
             (*self.as_ptr()).vm_private_data = Arc::into_raw(data).cast_mut().cast();
             (*self.as_ptr()).vm_ops = &VmOperationsVTable::<T>::VTABLE;
         }
-        Ok(mixed)
+        Ok(())
     }
 
     /// Undoes [`VmaNew::set_vm_ops`] in an `mmap` hook that fails after it; without effect if it

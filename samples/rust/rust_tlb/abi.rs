@@ -28,7 +28,7 @@ use zerocopy_derive::{
 };
 
 /// Version of this ABI, returned by [`DESCRIBE`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// ioctl type: shared by the samples (`Documentation/userspace-api/ioctl/ioctl-number.rst`).
 pub const IOCTL_TYPE: u32 = b'|' as u32;
@@ -55,6 +55,12 @@ pub const COUNTERS: u32 = ioc::<Counters>(IOC_READ, 0x94);
 pub const ACCESSED: u32 = ioc::<Accessed>(IOC_READ | IOC_WRITE, 0x95);
 /// Flushes a range from the TLBs and leaves it mapped: takes and returns an [`Invalidate`].
 pub const INVALIDATE: u32 = ioc::<Invalidate>(IOC_READ | IOC_WRITE, 0x96);
+/// Says how this open file is to be mapped, before it is: takes a [`Setup`].
+pub const SETUP: u32 = ioc::<Setup>(IOC_WRITE, 0x97);
+/// Enters or leaves a scope, in which unmaps share one flush: takes and returns a [`Scope`].
+pub const SCOPE: u32 = ioc::<Scope>(IOC_READ | IOC_WRITE, 0x98);
+/// Marks pages as idle, or takes them back into use: takes and returns an [`Idle`].
+pub const IDLE: u32 = ioc::<Idle>(IOC_READ | IOC_WRITE, 0x99);
 
 /// How [`UNMAP`] takes pages out of the page tables, and when it flushes.
 pub mod strategy {
@@ -110,8 +116,10 @@ pub struct Describe {
     pub strategies: u32,
     /// Most pages that may be pending in a deferred batch before it is flushed by itself.
     pub max_pending: u32,
+    /// Milliseconds after which a deferred batch is flushed by itself.
+    pub max_age_ms: u32,
     /// Zero.
-    pub reserved: [u32; 5],
+    pub reserved: [u32; 4],
 }
 
 /// Argument of [`POPULATE`]: allocates and zeroes what is missing in the range, and brings saved
@@ -138,8 +146,9 @@ pub const UNMAP_LIST: u32 = 1 << 0;
 /// [`Unmap::flags`]: return with the flush still owed. Only for [`strategy::BROADCAST`],
 /// [`strategy::PRECISE`] and the negative controls. The batch is flushed by [`FLUSH`], by a fault on
 /// one of its pages, by a later unmap by another strategy or without this flag, when it is full
-/// ([`Describe::max_pending`]), and at the last close. More than that many pages in one call is
-/// `E2BIG`.
+/// ([`Describe::max_pending`]) or old ([`Describe::max_age_ms`]), under memory pressure, and at the
+/// last close. More than that many pages in one call is `E2BIG`. In a [`SCOPE`] it goes without
+/// saying.
 pub const UNMAP_DEFER: u32 = 1 << 1;
 /// [`Unmap::flags`]: free the pages instead of keeping them in the device's pool.
 pub const UNMAP_FREE: u32 = 1 << 2;
@@ -149,6 +158,15 @@ pub const UNMAP_FREE: u32 = 1 << 2;
 /// [`strategy::UNMAP_MAPPING`]. A page that someone else holds a reference to is not saved but kept:
 /// the next fault maps it again.
 pub const UNMAP_WRITE_BACK: u32 = 1 << 3;
+/// [`Unmap::flags`]: do not trust the CPU to fault on a write through a stale translation that was
+/// writable and clean: write-protect those PTEs, flush, unmap, flush. Read-only and dirty PTEs are
+/// unmapped at once. Without it, the device trusts the architecture, as Linux does. Only for
+/// strategies with a batch.
+pub const UNMAP_TWO_PHASE: u32 = 1 << 4;
+/// [`Unmap::flags`]: release the pages before the flush: a negative control. `EOPNOTSUPP` without
+/// `CONFIG_RUST_TLB_FAULTS`. Only for [`strategy::BROADCAST`] and [`strategy::PRECISE`], and not with
+/// [`UNMAP_WRITE_BACK`].
+pub const UNMAP_BREAK_RELEASE: u32 = 1 << 30;
 /// [`Unmap::flags`]: with [`UNMAP_WRITE_BACK`], save the contents without the flush that has to come
 /// first: a negative control. `EOPNOTSUPP` without `CONFIG_RUST_TLB_FAULTS`.
 pub const UNMAP_BREAK_WRITE_BACK: u32 = 1 << 31;
@@ -192,8 +210,12 @@ pub struct Unmap {
     pub nr_flush_calls: u64,
     /// Out: pages whose contents were saved.
     pub nr_written_back: u64,
+    /// Out: PTEs that were write-protected first ([`UNMAP_TWO_PHASE`]).
+    pub nr_protected: u64,
+    /// Out: PTEs that were written to between the phases ([`UNMAP_TWO_PHASE`]).
+    pub nr_redirtied: u64,
     /// Zero.
-    pub reserved2: u64,
+    pub reserved2: [u64; 2],
 }
 
 /// Argument of [`FLUSH`].
@@ -240,8 +262,26 @@ pub struct Counters {
     /// Pages of the pool whose poison was overwritten since they were released: someone wrote
     /// through a stale translation. Checked when a page is taken from the pool, and by this call.
     pub nr_stale_writes: u64,
+    /// Pages whose flush is owed.
+    pub nr_pending: u64,
+    /// Writes to pages that were clean ([`SETUP_NOTIFY`]).
+    pub nr_mkwrites: u64,
+    /// PTEs that were written to between two phases.
+    pub nr_redirtied: u64,
+    /// Pages marked idle.
+    pub nr_idle: u64,
+    /// Pages that memory pressure took: idle ones, and those of the pool.
+    pub nr_reclaimed: u64,
+    /// Times that memory pressure took idle pages. Each is one batch.
+    pub nr_scans: u64,
+    /// Deferred batches flushed because they were full, ...
+    pub nr_flushed_full: u64,
+    /// ... too old, ...
+    pub nr_flushed_old: u64,
+    /// ... or because memory was short.
+    pub nr_flushed_pressure: u64,
     /// Zero.
-    pub reserved: [u64; 5],
+    pub reserved: [u64; 4],
 }
 
 /// [`Accessed::op`]: read the Accessed bits.
@@ -287,4 +327,84 @@ pub struct Invalidate {
     pub reserved: u32,
     /// Out: calls into the kernel's flush functions.
     pub nr_flush_calls: u64,
+}
+
+/// [`Setup::flags`]: map by page frame number (`VM_PFNMAP`): PTEs own no reference, and the pages
+/// are the device's alone. GUP is refused.
+pub const SETUP_PFNMAP: u32 = 1 << 0;
+/// [`Setup::flags`]: map read-only first, and learn of the first write to each page
+/// (`page_mkwrite`, `pfn_mkwrite`). No PTE is ever writable and clean then.
+pub const SETUP_NOTIFY: u32 = 1 << 1;
+
+/// Argument of [`SETUP`]: `EBUSY` if the file was mapped or populated before.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(CONFIG_RUST_TLB, derive(FromBytes, IntoBytes, Immutable))]
+pub struct Setup {
+    /// In: `SETUP_*`.
+    pub flags: u32,
+    /// In: zero.
+    pub reserved: [u32; 3],
+}
+
+/// [`Scope::op`]: enter a scope, or one more level of it.
+pub const SCOPE_ENTER: u32 = 0;
+/// [`Scope::op`]: leave a level. The last one to leave flushes.
+pub const SCOPE_LEAVE: u32 = 1;
+/// [`Scope::outer`]: no other file.
+pub const SCOPE_NO_FILE: i32 = -1;
+
+/// Argument of [`SCOPE`]. All unmaps of an open file in a scope share one flush: at the end of the
+/// outermost level, or before anything that needs it (see [`UNMAP_DEFER`]). An open file can enter
+/// the scope of another one; then both share the flush. Pages come back to each file when it is
+/// next used. Leaving happens by itself at the last close.
+///
+/// Errors: `EINVAL`: unknown `op`; a strategy that cannot be deferred, or is not the scope's; left
+/// without having entered; `outer` is not in a scope. `EBADF`: `outer` is not an open file; `EXDEV`:
+/// not one of this device. `EBUSY`: this file is in another scope. An unmap in a scope by another
+/// strategy is `EINVAL`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(CONFIG_RUST_TLB, derive(FromBytes, IntoBytes, Immutable))]
+pub struct Scope {
+    /// In: [`SCOPE_ENTER`] or [`SCOPE_LEAVE`].
+    pub op: u32,
+    /// In: to enter, one of [`strategy`] that can be deferred. To leave, zero.
+    pub strategy: u32,
+    /// In: to enter the scope of another open file, its descriptor, else [`SCOPE_NO_FILE`].
+    pub outer: i32,
+    /// In: zero.
+    pub reserved: u32,
+    /// Out: levels that this open file is in now.
+    pub depth: u32,
+    /// Out: levels of the scope, of all files.
+    pub nr_levels: u32,
+    /// Out: calls into the kernel's flush functions made by this call.
+    pub nr_flush_calls: u64,
+}
+
+/// [`Idle::op`]: the pages are not needed for now: under memory pressure they may be taken, with
+/// their contents.
+pub const IDLE_MARK: u32 = 0;
+/// [`Idle::op`]: the pages are needed again. The contents of those that were taken are gone.
+pub const IDLE_UNMARK: u32 = 1;
+
+/// Argument of [`IDLE`]. Pages that are not populated are passed over.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(CONFIG_RUST_TLB, derive(FromBytes, IntoBytes, Immutable))]
+pub struct Idle {
+    /// In: first byte, a multiple of the page size.
+    pub offset: u64,
+    /// In: bytes, a multiple of the page size.
+    pub len: u64,
+    /// In: [`IDLE_MARK`] or [`IDLE_UNMARK`].
+    pub op: u32,
+    /// In: zero.
+    pub reserved: u32,
+    /// Out: pages whose mark changed.
+    pub nr_pages: u64,
+    /// Out: pages of the range that were taken since they were marked. If one was used again
+    /// meanwhile, it is there, but came back empty.
+    pub nr_taken: u64,
 }

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The character device: open, mmap, fault, ioctl.
+//! The character device: open, mmap, ioctl.
 
 use crate::{
     abi,
-    pages::Pages,
     request::{
         self,
-        Limits,
         Run,
         Source,
         UnmapRequest, //
+    },
+    scope,
+    store::{
+        Notified,
+        Store, //
     },
     unmap, //
 };
@@ -22,30 +25,21 @@ use kernel::{
         MiscDeviceRegistration, //
     },
     mm::{
+        deadline::Deadline,
         page_table::PageTable,
         rmap::{
             AddressSpace,
             Vma, //
         },
+        shrinker::Shrinker,
         tlb,
-        virt::VmaNew,
-        vm_ops::{
-            FaultError,
-            VmFault,
-            VmOperations, //
-        }, //
+        virt::VmaNew, //
     },
-    new_mutex,
     page::PAGE_SIZE,
     prelude::*,
     sync::{
-        lock::{
-            mutex::MutexBackend,
-            Guard, //
-        },
         Arc,
-        ArcBorrow,
-        Mutex, //
+        ArcBorrow, //
     },
     uaccess::{
         UserPtr,
@@ -59,69 +53,62 @@ use zerocopy::{
 };
 
 /// One open file.
-///
-/// Lock order: `mmap_lock` (a fault) → `pages` → `i_mmap_rwsem` → page-table lock. User memory is
-/// read and written outside of `pages`: it may be a mapping of this very device.
 #[pin_data]
 pub(crate) struct Device {
-    limits: Limits,
+    store: Arc<Store>,
     #[pin]
-    pages: Mutex<Pages>,
-}
-
-impl Device {
-    pub(crate) fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    pub(crate) fn lock(&self) -> Guard<'_, Pages, MutexBackend> {
-        self.pages.lock()
-    }
-}
-
-#[vtable]
-impl VmOperations for Device {
-    type Data = Device;
-
-    fn fault(device: ArcBorrow<'_, Device>, vmf: &VmFault<'_>) -> Result<(), FaultError> {
-        let mut pages = device.lock();
-        pages.counters.nr_faults += 1;
-        match pages.get_or_populate(vmf.pgoff()) {
-            Ok(Some(page)) => vmf.insert_page(page),
-            Ok(None) => Err(FaultError::Sigbus),
-            Err(_) => Err(FaultError::Oom),
-        }
-    }
+    deadline: Deadline<Store>,
+    _shrinker: Shrinker<Store>,
 }
 
 #[vtable]
 impl MiscDevice for Device {
-    type Ptr = Arc<Self>;
+    type Ptr = Pin<KBox<Self>>;
 
-    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Self>> {
-        let limits = crate::limits()?;
-        let pages = Pages::new(limits.nr_pages as usize)?;
-        Arc::pin_init(
+    fn open(file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Pin<KBox<Self>>> {
+        let store = Store::new(crate::limits()?, AddressSpace::of(file))?;
+        let shrinker = Shrinker::register(c"rust-tlb", store.clone())?;
+        let device = KBox::pin_init(
             pin_init!(Self {
-                limits,
-                pages <- new_mutex!(pages),
+                deadline <- Deadline::new(store.clone()),
+                store: store.clone(),
+                _shrinker: shrinker,
             }),
             GFP_KERNEL,
-        )
+        )?;
+        scope::announce(file, device.store.clone())?;
+        Ok(device)
     }
 
-    fn mmap(device: ArcBorrow<'_, Self>, _file: &File, vma: &VmaNew) -> Result {
+    fn release(device: Pin<KBox<Self>>, file: &File) {
+        let store = device.store.as_arc_borrow();
+        scope::retire(file, store);
+        Store::clear(store);
+    }
+
+    fn mmap(device: Pin<&Self>, _file: &File, vma: &VmaNew) -> Result {
         let len = (vma.end() - vma.start()) as u64;
         let offset = (vma.pgoff() as u64)
             .checked_mul(PAGE_SIZE as u64)
             .ok_or(ENXIO)?;
-        Run::new(&device.limits, offset, len)?;
-        vma.set_vm_ops::<Device>(device.into())?;
-        Ok(())
+        let store = device.store.clone();
+        Run::new(store.limits(), offset, len)?;
+        let mut pages = device.store.lock();
+        pages.setup.is_fixed = true;
+        match (pages.setup.pfnmap, pages.setup.notify) {
+            (false, false) => vma.set_vm_ops::<Store>(store).map(|_| ()),
+            (false, true) => vma.set_vm_ops::<Notified>(store).map(|_| ()),
+            (true, false) => vma.set_pfn_vm_ops::<Store>(store),
+            (true, true) => vma.set_pfn_vm_ops::<Notified>(store),
+        }
     }
 
-    fn ioctl(device: ArcBorrow<'_, Self>, file: &File, cmd: u32, arg: usize) -> Result<isize> {
-        let call = Call { device, file, arg };
+    fn ioctl(device: Pin<&Self>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+        let call = Call {
+            device: device.get_ref(),
+            store: device.get_ref().store.as_arc_borrow(),
+            arg,
+        };
         match cmd {
             abi::DESCRIBE => call.write(&call.describe()),
             abi::POPULATE => call.update(Call::populate),
@@ -130,6 +117,9 @@ impl MiscDevice for Device {
             abi::COUNTERS => call.write(&call.counters()),
             abi::ACCESSED => call.update(Call::accessed),
             abi::INVALIDATE => call.update(Call::invalidate),
+            abi::SETUP => call.update(Call::setup),
+            abi::SCOPE => call.update(|call, arg| scope::update(call.store, arg)),
+            abi::IDLE => call.update(Call::idle),
             _ => return Err(ENOTTY),
         }?;
         Ok(0)
@@ -138,8 +128,8 @@ impl MiscDevice for Device {
 
 /// One ioctl.
 struct Call<'a> {
-    device: ArcBorrow<'a, Device>,
-    file: &'a File,
+    device: &'a Device,
+    store: ArcBorrow<'a, Store>,
     arg: usize,
 }
 
@@ -163,7 +153,7 @@ impl Call<'_> {
     }
 
     fn describe(&self) -> abi::Describe {
-        let limits = &self.device.limits;
+        let limits = self.store.limits();
         abi::Describe {
             version: abi::VERSION,
             page_size: PAGE_SIZE as u32,
@@ -171,21 +161,26 @@ impl Call<'_> {
             max_list: limits.max_list,
             strategies: request::strategies(),
             max_pending: limits.max_pending,
-            reserved: [0; 5],
+            max_age_ms: limits.max_age_ms,
+            reserved: [0; 4],
         }
     }
 
     fn counters(&self) -> abi::Counters {
-        let mut pages = self.device.lock();
+        let mut pages = self.store.lock();
+        pages.reap();
         pages.check_pool();
-        pages.counters
+        abi::Counters {
+            nr_pending: pages.deferred.as_ref().map_or(0, |d| d.nr_pages() as u64),
+            ..pages.counters
+        }
     }
 
     fn populate(&self, arg: &mut abi::Populate) -> Result {
         request::all_zero(&[u64::from(arg.flags), u64::from(arg.reserved)])?;
-        let limits = &self.device.limits;
+        let limits = self.store.limits();
         let run = Run::at_most(limits, arg.offset, arg.len, limits.max_list as usize)?;
-        let mut pages = self.device.lock();
+        let mut pages = self.store.lock();
         arg.nr_allocated = 0;
         for pgoff in run.pages() {
             // What is there stays, so the call can be made again.
@@ -201,16 +196,19 @@ impl Call<'_> {
     }
 
     fn unmap(&self, arg: &mut abi::Unmap) -> Result {
-        let request = UnmapRequest::new(&self.device.limits, arg)?;
+        let request = UnmapRequest::new(self.store.limits(), arg)?;
         let pgoffs = self.pgoffs(request.source)?;
         (arg.nr_pages, arg.nr_ptes, arg.nr_mms, arg.nr_flush_calls) = (0, 0, 0, 0);
         arg.nr_written_back = 0;
+        (arg.nr_protected, arg.nr_redirtied) = (0, 0);
         let target = unmap::Target {
-            device: self.device,
-            mapping: AddressSpace::of(self.file),
+            store: self.store,
             pgoffs: &pgoffs,
         };
-        target.unmap(&request, arg)
+        if target.unmap(&request, arg)? {
+            self.device.deadline.start(self.store.limits().max_age_ms);
+        }
+        Ok(())
     }
 
     /// The page offsets of an unmap, in ascending order.
@@ -231,7 +229,7 @@ impl Call<'_> {
                     let pgoff = usize::try_from(reader.read::<u64>()?).map_err(|_| ENXIO)?;
                     pgoffs.push(pgoff, GFP_KERNEL)?;
                 }
-                request::sort_list(&self.device.limits, &mut pgoffs)?;
+                request::sort_list(self.store.limits(), &mut pgoffs)?;
             }
         }
         Ok(pgoffs)
@@ -239,9 +237,9 @@ impl Call<'_> {
 
     fn flush(&self, arg: &mut abi::Flush) -> Result {
         request::all_zero(&[u64::from(arg.flags), u64::from(arg.reserved)])?;
-        let mut pages = self.device.lock();
+        let mut pages = self.store.lock();
         arg.nr_pages = pages.deferred.as_ref().map_or(0, |d| d.nr_pages() as u64);
-        arg.nr_flush_calls = pages.flush_deferred().nr_calls as u64;
+        arg.nr_flush_calls = pages.flush_deferred(tlb::Why::Asked).nr_calls as u64;
         Ok(())
     }
 
@@ -253,10 +251,10 @@ impl Call<'_> {
             _ => return Err(EINVAL),
         };
         let max = abi::ACCESSED_MAX_PAGES as usize;
-        let run = Run::at_most(&self.device.limits, arg.offset, arg.len, max)?;
+        let run = Run::at_most(self.store.limits(), arg.offset, arg.len, max)?;
         (arg.accessed, arg.mapped) = (0, 0);
-        let rmap = AddressSpace::of(self.file).lock();
-        for vma in rmap.vmas(self.device, run.first, run.last()) {
+        let rmap = self.store.mapping().lock();
+        for vma in rmap.vmas(self.store, run.first, run.last()) {
             for (bit, pgoff) in run.pages().enumerate() {
                 let young = test_young(vma, pgoff, clear);
                 arg.mapped |= u64::from(young.is_some()) << bit;
@@ -272,12 +270,49 @@ impl Call<'_> {
         if !request::defers(strategy) {
             return Err(EINVAL);
         }
-        let limits = &self.device.limits;
+        let limits = self.store.limits();
         let run = Run::at_most(limits, arg.offset, arg.len, limits.max_list as usize)?;
         let mut policy = KBox::new(unmap::policy(strategy).ok_or(EINVAL)?, GFP_KERNEL)?;
-        let mapping = AddressSpace::of(self.file);
-        let report = tlb::invalidate(&mut *policy, mapping, self.device, run.first, run.last());
+        let mapping = self.store.mapping();
+        let report = tlb::invalidate(&mut *policy, mapping, self.store, run.first, run.last());
         arg.nr_flush_calls = report.nr_calls as u64;
+        Ok(())
+    }
+
+    fn setup(&self, arg: &mut abi::Setup) -> Result {
+        request::all_zero(&arg.reserved.map(u64::from))?;
+        if arg.flags & !(abi::SETUP_PFNMAP | abi::SETUP_NOTIFY) != 0 {
+            return Err(EINVAL);
+        }
+        let mut pages = self.store.lock();
+        if pages.setup.is_fixed {
+            return Err(EBUSY);
+        }
+        pages.setup.pfnmap = arg.flags & abi::SETUP_PFNMAP != 0;
+        pages.setup.notify = arg.flags & abi::SETUP_NOTIFY != 0;
+        Ok(())
+    }
+
+    fn idle(&self, arg: &mut abi::Idle) -> Result {
+        request::all_zero(&[u64::from(arg.reserved)])?;
+        let limits = self.store.limits();
+        let run = Run::at_most(limits, arg.offset, arg.len, limits.max_list as usize)?;
+        let mark = match arg.op {
+            abi::IDLE_MARK => true,
+            abi::IDLE_UNMARK => false,
+            _ => return Err(EINVAL),
+        };
+        (arg.nr_pages, arg.nr_taken) = (0, 0);
+        let mut pages = self.store.lock();
+        for pgoff in run.pages() {
+            if mark {
+                arg.nr_pages += u64::from(pages.mark_idle(pgoff));
+            } else {
+                let (was_idle, was_taken) = pages.unmark_idle(pgoff);
+                arg.nr_pages += u64::from(was_idle);
+                arg.nr_taken += u64::from(was_taken);
+            }
+        }
         Ok(())
     }
 }

@@ -10,7 +10,11 @@ use crate::{
         Counters,
         POISON, //
     },
-    unmap::Deferred, //
+    deferred::{
+        BatchOfPages,
+        Deferred, //
+    },
+    scope::Membership, //
 };
 use kernel::{
     alloc::flags::{
@@ -18,11 +22,14 @@ use kernel::{
         GFP_KERNEL_ACCOUNT, //
     },
     mm::tlb::{
+        self,
+        Batch,
+        DriverPage,
         ExclusivePage,
         Report,
-        Unwritable, //
+        Unwritable,
+        Why, //
     },
-    page::Page,
     prelude::*, //
 };
 
@@ -31,7 +38,11 @@ pub(crate) enum Slot {
     /// Nothing: a fault maps a fresh page.
     Empty,
     /// A page, that a fault maps.
-    Present(Page),
+    Present(DriverPage),
+    /// As `Present`, but memory pressure may take it. It `was_taken` before, and came back empty.
+    Idle { page: DriverPage, was_taken: bool },
+    /// Memory pressure took an idle page. A fault maps a fresh one, which is idle, too.
+    Taken,
     /// A page was here, and is in the deferred batch: other CPUs may still reach it. A fault has to
     /// flush before it maps another (H3).
     Pending,
@@ -45,7 +56,7 @@ impl Slot {
     /// A copy becomes the page.
     fn restore(&mut self) {
         if let Self::Stored(copy) = core::mem::replace(self, Self::Empty) {
-            *self = Self::Present(copy.into_page());
+            *self = Self::Present(DriverPage::new(copy));
         }
     }
 
@@ -67,8 +78,31 @@ pub(crate) struct Pages {
     slots: KVVec<Slot>,
     pool: KVVec<ExclusivePage>,
     pub(crate) deferred: Option<Deferred>,
+    /// The batch that was flushed last, empty, and its strategy.
+    pub(crate) used: Option<(u32, BatchOfPages)>,
+    /// Where memory pressure goes on.
+    pub(crate) scanned_to: usize,
+    /// Empty: for when there is no memory to make one.
+    pub(crate) spare: Option<Batch<DriverPage, tlb::Broadcast>>,
+    /// The scope that the open file is in.
+    pub(crate) membership: Option<Membership>,
+    pub(crate) setup: Setup,
     pub(crate) counters: Counters,
 }
+
+/// How the open file is mapped.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Setup {
+    /// By frame number, without references.
+    pub(crate) pfnmap: bool,
+    /// Read-only until the first write.
+    pub(crate) notify: bool,
+    /// It cannot be changed any more.
+    pub(crate) is_fixed: bool,
+}
+
+/// Pages that memory pressure takes at a time: what the kernel's shrinkers scan at a time.
+pub(crate) const SPARE_PAGES: usize = 128;
 
 impl Pages {
     /// Makes `nr_pages` empty slots.
@@ -82,34 +116,49 @@ impl Pages {
             slots,
             pool: KVVec::with_capacity(nr_pages, GFP_KERNEL)?,
             deferred: None,
+            used: None,
+            scanned_to: 0,
+            spare: Some(Batch::new(tlb::Broadcast::new(), SPARE_PAGES, GFP_KERNEL)?),
+            membership: None,
+            setup: Setup::default(),
             counters: Counters::default(),
         })
     }
 
     /// Returns the page at `pgoff`, with a fresh one if there is none; [`None`] behind the device.
-    pub(crate) fn get_or_populate(&mut self, pgoff: usize) -> Result<Option<&Page>> {
+    pub(crate) fn get_or_populate(&mut self, pgoff: usize) -> Result<Option<&DriverPage>> {
+        self.setup.is_fixed = true;
         if self.is_pending(pgoff) {
             self.counters.nr_pending_hits += 1;
-            self.flush_deferred();
+            if let Some(deferred) = &self.deferred {
+                deferred.note_hit(pgoff);
+            }
+            self.flush_deferred(Why::Refault);
         }
         match self.slots.get_mut(pgoff) {
             Some(Slot::Empty) => {
-                let page = self.fresh()?.into_page();
+                let page = self.fresh_for_mapping()?;
                 self.set(pgoff, Slot::Present(page));
-                self.counters.nr_pages_held += 1;
+            }
+            Some(Slot::Taken) => {
+                let page = self.fresh_for_mapping()?;
+                let was_taken = true;
+                self.set(pgoff, Slot::Idle { page, was_taken });
+                self.counters.nr_idle += 1;
             }
             Some(slot @ Slot::Stored(_)) => slot.restore(),
             _ => {}
         }
         Ok(match self.slots.get(pgoff) {
-            Some(Slot::Present(page)) => Some(page),
+            Some(Slot::Present(page) | Slot::Idle { page, .. }) => Some(page),
             _ => None,
         })
     }
 
     /// Returns whether there is a page at `pgoff` already.
     pub(crate) fn is_present(&self, pgoff: usize) -> bool {
-        matches!(self.slots.get(pgoff), Some(Slot::Present(_)))
+        let slot = self.slots.get(pgoff);
+        matches!(slot, Some(Slot::Present(_) | Slot::Idle { .. }))
     }
 
     fn is_pending(&self, pgoff: usize) -> bool {
@@ -128,7 +177,7 @@ impl Pages {
 
     /// Takes back `page`, which was at `pgoff` and is flushed now: it is released, or stays, if its
     /// contents were to be saved and could not be.
-    pub(crate) fn settle(&mut self, pgoff: usize, page: Page, keep: bool, free: bool) {
+    pub(crate) fn settle(&mut self, pgoff: usize, page: DriverPage, keep: bool, free: bool) {
         match self.slots.get_mut(pgoff) {
             Some(slot @ Slot::PendingStored(_)) => slot.settle(),
             Some(slot) if keep => return *slot = Slot::Present(page),
@@ -139,14 +188,63 @@ impl Pages {
     }
 
     /// Takes the page at `pgoff` out, and leaves `instead`.
-    pub(crate) fn take(&mut self, pgoff: usize, instead: Slot) -> Option<Page> {
-        let slot = self.slots.get_mut(pgoff)?;
-        if !matches!(slot, Slot::Present(_)) {
+    pub(crate) fn take(&mut self, pgoff: usize, instead: Slot) -> Option<DriverPage> {
+        if !self.is_present(pgoff) {
             return None;
         }
-        match core::mem::replace(slot, instead) {
+        match core::mem::replace(self.slots.get_mut(pgoff)?, instead) {
             Slot::Present(page) => Some(page),
+            Slot::Idle { page, .. } => {
+                self.counters.nr_idle -= 1;
+                Some(page)
+            }
             _ => None,
+        }
+    }
+
+    /// Takes the first idle page at `from` or behind it out, and leaves `Taken`.
+    pub(crate) fn take_idle(&mut self, from: usize) -> Option<(usize, DriverPage)> {
+        let behind = self.slots.get(from..)?;
+        let nr = behind.iter().position(|s| matches!(s, Slot::Idle { .. }))?;
+        Some((from + nr, self.take(from + nr, Slot::Taken)?))
+    }
+
+    /// Takes the first page at `from` or behind it out.
+    pub(crate) fn take_any(&mut self, from: usize) -> Option<(usize, DriverPage)> {
+        let pgoff = (from..self.slots.len()).find(|pgoff| self.is_present(*pgoff))?;
+        Some((pgoff, self.take(pgoff, Slot::Empty)?))
+    }
+
+    /// Marks the page at `pgoff` as idle; returns whether there is one that was not.
+    pub(crate) fn mark_idle(&mut self, pgoff: usize) -> bool {
+        let Some(slot @ Slot::Present(_)) = self.slots.get_mut(pgoff) else {
+            return false;
+        };
+        if let Slot::Present(page) = core::mem::replace(slot, Slot::Empty) {
+            let was_taken = false;
+            *slot = Slot::Idle { page, was_taken };
+        }
+        self.counters.nr_idle += 1;
+        true
+    }
+
+    /// Takes the page at `pgoff` back into use. Returns whether it was idle, and whether it was taken
+    /// since it was marked.
+    pub(crate) fn unmark_idle(&mut self, pgoff: usize) -> (bool, bool) {
+        let Some(slot) = self.slots.get_mut(pgoff) else {
+            return (false, false);
+        };
+        match core::mem::replace(slot, Slot::Empty) {
+            Slot::Idle { page, was_taken } => {
+                *slot = Slot::Present(page);
+                self.counters.nr_idle -= 1;
+                (true, was_taken)
+            }
+            Slot::Taken => (false, true),
+            other => {
+                *slot = other;
+                (false, false)
+            }
         }
     }
 
@@ -158,16 +256,23 @@ impl Pages {
     }
 
     /// Flushes the deferred batch, if there is one, and releases its pages.
-    pub(crate) fn flush_deferred(&mut self) -> Report {
+    pub(crate) fn flush_deferred(&mut self, why: Why) -> Report {
         self.deferred
             .take()
-            .map_or(Report::default(), |deferred| deferred.flush(self))
+            .map_or(Report::default(), |deferred| deferred.flush(self, why))
+    }
+
+    /// Releases the pages of the deferred batch, if its scope has flushed them meanwhile.
+    pub(crate) fn reap(&mut self) {
+        if self.deferred.as_ref().is_some_and(Deferred::is_flushed) {
+            self.flush_deferred(Why::Scope);
+        }
     }
 
     /// Poisons a page that no CPU reaches any more, and keeps it for the next fault, or frees it.
-    pub(crate) fn release(&mut self, page: Page, free: bool) {
+    pub(crate) fn release(&mut self, page: DriverPage, free: bool) {
         self.counters.nr_pages_held -= 1;
-        match ExclusivePage::new(page) {
+        match page.into_exclusive() {
             Ok(mut page) => {
                 page.fill(POISON);
                 self.keep(page, free);
@@ -187,6 +292,12 @@ impl Pages {
         }
     }
 
+    fn fresh_for_mapping(&mut self) -> Result<DriverPage> {
+        let page = self.fresh()?;
+        self.counters.nr_pages_held += 1;
+        Ok(DriverPage::new(page))
+    }
+
     /// Takes a zeroed page from the pool, or a new one.
     fn fresh(&mut self) -> Result<ExclusivePage> {
         let Some(mut page) = self.pool.pop() else {
@@ -196,6 +307,21 @@ impl Pages {
         self.counters.nr_stale_writes += u64::from(!page.is_filled_with(POISON));
         page.zero();
         Ok(page)
+    }
+
+    /// Returns how many pages could be freed.
+    pub(crate) fn nr_reclaimable(&self) -> usize {
+        let nr_pending = self.deferred.as_ref().map_or(0, Deferred::nr_pages);
+        self.pool.len() + self.counters.nr_idle as usize + nr_pending
+    }
+
+    /// Frees up to `nr` pages of the pool, and returns how many.
+    pub(crate) fn shrink_pool(&mut self, nr: usize) -> usize {
+        let nr = nr.min(self.pool.len());
+        self.pool.truncate(self.pool.len() - nr);
+        self.counters.nr_pages_held -= nr as u64;
+        self.counters.nr_reclaimed += nr as u64;
+        nr
     }
 
     /// Looks for pages of the pool that someone wrote to.

@@ -6,10 +6,12 @@
 use crate::abi::{
     strategy,
     Unmap,
+    UNMAP_BREAK_RELEASE,
     UNMAP_BREAK_WRITE_BACK,
     UNMAP_DEFER,
     UNMAP_FREE,
     UNMAP_LIST,
+    UNMAP_TWO_PHASE,
     UNMAP_WRITE_BACK, //
 };
 use kernel::{
@@ -26,6 +28,7 @@ pub(crate) struct Limits {
     pub(crate) nr_pages: u32,
     pub(crate) max_list: u32,
     pub(crate) max_pending: u32,
+    pub(crate) max_age_ms: u32,
 }
 
 /// A range of the device, in pages: not empty, and within it.
@@ -128,6 +131,26 @@ pub(crate) fn defers(strategy: u32) -> bool {
     )
 }
 
+/// Returns whether `strategy` puts pages into a batch of ours.
+fn batches(strategy: u32) -> bool {
+    !matches!(strategy, strategy::ZAP | strategy::UNMAP_MAPPING)
+}
+
+/// Returns whether pages are to be released too early.
+fn breaks_release(flags: u32, strategy: u32) -> Result<bool> {
+    if flags & UNMAP_BREAK_RELEASE == 0 {
+        return Ok(false);
+    }
+    if !matches!(strategy, strategy::BROADCAST | strategy::PRECISE) || flags & UNMAP_WRITE_BACK != 0
+    {
+        return Err(EINVAL);
+    }
+    if !cfg!(CONFIG_RUST_TLB_FAULTS) {
+        return Err(EOPNOTSUPP);
+    }
+    Ok(true)
+}
+
 /// Whether contents are saved before pages are released.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WriteBack {
@@ -146,7 +169,7 @@ impl WriteBack {
         ) {
             (false, false) => Ok(Self::No),
             (false, true) => Err(EINVAL),
-            (true, _) if matches!(strategy, strategy::ZAP | strategy::UNMAP_MAPPING) => Err(EINVAL),
+            (true, _) if !batches(strategy) => Err(EINVAL),
             (true, false) => Ok(Self::Yes),
             #[cfg(CONFIG_RUST_TLB_FAULTS)]
             (true, true) => Ok(Self::Broken),
@@ -166,8 +189,13 @@ pub(crate) enum Source {
 }
 
 /// All flags of an unmap.
-const ALL_FLAGS: u32 =
-    UNMAP_LIST | UNMAP_DEFER | UNMAP_FREE | UNMAP_WRITE_BACK | UNMAP_BREAK_WRITE_BACK;
+const ALL_FLAGS: u32 = UNMAP_LIST
+    | UNMAP_DEFER
+    | UNMAP_FREE
+    | UNMAP_WRITE_BACK
+    | UNMAP_TWO_PHASE
+    | UNMAP_BREAK_RELEASE
+    | UNMAP_BREAK_WRITE_BACK;
 
 /// A checked [`Unmap`], but for its list, which is still in user space.
 #[derive(Clone, Copy)]
@@ -176,6 +204,9 @@ pub(crate) struct UnmapRequest {
     pub(crate) defer: bool,
     pub(crate) free: bool,
     pub(crate) write_back: WriteBack,
+    pub(crate) two_phase: bool,
+    /// Release the pages before the flush.
+    pub(crate) break_release: bool,
     pub(crate) source: Source,
 }
 
@@ -190,10 +221,15 @@ impl UnmapRequest {
         if flags & !ALL_FLAGS != 0 {
             return Err(EINVAL);
         }
-        all_zero(&[u64::from(arg.reserved), arg.reserved2])?;
+        all_zero(&[u64::from(arg.reserved)])?;
+        all_zero(&arg.reserved2)?;
         let strategy = known_strategy(arg.strategy)?;
         let defer = flags & UNMAP_DEFER != 0;
         if defer && !defers(strategy) {
+            return Err(EINVAL);
+        }
+        let two_phase = flags & UNMAP_TWO_PHASE != 0;
+        if two_phase && !batches(strategy) {
             return Err(EINVAL);
         }
         Ok(Self {
@@ -201,6 +237,8 @@ impl UnmapRequest {
             defer,
             free: flags & UNMAP_FREE != 0,
             write_back: WriteBack::new(flags, strategy)?,
+            two_phase,
+            break_release: breaks_release(flags, strategy)?,
             source: if flags & UNMAP_LIST != 0 {
                 list(limits, arg)?
             } else {

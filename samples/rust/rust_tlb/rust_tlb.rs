@@ -9,8 +9,12 @@
 //! - `abi`: what user space sees.
 //! - `request`: what is asked, checked before anything is done. Pure.
 //! - `pages`: which page is where. The rule that a pending page is not replaced is kept here.
+//! - `deferred`: a batch, and what is to become of its pages.
 //! - `unmap`: the strategies.
-//! - `device`: open, mmap, fault, ioctl.
+//! - `store`: what an open file and its mappings share; faults, deadlines, memory pressure.
+//! - `scope`: unmaps that share a flush, also across open files.
+//! - `statistics`: what debugfs shows.
+//! - `device`: open, mmap, ioctl.
 
 use kernel::{
     miscdevice::{
@@ -21,9 +25,13 @@ use kernel::{
 };
 
 mod abi;
+mod deferred;
 mod device;
 mod pages;
 mod request;
+mod scope;
+mod statistics;
+mod store;
 mod unmap;
 
 use device::Device;
@@ -47,6 +55,10 @@ module! {
         max_pending: u32 {
             default: 4096,
             description: "Pages whose flush may be deferred (1 to 1048576)",
+        },
+        max_age_ms: u32 {
+            default: 5000,
+            description: "Milliseconds for which a flush may be deferred (1 to 1048576)",
         },
     },
 }
@@ -72,6 +84,7 @@ fn limits() -> Result<Limits> {
         )?,
         max_list: checked("max_list", module_parameters::max_list.value())?,
         max_pending: checked("max_pending", module_parameters::max_pending.value())?,
+        max_age_ms: checked("max_age_ms", module_parameters::max_age_ms.value())?,
     })
 }
 
@@ -79,15 +92,20 @@ fn limits() -> Result<Limits> {
 struct RustTlb {
     #[pin]
     _device: MiscDeviceRegistration<Device>,
+    #[pin]
+    _statistics: statistics::Files,
 }
 
 impl kernel::InPlaceModule for RustTlb {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        // SAFETY: Once, and before there is a device whose files use it.
+        unsafe { scope::OPEN_FILES.init() };
         let options = MiscDeviceOptions { name: c"rust-tlb" };
         pin_init::pin_init_scope(move || {
             limits()?;
             Ok(try_pin_init!(Self {
                 _device <- MiscDeviceRegistration::register(options),
+                _statistics <- statistics::Files::new(),
             }))
         })
     }

@@ -7,27 +7,25 @@ use crate::{
         strategy,
         Unmap, //
     },
-    device::Device,
+    deferred::Deferred,
     pages::{
         Pages,
         Slot, //
     },
-    request::{
-        UnmapRequest,
-        WriteBack, //
-    }, //
+    request::UnmapRequest,
+    scope::Membership,
+    statistics::STATISTICS,
+    store::Store, //
 };
 use kernel::{
     alloc::flags::GFP_KERNEL,
-    mm::{
-        rmap::AddressSpace,
-        tlb::{
-            self,
-            Batch,
-            Report, //
-        }, //
+    mm::tlb::{
+        self,
+        DriverPage,
+        Phases,
+        Staging,
+        Why, //
     },
-    page::Page,
     prelude::*,
     sync::ArcBorrow, //
 };
@@ -46,81 +44,19 @@ pub(crate) fn policy(strategy: u32) -> Option<tlb::Chosen> {
     }
 }
 
-/// A batch, and what is to become of its pages.
-pub(crate) struct Deferred {
-    batch: Batch<Page, tlb::Chosen>,
-    strategy: u32,
-    free: bool,
-    write_back: WriteBack,
-}
-
-impl Deferred {
-    fn new(policy: tlb::Chosen, request: &UnmapRequest, nr_pages: usize) -> Result<Self> {
-        Ok(Self {
-            batch: Batch::new(policy, nr_pages, GFP_KERNEL)?,
-            strategy: request.strategy,
-            free: request.free,
-            write_back: request.write_back,
-        })
-    }
-
-    /// Returns whether the pages of `request` can join this batch.
-    fn suits(&self, request: &UnmapRequest) -> bool {
-        self.strategy == request.strategy
-            && self.free == request.free
-            && self.write_back == request.write_back
-    }
-
-    pub(crate) fn nr_pages(&self) -> usize {
-        self.batch.nr_pages()
-    }
-
-    /// Flushes, and releases the pages to `pages`, which no longer has this batch.
-    pub(crate) fn flush(self, pages: &mut Pages) -> Report {
-        let mut flushed = self.batch.flush();
-        let report = flushed.report();
-        let keep = self.write_back != WriteBack::No;
-        for (pgoff, page) in flushed.drain() {
-            pages.settle(pgoff, page, keep, self.free);
-        }
-        pages.counters.nr_batches += 1;
-        pages.counters.nr_flush_calls += report.nr_calls as u64;
-        report
-    }
-}
-
-impl Deferred {
-    /// Saves the contents of the pages that are new in this batch, after a flush if one of them can
-    /// still be written to (H14). What cannot be saved, for want of memory, is kept.
-    fn write_back(&mut self, pages: &mut Pages, nr_before: usize, out: &mut Unmap) {
-        let settled = match self.write_back {
-            WriteBack::No => return,
-            WriteBack::Yes => self.batch.flush_dirty(),
-            #[cfg(CONFIG_RUST_TLB_FAULTS)]
-            WriteBack::Broken => self.batch.flush_dirty_left_out(),
-        };
-        let nr_calls = settled.report().nr_calls as u64;
-        out.nr_flush_calls += nr_calls;
-        pages.counters.nr_flush_calls += nr_calls;
-        for (pgoff, page) in settled.pages().skip(nr_before) {
-            let stored = page.is_some_and(|page| pages.store(pgoff, &page).is_ok());
-            out.nr_written_back += u64::from(stored);
-        }
-    }
-}
-
 /// What an unmap works on.
 pub(crate) struct Target<'a> {
-    pub(crate) device: ArcBorrow<'a, Device>,
-    pub(crate) mapping: &'a AddressSpace,
+    pub(crate) store: ArcBorrow<'a, Store>,
     /// Page offsets, in ascending order.
     pub(crate) pgoffs: &'a [usize],
 }
 
 impl Target<'_> {
-    /// Unmaps, and writes what was done into `out`.
-    pub(crate) fn unmap(&self, request: &UnmapRequest, out: &mut Unmap) -> Result {
-        let mut pages = self.device.lock();
+    /// Unmaps, and writes what was done into `out`. Returns whether a flush is owed that was not
+    /// before.
+    pub(crate) fn unmap(&self, request: &UnmapRequest, out: &mut Unmap) -> Result<bool> {
+        let mut pages = self.store.lock();
+        let was_owed = pages.deferred.is_some();
         match request.strategy {
             strategy::ZAP => self.unmap_by_core(&mut pages, request, out, Self::zap),
             strategy::UNMAP_MAPPING => {
@@ -130,12 +66,14 @@ impl Target<'_> {
         }?;
         pages.counters.nr_unmapped += out.nr_pages;
         pages.counters.nr_ptes += out.nr_ptes;
-        Ok(())
+        pages.counters.nr_redirtied += out.nr_redirtied;
+        Ok(pages.deferred.is_some() && !was_owed)
     }
 
     /// Ours: everything into one batch, one walk over all processes, then the flush.
     fn unmap_by_batch(&self, pages: &mut Pages, request: &UnmapRequest, out: &mut Unmap) -> Result {
-        let mut work = self.open_batch(pages, request, out)?;
+        let defer = request.defer || pages.membership.is_some();
+        let mut work = self.open_batch(pages, request, defer, out)?;
         let nr_before = work.nr_pages();
         let mut staging = work.batch.stage();
         for &pgoff in self.pgoffs {
@@ -146,16 +84,49 @@ impl Target<'_> {
                 pages.set(pgoff, Slot::Present(page));
             }
         }
-        out.nr_ptes = staging.unmap(self.mapping, self.device) as u64;
+        let done = self.unmap_staged(staging, request);
+        out.nr_ptes = done.nr_ptes as u64;
+        out.nr_protected = done.nr_protected as u64;
+        out.nr_redirtied = done.nr_redirtied as u64;
         out.nr_pages = (work.nr_pages() - nr_before) as u64;
-        out.nr_mms = work.batch.owed().nr_mms as u64;
+        out.nr_mms = work.batch.owed().nr_mms.max(done.report.nr_mms) as u64;
+        self.count_calls(pages, done.report.nr_calls, out);
+        if done.report.nr_calls > 0 {
+            STATISTICS.why(Why::Phase);
+        }
         work.write_back(pages, nr_before, out);
-        if request.defer {
+        #[cfg(CONFIG_RUST_TLB_FAULTS)]
+        if request.break_release {
+            work.release_unflushed(pages);
+        }
+        if defer {
             pages.deferred = Some(work);
         } else {
-            out.nr_flush_calls += work.flush(pages).nr_calls as u64;
+            out.nr_flush_calls += work.flush(pages, Why::End).nr_calls as u64;
         }
         Ok(())
+    }
+
+    /// Clears the PTEs, in one phase or two.
+    fn unmap_staged(
+        &self,
+        staging: Staging<'_, DriverPage, tlb::Hoistable>,
+        request: &UnmapRequest,
+    ) -> Phases {
+        let mapping = self.store.mapping();
+        if request.two_phase {
+            let quiesced = staging.write_protect(mapping, self.store).flush();
+            return quiesced.unmap(mapping, self.store);
+        }
+        Phases {
+            nr_ptes: staging.unmap(mapping, self.store),
+            ..Phases::default()
+        }
+    }
+
+    fn count_calls(&self, pages: &mut Pages, nr_calls: usize, out: &mut Unmap) {
+        out.nr_flush_calls += nr_calls as u64;
+        pages.counters.nr_flush_calls += nr_calls as u64;
     }
 
     /// The deferred batch, if the pages can join it and there is room, or a new one.
@@ -163,24 +134,31 @@ impl Target<'_> {
         &self,
         pages: &mut Pages,
         request: &UnmapRequest,
+        defer: bool,
         out: &mut Unmap,
     ) -> Result<Deferred> {
         let nr_new = self.pgoffs.len();
-        let max_pending = self.device.limits().max_pending as usize;
-        if request.defer && nr_new > max_pending {
+        let max_pending = self.store.limits().max_pending as usize;
+        if defer && nr_new > max_pending {
             return Err(E2BIG);
         }
-        let joins = |d: &Deferred| d.suits(request) && d.nr_pages() + nr_new <= max_pending;
-        if !pages.deferred.as_ref().is_some_and(joins) {
-            out.nr_flush_calls += pages.flush_deferred().nr_calls as u64;
+        let scope = Membership::check(pages.membership.as_ref(), request.strategy)?;
+        if let Some(deferred) = &pages.deferred {
+            let suits = deferred.suits(request, scope.as_ref());
+            let has_room = deferred.nr_pages() + nr_new <= max_pending;
+            pages.counters.nr_flushed_full += u64::from(suits && !has_room);
+            if !suits || !has_room {
+                let why = if suits { Why::Full } else { Why::Other };
+                out.nr_flush_calls += pages.flush_deferred(why).nr_calls as u64;
+            }
         }
         if let Some(deferred) = pages.deferred.as_mut() {
             deferred.batch.reserve(nr_new, GFP_KERNEL)?;
         }
-        match pages.deferred.take() {
-            Some(deferred) => Ok(deferred),
-            None => Deferred::new(policy(request.strategy).ok_or(EINVAL)?, request, nr_new),
+        if let Some(deferred) = pages.deferred.take() {
+            return Ok(deferred);
         }
+        Deferred::new(pages, scope, request, nr_new)
     }
 
     /// The peers: the core clears and flushes as it goes, and holds the pages until it has flushed.
@@ -191,23 +169,60 @@ impl Target<'_> {
         out: &mut Unmap,
         unmap: impl FnOnce(&Self, &[usize]) -> usize,
     ) -> Result {
+        Membership::check(pages.membership.as_ref(), request.strategy)?;
         let mut taken = KVVec::with_capacity(self.pgoffs.len(), GFP_KERNEL)?;
         let mut pgoffs = KVVec::with_capacity(self.pgoffs.len(), GFP_KERNEL)?;
-        out.nr_flush_calls = pages.flush_deferred().nr_calls as u64;
+        let mut proof = self.proof(pages, request)?;
+        out.nr_flush_calls = pages.flush_deferred(Why::Other).nr_calls as u64;
         for &pgoff in self.pgoffs {
             if let Some(page) = pages.take(pgoff, Slot::Empty) {
                 taken.push(page, GFP_KERNEL)?;
                 pgoffs.push(pgoff, GFP_KERNEL)?;
             }
         }
-        let nr_calls = unmap(self, &pgoffs) as u64;
+        let nr_calls = unmap(self, &pgoffs);
         out.nr_pages = taken.len() as u64;
-        out.nr_flush_calls += nr_calls;
-        pages.counters.nr_flush_calls += nr_calls;
-        for page in taken.drain_all() {
-            pages.release(page, request.free);
+        self.count_calls(pages, nr_calls, out);
+        if let Some(proof) = proof.take() {
+            self.prove(proof, &pgoffs, taken, pages);
+        } else {
+            taken
+                .drain_all()
+                .for_each(|page| pages.release(page, request.free));
         }
         Ok(())
+    }
+
+    /// A batch for [`Target::prove`], if that is needed.
+    fn proof(&self, pages: &mut Pages, request: &UnmapRequest) -> Result<Option<Deferred>> {
+        if !pages.setup.pfnmap {
+            return Ok(None);
+        }
+        let request = UnmapRequest {
+            strategy: strategy::BROADCAST,
+            ..*request
+        };
+        Deferred::new(pages, None, &request, self.pgoffs.len()).map(Some)
+    }
+
+    /// Pages that are mapped without references come back through a batch alone: that the core has
+    /// unmapped them is its word, and not to be had as a type. This walk finds nothing to clear, and
+    /// flushes only what others owe.
+    fn prove(
+        &self,
+        mut proof: Deferred,
+        pgoffs: &[usize],
+        mut taken: KVVec<DriverPage>,
+        pages: &mut Pages,
+    ) {
+        let mut staging = proof.batch.stage();
+        for (&pgoff, page) in pgoffs.iter().zip(taken.drain_all()) {
+            if staging.push(pgoff, page).is_err() {
+                return pr_err!("no room for page {pgoff}\n");
+            }
+        }
+        staging.unmap(self.store.mapping(), self.store);
+        proof.flush(pages, Why::End);
     }
 
     /// `zap_vma_range()` a page and VMA.
@@ -216,8 +231,8 @@ impl Target<'_> {
             return 0;
         };
         let mut nr_calls = 0;
-        let rmap = self.mapping.lock();
-        for vma in rmap.vmas(self.device, first, last) {
+        let rmap = self.store.mapping().lock();
+        for vma in rmap.vmas(self.store, first, last) {
             for &pgoff in pgoffs {
                 nr_calls += usize::from(vma.zap(pgoff, pgoff));
             }
@@ -229,7 +244,7 @@ impl Target<'_> {
     fn unmap_mapping(&self, pgoffs: &[usize]) -> usize {
         let mut nr_calls = 0;
         for run in pgoffs.chunk_by(|a, b| a + 1 == *b) {
-            self.mapping.unmap_mapping_pages(run[0], run.len());
+            self.store.mapping().unmap_mapping_pages(run[0], run.len());
             nr_calls += 1;
         }
         nr_calls

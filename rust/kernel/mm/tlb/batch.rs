@@ -18,9 +18,11 @@
 use super::{
     policy::{
         Flush,
-        Report, //
+        Report,
+        Why, //
     },
-    range::Pending, //
+    range::Pending,
+    trace, //
 };
 use kernel::alloc::{
     AllocError,
@@ -29,6 +31,12 @@ use kernel::alloc::{
     KVVec, //
 };
 
+/// What can be in a batch.
+pub trait Stale {
+    /// No translation to it is left of those that the batch took out.
+    fn flushed(&mut self) {}
+}
+
 /// A page in a batch, and which page of the file it was.
 #[derive(Debug)]
 pub struct Entry<P> {
@@ -36,12 +44,48 @@ pub struct Entry<P> {
     pub(crate) page: P,
 }
 
+/// Pages, of which some are unmapped.
+///
+/// # Invariants
+///
+/// What is in the list was pushed after the last flush, or has it to come; `Entries` is not dropped
+/// before that.
+struct Entries<P: Stale> {
+    list: KVVec<Entry<P>>,
+    nr_unmapped: usize,
+}
+
+impl<P: Stale> Entries<P> {
+    /// Drops what was staged and not unmapped: it waits for nothing.
+    fn unstage(&mut self) {
+        self.list.truncate(self.nr_unmapped);
+    }
+
+    /// The flush has been made.
+    fn flushed(&mut self) {
+        let unmapped = self.list.iter_mut().take(self.nr_unmapped);
+        unmapped.for_each(|entry| entry.page.flushed());
+    }
+}
+
+impl<P: Stale> Drop for Entries<P> {
+    fn drop(&mut self) {
+        self.flushed();
+    }
+}
+
 /// A policy that is flushed when it is dropped.
 struct Owed<F: Flush>(KBox<F>);
 
+impl<F: Flush> Owed<F> {
+    fn flush(&mut self, why: Why) -> Report {
+        trace::flush(&mut *self.0, why)
+    }
+}
+
 impl<F: Flush> Drop for Owed<F> {
     fn drop(&mut self) {
-        self.0.flush();
+        self.flush(Why::Dropped);
     }
 }
 
@@ -49,20 +93,19 @@ impl<F: Flush> Drop for Owed<F> {
 ///
 /// # Invariants
 ///
-/// - The first `nr_unmapped` entries were unmapped under `owed`; the others are staged, and have
-///   not been touched.
+/// - The first `nr_unmapped` entries were unmapped, or are being, under `owed`; the others are
+///   staged, and have not been touched.
 /// - `owed` is declared, and so dropped, before `entries`: no page is dropped before the flush.
-pub struct Batch<P, F: Flush> {
+pub struct Batch<P: Stale, F: Flush> {
     owed: Owed<F>,
-    entries: KVVec<Entry<P>>,
-    nr_unmapped: usize,
+    entries: Entries<P>,
 }
 
 /// A full batch gives back the page that it has no room for.
 #[derive(Debug)]
 pub struct Full<P>(pub P);
 
-impl<P, F: Flush> Batch<P, F> {
+impl<P: Stale, F: Flush> Batch<P, F> {
     /// Makes a batch for up to `nr_pages` pages.
     ///
     /// # Errors
@@ -76,8 +119,10 @@ impl<P, F: Flush> Batch<P, F> {
         // INVARIANT: No entries.
         Ok(Self {
             owed: Owed(KBox::new(policy, flags)?),
-            entries: KVVec::with_capacity(nr_pages, flags)?,
-            nr_unmapped: 0,
+            entries: Entries {
+                list: KVVec::with_capacity(nr_pages, flags)?,
+                nr_unmapped: 0,
+            },
         })
     }
 
@@ -87,12 +132,12 @@ impl<P, F: Flush> Batch<P, F> {
     ///
     /// - [`AllocError`] (`ENOMEM`) if there is no memory; the batch is as before.
     pub fn reserve(&mut self, nr_pages: usize, flags: Flags) -> Result<(), AllocError> {
-        self.entries.reserve(nr_pages, flags)
+        self.entries.list.reserve(nr_pages, flags)
     }
 
     /// Returns how many pages wait for the flush.
     pub fn nr_pages(&self) -> usize {
-        self.nr_unmapped
+        self.entries.nr_unmapped
     }
 
     /// Returns what the flush is owed for.
@@ -102,8 +147,11 @@ impl<P, F: Flush> Batch<P, F> {
 
     /// Opens the batch for pages that are to be unmapped together.
     pub fn stage(&mut self) -> Staging<'_, P, F> {
-        // What an earlier `Staging` left behind was never unmapped, and waits for nothing.
-        self.entries.truncate(self.nr_unmapped);
+        // What an earlier `Staging` left behind.
+        self.entries.unstage();
+        if self.nr_pages() == 0 {
+            trace::batch_open(&*self.owed.0, self.entries.list.capacity());
+        }
         Staging { batch: self }
     }
 
@@ -115,7 +163,7 @@ impl<P, F: Flush> Batch<P, F> {
     /// As [`Batch::flush`].
     pub fn flush_dirty(&mut self) -> Settled<'_, P> {
         let report = match self.owed().dirty {
-            true => self.owed.0.flush(),
+            true => self.owed.flush(Why::Dirty),
             false => Report::default(),
         };
         self.settled(report)
@@ -128,11 +176,25 @@ impl<P, F: Flush> Batch<P, F> {
     }
 
     fn settled(&mut self, report: Report) -> Settled<'_, P> {
-        self.entries.truncate(self.nr_unmapped);
+        self.entries.unstage();
         Settled {
             report,
-            entries: &self.entries,
+            entries: &self.entries.list,
         }
+    }
+
+    /// Flushes what is owed so far, and keeps the pages: some of them may be mapped still.
+    pub(super) fn flush_phase(&mut self) -> Report {
+        self.owed.flush(Why::Phase)
+    }
+
+    /// Lets go of the pages before the flush: the negative control.
+    #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+    pub fn drain_unflushed(&mut self) -> impl Iterator<Item = (usize, P)> + '_ {
+        self.entries.unstage();
+        self.entries.flushed();
+        self.entries.nr_unmapped = 0;
+        self.entries.list.drain_all().map(|e| (e.pgoff, e.page))
     }
 
     /// Flushes what is owed, and lets go of the pages. Without any unmapped PTE it costs nothing.
@@ -140,9 +202,18 @@ impl<P, F: Flush> Batch<P, F> {
     /// # Context
     ///
     /// May send IPIs and wait for them: IRQs enabled, no spinlock held.
-    pub fn flush(mut self) -> Flushed<P, F> {
-        self.entries.truncate(self.nr_unmapped);
-        let report = self.owed.0.flush();
+    pub fn flush(self) -> Flushed<P, F> {
+        self.flush_because(Why::End)
+    }
+
+    /// As [`Batch::flush`], and tells those who watch why.
+    ///
+    /// # Context
+    ///
+    /// As [`Batch::flush`].
+    pub fn flush_because(mut self, why: Why) -> Flushed<P, F> {
+        self.entries.unstage();
+        let report = self.owed.flush(why);
         Flushed {
             report,
             owed: self.owed,
@@ -153,11 +224,11 @@ impl<P, F: Flush> Batch<P, F> {
 
 /// Pages on their way into a batch: in it, but not unmapped yet. Dropped without being unmapped,
 /// it leaves the pages to the batch, which drops them at its next use.
-pub struct Staging<'b, P, F: Flush> {
+pub struct Staging<'b, P: Stale, F: Flush> {
     batch: &'b mut Batch<P, F>,
 }
 
-impl<P, F: Flush> Staging<'_, P, F> {
+impl<'b, P: Stale, F: Flush> Staging<'b, P, F> {
     /// Moves `page`, page `pgoff` of the file, into the batch. In ascending order is cheapest.
     ///
     /// # Errors
@@ -165,23 +236,47 @@ impl<P, F: Flush> Staging<'_, P, F> {
     /// - [`Full`], with the page, if no room was [reserved](Batch::reserve) for it.
     pub fn push(&mut self, pgoff: usize, page: P) -> Result<(), Full<P>> {
         let entry = Entry { pgoff, page };
-        let pushed = self.batch.entries.push_within_capacity(entry);
+        let pushed = self.batch.entries.list.push_within_capacity(entry);
         pushed.map_err(|refused| Full(refused.0.page))
     }
 
     /// Unmaps the staged pages, sorted by offset, with `walk`, which has to report each PTE that it
-    /// clears to the policy before it lets go of that PTE's page-table lock.
-    pub(crate) fn commit_with<R>(self, walk: impl FnOnce(&[Entry<P>], &mut F) -> R) -> R {
+    /// changes to the policy before it lets go of that PTE's page-table lock.
+    pub(crate) fn commit_with<R>(self, walk: impl FnOnce(&mut [Entry<P>], &mut F) -> R) -> R {
+        self.begin_with(walk).0
+    }
+
+    /// As `commit_with`, for a walk that may leave pages mapped, to come back to them.
+    pub(super) fn begin_with<R>(
+        self,
+        walk: impl FnOnce(&mut [Entry<P>], &mut F) -> R,
+    ) -> (R, Walked<'b, P, F>) {
         let batch = self.batch;
-        let staged = batch
-            .entries
-            .get_mut(batch.nr_unmapped..)
-            .unwrap_or(&mut []);
-        staged.sort_unstable_by_key(|e| e.pgoff);
-        let result = walk(staged, &mut batch.owed.0);
-        // INVARIANT: `walk` unmapped them, and told the policy.
-        batch.nr_unmapped = batch.entries.len();
-        result
+        let from = batch.entries.nr_unmapped;
+        // INVARIANT: `walk` unmaps them, and tells the policy.
+        batch.entries.nr_unmapped = batch.entries.list.len();
+        let mut walked = Walked { batch, from };
+        walked.entries().sort_unstable_by_key(|e| e.pgoff);
+        (walked.walk_again(walk), walked)
+    }
+}
+
+/// Pages of a batch, from one on, that were walked over together.
+pub(super) struct Walked<'b, P: Stale, F: Flush> {
+    pub(super) batch: &'b mut Batch<P, F>,
+    from: usize,
+}
+
+impl<P: Stale, F: Flush> Walked<'_, P, F> {
+    fn entries(&mut self) -> &mut [Entry<P>] {
+        let entries = self.batch.entries.list.get_mut(self.from..);
+        entries.unwrap_or(&mut [])
+    }
+
+    /// Walks over the same pages, in ascending order.
+    pub(super) fn walk_again<R>(&mut self, walk: impl FnOnce(&mut [Entry<P>], &mut F) -> R) -> R {
+        let entries = self.batch.entries.list.get_mut(self.from..);
+        walk(entries.unwrap_or(&mut []), &mut self.batch.owed.0)
     }
 }
 
@@ -204,31 +299,43 @@ impl<P> Settled<'_, P> {
 }
 
 /// Pages that no stale translation reaches any more.
-pub struct Flushed<P, F: Flush> {
+pub struct Flushed<P: Stale, F: Flush> {
     report: Report,
     owed: Owed<F>,
-    entries: KVVec<Entry<P>>,
+    entries: Entries<P>,
 }
 
-impl<P, F: Flush> Flushed<P, F> {
+impl<P: Stale, F: Flush> Flushed<P, F> {
     /// Returns what the flush did.
     pub fn report(&self) -> Report {
         self.report
     }
 
+    /// Returns how many pages there are.
+    pub fn nr_pages(&self) -> usize {
+        self.entries.list.len()
+    }
+
     /// Hands out the pages, with their page offsets, in the order in which they were staged.
     pub fn drain(&mut self) -> impl Iterator<Item = (usize, P)> + '_ {
-        self.entries.drain_all().map(|e| (e.pgoff, e.page))
+        self.entries.flushed();
+        self.entries.nr_unmapped = 0;
+        let watched = trace::watched_releases(&*self.owed.0);
+        self.entries.list.drain_all().map(move |e| {
+            if let Some(batch) = watched {
+                trace::page_release(batch, e.pgoff);
+            }
+            (e.pgoff, e.page)
+        })
     }
 
     /// Turns the storage into an empty batch again; pages that were not drained are dropped.
     pub fn into_empty(mut self) -> Batch<P, F> {
-        self.entries.clear();
+        self.drain().for_each(drop);
         // INVARIANT: No entries, and the policy owes nothing after a flush.
         Batch {
             owed: self.owed,
             entries: self.entries,
-            nr_unmapped: 0,
         }
     }
 }

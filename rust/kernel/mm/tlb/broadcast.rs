@@ -10,7 +10,9 @@ use super::policy::{
     sealed,
     settle,
     sum,
+    Direct,
     Flush,
+    Kind,
     Machine,
     Owed,
     Report, //
@@ -41,8 +43,14 @@ impl<M: Machine> Default for Broadcast<M> {
 
 impl<M: Machine> sealed::Sealed for Broadcast<M> {}
 
+impl<M: Machine> Direct for Broadcast<M> {}
+
 impl<M: Machine> Flush for Broadcast<M> {
     type Mm = M::Mm;
+
+    fn kind(&self) -> Kind {
+        Kind::Broadcast
+    }
 
     fn record(&mut self, mm: &M::Mm, pending: Pending) {
         self.machine.add_pending(mm, pending.range());

@@ -2,12 +2,15 @@
 
 //! How to flush what is pending: the one decision of the precise policy.
 //!
-//! | address spaces | pages pending | span of one address space | flush                               |
-//! |----------------|---------------|---------------------------|-------------------------------------|
-//! | at most max    | at most max   | at most the ceiling       | [`Ranged`]: one round an mm         |
-//! | at most max    | at most max   | above the ceiling         | [`Full`]: one round an mm           |
-//! | above max      | any           | any                       | [`Broadcast`]: one round for all    |
-//! | any            | above max     | any                       | [`Broadcast`]: one round for all    |
+//! | address spaces | their ranges         | range of this one | flush                            |
+//! |----------------|----------------------|-------------------|----------------------------------|
+//! | at most max    | any                  | up to the ceiling | [`Ranged`]: one round an mm      |
+//! | 1              | above the ceiling    | above the ceiling | [`Full`]: one round              |
+//! | at most max    | not all above it     | above the ceiling | [`Full`]: one round an mm        |
+//! | 2 to max       | all above it         | above the ceiling | [`Broadcast`]: one round for all |
+//! | above max      | any                  | any               | [`Broadcast`]: one round for all |
+//!
+//! If every CPU is to lose all of its translations anyway, one round is better than several.
 //!
 //! Where in doubt, more is flushed: the rows below are always correct in place of those above.
 //!
@@ -39,18 +42,21 @@ pub struct Limits {
     pub ceiling_pages: usize,
     /// Most address spaces that get a round each.
     pub max_mms: usize,
-    /// Most pages, over all address spaces, for which precision is worth a round an mm.
-    pub max_pages: usize,
 }
 
 impl Limits {
-    /// Returns whether a batch of `nr_mms` address spaces and `nr_pages` pages is too large to be
-    /// flushed address space by address space.
-    const fn outgrown(&self, nr_mms: usize, nr_pages: usize) -> bool {
-        nr_mms > self.max_mms || nr_pages > self.max_pages
+    /// Returns whether so many address spaces are too many to be flushed one by one.
+    pub const fn outgrown(&self, nr_mms: usize) -> bool {
+        nr_mms > self.max_mms
     }
 
-    /// Decides how to flush `pending`, one of `nr_mms` address spaces in a batch of `nr_pages`.
+    /// Returns whether `pending` is too far apart to be flushed page by page.
+    pub const fn is_far(&self, pending: &Pending) -> bool {
+        pending.range().span_pages() > self.ceiling_pages
+    }
+
+    /// Decides how to flush `pending`, one of `nr_mms` address spaces in a batch of which `nr_far`
+    /// [are too far apart](Limits::is_far).
     ///
     /// # Examples
     ///
@@ -63,19 +69,20 @@ impl Limits {
     ///     page::PAGE_SIZE, //
     /// };
     ///
-    /// let limits = Limits { ceiling_pages: 33, max_mms: 8, max_pages: 4096 };
-    /// let near = PageRange::new(0, 33 * PAGE_SIZE).ok_or(EINVAL)?;
-    /// let far = PageRange::new(0, 34 * PAGE_SIZE).ok_or(EINVAL)?;
+    /// let limits = Limits { ceiling_pages: 33, max_mms: 8 };
+    /// let near = Pending::new(PageRange::new(0, 33 * PAGE_SIZE).ok_or(EINVAL)?, 2);
+    /// let far = Pending::new(PageRange::new(0, 34 * PAGE_SIZE).ok_or(EINVAL)?, 2);
     ///
-    /// assert_eq!(limits.decide(1, 2, &Pending::new(near, 2)), Decision::Ranged);
-    /// assert_eq!(limits.decide(1, 2, &Pending::new(far, 2)), Decision::Full);
-    /// assert_eq!(limits.decide(9, 18, &Pending::new(near, 2)), Decision::Broadcast);
+    /// assert_eq!(limits.decide(1, 0, &near), Decision::Ranged);
+    /// assert_eq!(limits.decide(2, 1, &far), Decision::Full);
+    /// assert_eq!(limits.decide(2, 2, &far), Decision::Broadcast);
+    /// assert_eq!(limits.decide(9, 0, &near), Decision::Broadcast);
     /// # Ok::<(), Error>(())
     /// ```
-    pub const fn decide(&self, nr_mms: usize, nr_pages: usize, pending: &Pending) -> Decision {
-        if self.outgrown(nr_mms, nr_pages) {
+    pub const fn decide(&self, nr_mms: usize, nr_far: usize, pending: &Pending) -> Decision {
+        if self.outgrown(nr_mms) || (nr_mms > 1 && nr_far == nr_mms) {
             Decision::Broadcast
-        } else if pending.range().span_pages() > self.ceiling_pages {
+        } else if self.is_far(pending) {
             Decision::Full
         } else {
             Decision::Ranged
@@ -94,27 +101,30 @@ mod tests {
     const LIMITS: Limits = Limits {
         ceiling_pages: 33,
         max_mms: 8,
-        max_pages: 100,
     };
 
-    fn decide(nr_mms: usize, nr_pages: usize, span_pages: usize) -> Decision {
+    fn decide(nr_mms: usize, nr_far: usize, span_pages: usize) -> Decision {
         let range = PageRange::new(PAGE_SIZE, (1 + span_pages) * PAGE_SIZE).unwrap();
-        LIMITS.decide(nr_mms, nr_pages, &Pending::new(range, 1))
+        LIMITS.decide(nr_mms, nr_far, &Pending::new(range, 1))
     }
 
     #[test]
     fn each_boundary_of_the_table() {
-        for (nr_mms, nr_pages, span, expected) in [
-            (1, 1, 1, Decision::Ranged),
-            (1, 1, 33, Decision::Ranged),
+        for (nr_mms, nr_far, span, expected) in [
+            (1, 0, 1, Decision::Ranged),
+            (1, 0, 33, Decision::Ranged),
             (1, 1, 34, Decision::Full),
-            (8, 100, 33, Decision::Ranged),
-            (8, 100, 34, Decision::Full),
-            (9, 100, 1, Decision::Broadcast),
-            (8, 101, 1, Decision::Broadcast),
-            (9, 101, 1000, Decision::Broadcast),
+            (2, 0, 33, Decision::Ranged),
+            (2, 1, 33, Decision::Ranged),
+            (2, 1, 34, Decision::Full),
+            (2, 2, 34, Decision::Broadcast),
+            (8, 7, 34, Decision::Full),
+            (8, 8, 34, Decision::Broadcast),
+            (8, 0, 33, Decision::Ranged),
+            (9, 0, 1, Decision::Broadcast),
+            (9, 9, 1000, Decision::Broadcast),
         ] {
-            assert_eq!(decide(nr_mms, nr_pages, span), expected);
+            assert_eq!(decide(nr_mms, nr_far, span), expected);
         }
     }
 

@@ -10,7 +10,9 @@ use super::{
     per_page::PerPage,
     policy::{
         sealed,
+        Direct,
         Flush,
+        Kind,
         Machine,
         Report, //
     },
@@ -68,10 +70,26 @@ impl<M: Machine> Chosen<M> {
     }
 }
 
+impl<M: Machine> Default for Chosen<M> {
+    fn default() -> Self {
+        Self::Broadcast(Broadcast::new())
+    }
+}
+
 impl<M: Machine> sealed::Sealed for Chosen<M> {}
+
+impl<M: Machine> Direct for Chosen<M> {}
 
 impl<M: Machine> Flush for Chosen<M> {
     type Mm = M::Mm;
+
+    fn kind(&self) -> Kind {
+        self.as_flush_ref().kind()
+    }
+
+    fn flushes_each(&self) -> bool {
+        self.as_flush_ref().flushes_each()
+    }
 
     fn cleared(&mut self, mm: &M::Mm, page: PageRange) {
         self.as_flush().cleared(mm, page);

@@ -10,7 +10,9 @@ use super::policy::{
     sealed,
     settle,
     sum,
+    Direct,
     Flush,
+    Kind,
     Machine,
     Owed,
     Report, //
@@ -46,8 +48,18 @@ impl<M: Machine> Default for PerPage<M> {
 
 impl<M: Machine> sealed::Sealed for PerPage<M> {}
 
+impl<M: Machine> Direct for PerPage<M> {}
+
 impl<M: Machine> Flush for PerPage<M> {
     type Mm = M::Mm;
+
+    fn kind(&self) -> Kind {
+        Kind::PerPage
+    }
+
+    fn flushes_each(&self) -> bool {
+        true
+    }
 
     fn cleared(&mut self, mm: &M::Mm, page: PageRange) {
         self.machine.flush_mm(mm, Some(page));

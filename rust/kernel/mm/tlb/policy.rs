@@ -81,10 +81,79 @@ pub struct Report {
     pub nr_calls: usize,
 }
 
+/// Which policy it is, for those who watch: numbered as in `include/trace/events/rust_tlb.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Kind {
+    /// One round for all.
+    Broadcast = 0,
+    /// A range an address space.
+    Precise = 1,
+    /// A flush a page.
+    PerPage = 2,
+    /// None: a negative control.
+    Unflushed = 3,
+    /// Another batch's.
+    Hoisted = 4,
+}
+
+/// Why a batch is flushed, for those who watch: numbered as in `include/trace/events/rust_tlb.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Why {
+    /// All that was to be unmapped is.
+    End = 0,
+    /// Contents are to be saved, and a PTE was dirty.
+    Dirty = 1,
+    /// Between the phases of an unmap.
+    Phase = 2,
+    /// A page that is pending is touched.
+    Refault = 3,
+    /// No room for more.
+    Full = 4,
+    /// Too long ago.
+    Old = 5,
+    /// Memory is short.
+    Pressure = 6,
+    /// A scope ends.
+    Scope = 7,
+    /// Somebody asked for it.
+    Asked = 8,
+    /// What comes next does not go with it.
+    Other = 9,
+    /// The batch is dropped.
+    Dropped = 10,
+}
+
+impl Why {
+    /// How many there are.
+    pub const NR: usize = 11;
+}
+
+/// Why a range is owed a flush: numbered as in `include/trace/events/rust_tlb.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Touched {
+    /// PTEs were cleared or write-protected.
+    Unmapped = 0,
+    /// Someone else cleared PTEs, and has yet to flush.
+    OwedElsewhere = 1,
+    /// It is to be flushed, and stays mapped.
+    Kept = 2,
+}
+
 /// A flush policy. Sealed: all of them are in this folder.
 pub trait Flush: sealed::Sealed {
     /// The address spaces it is for.
     type Mm;
+
+    /// Returns which policy it is.
+    fn kind(&self) -> Kind;
+
+    /// Returns whether [`Flush::cleared`] does anything: it is called for each page only then.
+    fn flushes_each(&self) -> bool {
+        false
+    }
 
     /// The PTE of `page` was cleared, by the caller under the page-table lock that it still holds or
     /// by someone else, or is to be flushed without being cleared.
@@ -100,6 +169,9 @@ pub trait Flush: sealed::Sealed {
     /// Flushes all that was recorded. IRQs are enabled, no spinlock is held.
     fn flush(&mut self) -> Report;
 }
+
+/// A policy that makes its flushes itself, and sleeps only in [`Flush::flush`].
+pub trait Direct: Flush {}
 
 /// Who waits for a flush, by address space.
 pub(super) type Owed<M> = Ledger<<M as Machine>::Pin, MAX_MMS>;

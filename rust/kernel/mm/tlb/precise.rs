@@ -10,7 +10,9 @@ use super::policy::{
     sealed,
     settle,
     sum,
+    Direct,
     Flush,
+    Kind,
     Machine,
     Owed,
     Report, //
@@ -24,11 +26,10 @@ use super::{
     range::Pending, //
 };
 
-/// Address spaces for which a round each is cheaper than one full flush for all their CPUs.
+/// Address spaces that get a round each. What a round more costs is measured in
+/// `Documentation/mm/tlb_batch.rst`; it does not depend on how many there are, so that this bounds
+/// only how long the caller waits.
 pub const MAX_PRECISE_MMS: usize = 8;
-
-/// PTEs above which a batch is not worth a round an mm.
-pub const MAX_PRECISE_PAGES: usize = 4096;
 
 /// A ranged flush for each address space; one for all if the batch outgrows that.
 ///
@@ -57,7 +58,6 @@ impl<M: Machine> Precise<M> {
         ceiling::Limits {
             ceiling_pages: M::ceiling_pages(),
             max_mms: MAX_PRECISE_MMS,
-            max_pages: MAX_PRECISE_PAGES,
         }
     }
 
@@ -71,18 +71,34 @@ impl<M: Machine> Precise<M> {
         self.spilled = true;
     }
 
+    /// Flushes address space by address space, unless it is better to flush them all at once.
     fn flush_each(&mut self) -> usize {
         let limits = Self::limits();
-        let (nr_mms, nr_pages) = (self.owed.nr_mms(), self.owed.nr_pages());
+        let nr_mms = self.owed.nr_mms();
+        let nr_far = self
+            .owed
+            .iter()
+            .filter(|e| limits.is_far(&e.pending))
+            .count();
+        let decide = |pending: &Pending| limits.decide(nr_mms, nr_far, pending);
+        let is_all = |e: &Entry<M::Pin>| decide(&e.pending) == Decision::Broadcast;
+        if self.owed.iter().any(is_all) {
+            return self.flush_all();
+        }
         for Entry { mm, pending } in self.owed.iter() {
-            let range = match limits.decide(nr_mms, nr_pages, pending) {
-                Decision::Ranged => Some(pending.range()),
-                // A batch that is to be broadcast was spilled when it was recorded.
-                Decision::Full | Decision::Broadcast => None,
-            };
+            let is_ranged = decide(pending) == Decision::Ranged;
+            let range = is_ranged.then(|| pending.range());
             self.machine.flush_mm(mm, range);
         }
         nr_mms
+    }
+
+    fn flush_all(&mut self) -> usize {
+        if !self.spilled {
+            self.spill();
+        }
+        self.machine.flush_pending();
+        1
     }
 }
 
@@ -94,18 +110,20 @@ impl<M: Machine> Default for Precise<M> {
 
 impl<M: Machine> sealed::Sealed for Precise<M> {}
 
+impl<M: Machine> Direct for Precise<M> {}
+
 impl<M: Machine> Flush for Precise<M> {
     type Mm = M::Mm;
+
+    fn kind(&self) -> Kind {
+        Kind::Precise
+    }
 
     fn record(&mut self, mm: &M::Mm, pending: Pending) {
         let noted = note::<M>(&mut self.owed, mm, pending);
         let was_spilled = self.spilled;
-        if !was_spilled {
-            let (nr_mms, nr_pages) = (self.owed.nr_mms(), self.owed.nr_pages());
-            let decision = Self::limits().decide(nr_mms, nr_pages, &pending);
-            if decision == Decision::Broadcast || !noted {
-                self.spill();
-            }
+        if !was_spilled && (!noted || Self::limits().outgrown(self.owed.nr_mms())) {
+            self.spill();
         }
         // INVARIANT: After a spill, what is recorded goes to the machine at once; and so does what
         // the spill did not find in the table.
@@ -120,11 +138,9 @@ impl<M: Machine> Flush for Precise<M> {
     }
 
     fn flush(&mut self) -> Report {
-        let nr_calls = if self.spilled {
-            self.machine.flush_pending();
-            1
-        } else {
-            self.flush_each()
+        let nr_calls = match self.spilled {
+            true => self.flush_all(),
+            false => self.flush_each(),
         };
         // INVARIANT: Nothing is owed.
         self.spilled = false;

@@ -11,6 +11,7 @@ use super::policy::{
     settle,
     sum,
     Flush,
+    Kind,
     Machine,
     Owed,
     Report, //
@@ -42,6 +43,10 @@ impl<M: Machine> sealed::Sealed for Unflushed<M> {}
 
 impl<M: Machine> Flush for Unflushed<M> {
     type Mm = M::Mm;
+
+    fn kind(&self) -> Kind {
+        Kind::Unflushed
+    }
 
     fn record(&mut self, mm: &M::Mm, pending: Pending) {
         note::<M>(&mut self.owed, mm, pending);

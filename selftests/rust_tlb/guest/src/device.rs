@@ -48,6 +48,9 @@ arguments! {
     Counters => COUNTERS,
     Accessed => ACCESSED,
     Invalidate => INVALIDATE,
+    Setup => SETUP,
+    Scope => SCOPE,
+    Idle => IDLE,
 }
 
 /// One open file of the device, with its own pages.
@@ -165,6 +168,50 @@ impl Device {
         };
         self.call(&mut invalidate)?;
         Ok(invalidate.nr_flush_calls)
+    }
+
+    /// Says how the file is to be mapped: `SETUP_*`.
+    pub fn setup(&self, flags: u32) -> Result<(), Errno> {
+        let mut setup = abi::Setup {
+            flags,
+            ..Default::default()
+        };
+        self.call(&mut setup)
+    }
+
+    /// Enters a scope of `strategy`: that of `outer`, if there is one.
+    pub fn enter(&self, strategy: u32, outer: Option<&Device>) -> Result<abi::Scope, Errno> {
+        let mut scope = abi::Scope {
+            op: abi::SCOPE_ENTER,
+            strategy,
+            outer: outer.map_or(abi::SCOPE_NO_FILE, |outer| outer.file.as_raw_fd()),
+            ..Default::default()
+        };
+        self.call(&mut scope)?;
+        Ok(scope)
+    }
+
+    /// Leaves a level of a scope.
+    pub fn leave(&self) -> Result<abi::Scope, Errno> {
+        let mut scope = abi::Scope {
+            op: abi::SCOPE_LEAVE,
+            outer: abi::SCOPE_NO_FILE,
+            ..Default::default()
+        };
+        self.call(&mut scope)?;
+        Ok(scope)
+    }
+
+    /// Marks a run of pages as idle, or takes it back into use: `IDLE_*`.
+    pub fn idle(&self, first: u64, nr: u64, op: u32) -> Result<abi::Idle, Errno> {
+        let mut idle = abi::Idle {
+            offset: first * PAGE_SIZE as u64,
+            len: nr * PAGE_SIZE as u64,
+            op,
+            ..Default::default()
+        };
+        self.call(&mut idle)?;
+        Ok(idle)
     }
 
     /// Those of `wanted` that this kernel was built with.

@@ -9,6 +9,10 @@
 //!   keep them in step with the thread that drives the device.
 //! - [`tlb_events`], [`memory_use`] and [`residency`] are what the kernel says happened;
 //!   [`oracle`] is what user space saw happen, by the [`verdict`]s of its [`watcher`]s.
+//! - [`writers`] notice when a write is lost; [`pending`] waits for batches that nobody flushes.
+//! - [`page_holder`], [`pinned`] and [`direct_io`] hold references to pages, beside the page tables;
+//!   [`reclaim`] and [`failing_allocations`] make memory short.
+//! - [`ftrace`] records what the kernel's events say; [`recorder`] tells another tool when to.
 //! - [`scene`] counts one unmap among busy CPUs: the counts suite and the demo share it.
 //! - [`stress`] does everything at once, for as long as one likes.
 //! - [`ktap`] runs the tests of one [`suite`].
@@ -20,15 +24,24 @@
 pub mod abi;
 
 pub mod barrier;
+pub mod bench;
 pub mod child;
 pub mod cpu;
 pub mod crew;
 pub mod device;
+pub mod direct_io;
+pub mod failing_allocations;
+pub mod ftrace;
 pub mod kernel_module;
 pub mod ktap;
 pub mod mapping;
 pub mod memory_use;
 pub mod oracle;
+pub mod page_holder;
+pub mod pending;
+pub mod pinned;
+pub mod reclaim;
+pub mod recorder;
 pub mod residency;
 pub mod scene;
 pub mod selection;
@@ -38,3 +51,4 @@ pub mod suite;
 pub mod tlb_events;
 pub mod verdict;
 pub mod watcher;
+pub mod writers;

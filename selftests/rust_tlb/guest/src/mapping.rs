@@ -106,6 +106,26 @@ impl Mapping {
         unsafe { mm::madvise(self.part(first, nr), bytes(nr), Advice::LinuxDontNeed) }
     }
 
+    /// Unmaps all pages and maps them again, in one call: whoever uses them meanwhile waits. The
+    /// mapping is one from the start of `device`.
+    pub fn renew(&self, device: &Device) -> Result<(), Errno> {
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // SAFETY: The same pages come to the same place, and nobody finds nothing there: references
+        // into the mapping stay good.
+        unsafe {
+            let len = bytes(self.nr_pages);
+            mm::mmap(
+                self.address,
+                len,
+                READ_WRITE,
+                flags,
+                device.file().as_fd(),
+                0,
+            )?;
+        }
+        Ok(())
+    }
+
     /// Unmaps some pages and maps them again. In between the addresses are reserved, so that no
     /// other thread is given them. The mapping is one from the start of `device`.
     pub fn replace(&mut self, device: &Device, first: u64, nr: u64) -> Result<(), Errno> {

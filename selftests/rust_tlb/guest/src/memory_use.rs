@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 
 use crate::tlb_events::counter;
 
@@ -41,6 +41,19 @@ impl MemoryUse {
     }
 }
 
+/// Free pages that go and come by themselves: every CPU keeps some in stock.
+const NOISE_PAGES: i64 = 512;
+
+/// Demands that memory does not shrink each time from one reading to the next: what leaks does, and
+/// what happens once does not.
+pub fn expect_no_leak(readings: &[MemoryUse]) -> Result<()> {
+    let free: Vec<i64> = readings.iter().map(|reading| reading.free).collect();
+    println!("# free pages: {free:?}");
+    let shrinks = |pair: &[i64]| pair[0] - pair[1] > NOISE_PAGES;
+    ensure!(!free.windows(2).all(shrinks), "memory is lost: {free:?}");
+    Ok(())
+}
+
 /// Pages in a line `name: value kB`.
 fn pages(text: &str, name: &str) -> Option<i64> {
     let value = text
@@ -61,6 +74,21 @@ mod tests {
         let used = MemoryUse::parse(status, "nr_free_pages 100\nnr_mapped 12\n").unwrap();
         assert_eq!((used.rss, used.file_rss), (512, 258));
         assert_eq!((used.mapped, used.free), (12, 100));
+    }
+
+    #[test]
+    fn a_leak_goes_on() {
+        let readings = |free: [i64; 3]| {
+            free.map(|free| MemoryUse {
+                file_rss: 0,
+                rss: 0,
+                mapped: 0,
+                free,
+            })
+        };
+        assert!(expect_no_leak(&readings([9000, 8000, 7000])).is_err());
+        assert!(expect_no_leak(&readings([9000, 8000, 7900])).is_ok());
+        assert!(expect_no_leak(&readings([9000, 9100, 8000])).is_ok());
     }
 
     #[test]

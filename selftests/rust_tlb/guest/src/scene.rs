@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use rustix::mm::MprotectFlags;
 
 use crate::abi;
 use crate::barrier::Wait;
@@ -36,6 +37,39 @@ impl Cast {
     }
 }
 
+/// How everybody uses the pages before they are unmapped: it decides what their PTEs are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touch {
+    /// Writable, and clean.
+    Read,
+    /// Writable, and dirty. The core's own gather flushes once more a page table for such pages,
+    /// before it drops their reverse mappings.
+    Write,
+    /// Clean, in mappings that may only be read.
+    ReadOnly,
+}
+
+impl Touch {
+    /// Before the pages are touched for the first time.
+    fn prepare(self, mapping: &Mapping) -> Result<()> {
+        if self == Self::ReadOnly {
+            mapping.protect(MprotectFlags::READ)?;
+        }
+        Ok(())
+    }
+
+    fn all(self, mapping: &Mapping) {
+        for page in 0..mapping.nr_pages() {
+            let word = mapping.word(page, 0);
+            if self == Self::Write {
+                word.store(1, Ordering::Relaxed);
+            } else {
+                word.load(Ordering::Relaxed);
+            }
+        }
+    }
+}
+
 /// What one unmap did.
 #[derive(Clone, Copy, Debug)]
 pub struct Round {
@@ -52,13 +86,25 @@ pub struct Scene {
     device: Device,
     mapping: Arc<Mapping>,
     crew: Crew,
+    touch: Touch,
     nr_pages: u64,
 }
 
 impl Scene {
     /// Maps the first `nr_pages` of a new open file in every process of the cast.
     pub fn new(cast: Cast, nr_pages: u64) -> Result<Self> {
-        let device = Device::open()?;
+        Self::on(Device::open()?, cast, nr_pages)
+    }
+
+    /// Maps the first `nr_pages` of `device`, which nobody has mapped yet, in every process of the
+    /// cast.
+    pub fn on(device: Device, cast: Cast, nr_pages: u64) -> Result<Self> {
+        Self::touched(device, cast, nr_pages, Touch::Read)
+    }
+
+    /// As [`Scene::on`], with a way in which everybody uses the pages.
+    pub fn touched(device: Device, cast: Cast, nr_pages: u64, touch: Touch) -> Result<Self> {
+        let act = move |member: &Member<'_>| act(member, touch);
         // One page more, see `flush_everything()`.
         let nr_mapped = nr_pages + 1;
         let (mapping, crew) = match cast {
@@ -77,33 +123,45 @@ impl Scene {
                 (Arc::new(device.map(nr_mapped)?), crew)
             }
         };
+        touch.prepare(&mapping)?;
         Ok(Self {
             device,
             mapping,
             crew,
+            touch,
             nr_pages,
         })
     }
 
-    /// Lets everybody read every page, then unmaps `selection` and counts.
+    /// Lets everybody touch every page, then unmaps `selection` and counts.
     pub fn round(&self, selection: &Selection, strategy: u32) -> Result<Round> {
-        self.crew.step()?;
-        touch_all(&self.mapping);
-        self.crew.step()?;
-        let before = read_events()?;
-        let start = Instant::now();
-        let reply = self.device.unmap(selection, strategy, 0)?;
-        let elapsed = start.elapsed();
-        let events = read_events()?.since(before);
+        let mut elapsed = Duration::ZERO;
+        let (reply, events) = self.counted(|device| {
+            let start = Instant::now();
+            let reply = device.unmap(selection, strategy, 0)?;
+            elapsed = start.elapsed();
+            Ok(reply)
+        })?;
         if strategy == abi::strategy::NONE {
             self.flush_everything()?;
         }
-        self.crew.step()?;
         Ok(Round {
             reply,
             events,
             elapsed,
         })
+    }
+
+    /// Lets everybody touch every page, then does `what`, and counts.
+    pub fn counted<T>(&self, what: impl FnOnce(&Device) -> Result<T>) -> Result<(T, TlbEvents)> {
+        self.crew.step()?;
+        self.touch.all(&self.mapping);
+        self.crew.step()?;
+        let before = read_events()?;
+        let done = what(&self.device)?;
+        let events = read_events()?.since(before);
+        self.crew.step()?;
+        Ok((done, events))
     }
 
     /// Ends the stale translations that the negative control leaves behind, so that the next round
@@ -116,21 +174,14 @@ impl Scene {
     }
 }
 
-/// The part of a member: read all pages when told to, spin through the unmap.
-fn act(member: &Member<'_>) -> Result<()> {
+/// The part of a member: touch all pages when told to, spin through the unmap.
+fn act(member: &Member<'_>, touch: Touch) -> Result<()> {
+    touch.prepare(member.mapping)?;
     loop {
         member.step()?;
-        touch_all(member.mapping);
+        touch.all(member.mapping);
         member.step()?;
         member.step()?;
-    }
-}
-
-/// Reads only: for written pages the core's own gather flushes once more a page table, before it
-/// drops their reverse mappings, and that is not what is counted here.
-fn touch_all(mapping: &Mapping) {
-    for page in 0..mapping.nr_pages() {
-        mapping.word(page, 0).load(Ordering::Relaxed);
     }
 }
 

@@ -2,7 +2,10 @@
 
 //! As much of `rust/kernel/alloc.rs` as the pure files use, over the standard library.
 
-use std::ops::{Deref, DerefMut};
+use std::{
+    ops::{Deref, DerefMut},
+    pin::Pin,
+};
 
 /// How to allocate: of no account on the host.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +25,14 @@ impl<T> KBox<T> {
     /// Never fails on the host.
     pub fn new(value: T, _flags: Flags) -> Result<Self, AllocError> {
         Ok(Self(Box::new(value)))
+    }
+
+    /// Never fails on the host.
+    pub fn pin(value: T, flags: Flags) -> Result<Pin<Self>, AllocError>
+    where
+        T: Unpin,
+    {
+        Self::new(value, flags).map(Pin::new)
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! They are the kernel's own sources, not copies, at the module paths that they have in the kernel;
 //! they say `use kernel::…`, which is this crate here and the `kernel` crate there. What they need of
-//! it is in [`alloc`] and [`page`]. The machine below them is a model: see `model`.
+//! it is in [`alloc`], [`page`], [`prelude`] and [`sync`]. The machine below them is a model: see `model`.
 
 #![forbid(unsafe_code)]
 
@@ -15,3 +15,5 @@ pub mod mm;
 #[cfg(test)]
 mod model;
 pub mod page;
+pub mod prelude;
+pub mod sync;

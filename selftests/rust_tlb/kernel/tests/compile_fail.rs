@@ -78,3 +78,8 @@ fn a_batch_cannot_be_flushed_while_staging() {
 fn a_policy_cannot_come_from_outside() {
     refused("policy_of_ones_own");
 }
+
+#[test]
+fn the_second_phase_cannot_come_before_the_flush() {
+    refused("phase_before_flush");
+}

@@ -34,6 +34,9 @@ pub enum Threads {
     Parallel,
     /// One after the other, a slice of time each.
     Sliced,
+    /// One after the other, by a clock that counts instructions: a nanosecond of the guest's time is
+    /// an instruction of one of its CPUs. Only of use with the emulator.
+    Counted,
 }
 
 impl Threads {
@@ -63,7 +66,6 @@ impl Accel {
     }
 
     /// Arguments for virtme-run. They have to be its last: `--qemu-opts` takes the rest of the line.
-    ///
     pub fn virtme_arguments(self, threads: Threads) -> &'static [&'static str] {
         match (self, threads) {
             (Accel::Kvm, _) => &[],
@@ -76,11 +78,20 @@ impl Accel {
                 "-accel",
                 "tcg,thread=single",
             ],
+            (Accel::Tcg, Threads::Counted) => &[
+                "--disable-kvm",
+                "--qemu-opts",
+                "-accel",
+                "tcg,thread=single",
+                "-icount",
+                "shift=0,sleep=off",
+            ],
         }
     }
 }
 
-fn host_cpus() -> usize {
+/// CPUs that this process may use.
+pub fn host_cpus() -> usize {
     thread::available_parallelism().map_or(1, |cpus| cpus.get())
 }
 

@@ -17,7 +17,8 @@ pub struct Environment {
     pub kernel: String,
     pub config: String,
     pub accel: &'static str,
-    /// `parallel`, or `sliced`: the emulator runs one of the guest's CPUs at a time.
+    /// `parallel`; `sliced`: the emulator runs one of the guest's CPUs at a time; or `counted`: as
+    /// `sliced`, by a clock that counts instructions.
     pub cpu_threads: &'static str,
     pub cpus: u32,
     pub host_cpus: usize,
@@ -36,6 +37,7 @@ impl Environment {
             cpu_threads: match machine.threads {
                 Threads::Parallel => "parallel",
                 Threads::Sliced => "sliced",
+                Threads::Counted => "counted",
             },
             cpus: machine.cpus,
             host_cpus: std::thread::available_parallelism()?.get(),

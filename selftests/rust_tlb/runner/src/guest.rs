@@ -46,14 +46,41 @@ pub fn suites_script(module: &Path, binaries: &[(String, String)], limit: u64) -
     script
 }
 
-fn load(module: Option<&Path>) -> String {
+/// What the bench needs: 4096 scattered pages, one more, and 64 behind them.
+const PAGES_PER_DEVICE: u32 = 8192 + 1 + 64;
+
+/// Loads the module, prepares, and runs `command` with one list of further words after the other.
+pub fn bench_script(
+    module: &Path,
+    prepare: &str,
+    command: &[String],
+    endings: &[Vec<&str>],
+) -> String {
+    let mut script = format!(
+        "insmod {} pages_per_device={PAGES_PER_DEVICE} || exit 97\n{prepare} || exit 98\n",
+        quote(&module.display().to_string())
+    );
+    for ending in endings {
+        let words = command
+            .iter()
+            .map(String::as_str)
+            .chain(ending.iter().copied());
+        let words: Vec<String> = words.map(quote).collect();
+        script += &format!("{} || exit\n", words.join(" "));
+    }
+    script
+}
+
+/// Loads the module, if one is given.
+pub fn load(module: Option<&Path>) -> String {
     match module {
         Some(path) => format!("insmod {} || exit 97\n", quote(&path.display().to_string())),
         None => String::new(),
     }
 }
 
-fn quote(word: &str) -> String {
+/// One word to the shell, whatever is in it.
+pub fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 

@@ -41,14 +41,26 @@ const COMPLAINTS: &[&str] = &[
     "unregister_netdevice: waiting",
 ];
 
+/// How KCSAN's report of a data race begins.
+const DATA_RACE: &str = "BUG: KCSAN: ";
+/// And how it ends, as does its first line above.
+const DATA_RACE_ENDS: &str = "==========";
+/// What a data race of ours has in one of its stacks: the C below the Rust code, or what it calls.
+/// The kernel's own data races, of which there are some, are not ours to judge.
+const OUR_FUNCTIONS: &[&str] = &["tlb_defer_", "mm_note_tlb_flush_batched"];
+/// Functions that read the cpumask of an mm while a CPU enters it, as they must. Why that is right is
+/// H1 in `Documentation/mm/tlb_batch.rst`.
+const READ_THE_CPUMASK: &[&str] = &["tlb_defer_add_pending", "smp_call_function_many_cond"];
+
 /// How much of an oops is shown.
 const EXCERPT_LINES: usize = 60;
 
-/// What makes this line a complaint, if anything does.
+/// What makes this line a complaint, if anything does. Whether a data race is one, only the whole
+/// report says: see [`first_complaint`].
 pub fn complaint(line: &str) -> Option<&'static str> {
     let line = without_stamp(line);
     // The guest's init writes to the kernel's log as well, and warns of what it finds missing.
-    if line.starts_with("virtme-ng-init: ") {
+    if line.starts_with("virtme-ng-init: ") || line.starts_with(DATA_RACE) {
         return None;
     }
     COMPLAINTS
@@ -78,12 +90,30 @@ pub fn without_stamp(line: &str) -> &str {
 
 /// From the first complaint to the end of what the kernel says about it.
 pub fn first_complaint(log: &[String]) -> Option<&[String]> {
-    let start = log.iter().position(|line| complaint(line).is_some())?;
+    let Some(start) = log.iter().position(|line| complaint(line).is_some()) else {
+        return data_races(log).find(|report| is_ours(report));
+    };
     let end = log[start..]
         .iter()
         .position(|line| line.contains("---[ end"))
         .map_or(EXCERPT_LINES, |end| end + 1);
     Some(&log[start..log.len().min(start + end.min(EXCERPT_LINES))])
+}
+
+/// KCSAN's reports, each from its first line to its last.
+fn data_races(log: &[String]) -> impl Iterator<Item = &[String]> {
+    let starts = |line: &String| without_stamp(line).starts_with(DATA_RACE);
+    let ends = |line: &String| without_stamp(line).starts_with(DATA_RACE_ENDS);
+    let starts = log.iter().enumerate().filter(move |(_, line)| starts(line));
+    starts.map(move |(start, _)| {
+        let rest = &log[start..];
+        &rest[..rest.iter().position(ends).unwrap_or(rest.len())]
+    })
+}
+
+fn is_ours(data_race: &[String]) -> bool {
+    let says = |line: &String, names: &[&str]| names.iter().any(|name| line.contains(name));
+    data_race.iter().any(|line| says(line, OUR_FUNCTIONS)) && !says(&data_race[0], READ_THE_CPUMASK)
 }
 
 #[cfg(test)]
@@ -141,5 +171,42 @@ mod tests {
         let log: Vec<String> = log.map(String::from).into();
         assert_eq!(first_complaint(&log), Some(&log[1..4]));
         assert_eq!(first_complaint(&log[4..]), None);
+    }
+
+    fn lines(text: &str) -> Vec<String> {
+        text.lines().map(String::from).collect()
+    }
+
+    #[test]
+    fn a_data_race_is_ours_if_we_are_in_it() {
+        let report = |title: &str, frame: &str| {
+            lines(&format!(
+                "fine\n[ 9.0] =================\n[ 9.0] BUG: KCSAN: data-race in {title}\n[ 9.0] \n\
+                 [ 9.0] read to 0xff of 8 bytes by task 7 on cpu 1:\n[ 9.0]  {frame}\n\
+                 [ 9.0] =================\n[ 9.0]  tlb_defer_later+0x1/0x2\n"
+            ))
+        };
+        let ours = report("folio_put / folio_put", "tlb_defer_clear_pte+0x1/0x2");
+        assert_eq!(first_complaint(&ours), Some(&ours[2..6]));
+        for (title, frame) in [
+            ("mas_walk / mas_wmb_replace", "lock_vma_under_rcu+0x1/0x2"),
+            (
+                "tlb_defer_add_pending+0x3e/0x70",
+                "tlb_defer_add_pending+0x3e/0x70",
+            ),
+            (
+                "smp_call_function_many_cond+0xce/0x660",
+                "tlb_defer_flush_mm_range+0x1/0x2",
+            ),
+        ] {
+            assert_eq!(first_complaint(&report(title, frame)), None, "{title}");
+        }
+    }
+
+    #[test]
+    fn what_is_worse_than_a_data_race_comes_first() {
+        let log =
+            lines("BUG: KCSAN: data-race in tlb_defer_a / b\n=====\nkernel BUG at mm/x.c\nend");
+        assert_eq!(first_complaint(&log), Some(&log[2..]));
     }
 }

@@ -7,10 +7,12 @@
 //! - [`kernel_log`] and [`ktap`] read what the guest said.
 //! - [`test_list`] is `tests.list`; [`suites`] runs what it names, [`reading`] makes results of what
 //!   the machine says, [`tally`] counts.
-//! - [`stress`] is one long session.
+//! - [`stress`] is one long session. [`recording`] brings events out, [`tracing`] sums them up.
+//! - [`bench`] measures, and writes `bench/`.
 //! - [`demo`] draws the table of strategies and writes `run.json`.
 
 mod accel;
+mod bench;
 mod bindings_layout;
 mod cargo_test;
 mod demo;
@@ -21,11 +23,13 @@ mod ktap;
 mod output;
 mod places;
 mod reading;
+mod recording;
 mod stress;
 mod suites;
 mod table;
 mod tally;
 mod test_list;
+mod tracing;
 mod vm;
 
 use std::io::{self, IsTerminal};
@@ -47,9 +51,9 @@ struct Arguments {
     /// How to run the virtual machine [default: KVM if a trial boot works, else TCG].
     #[arg(long, env = "ACCEL", hide_env_values = true, value_parser = Choice::parse, default_value = "")]
     accel: Choice,
-    /// CPUs of the virtual machine.
-    #[arg(long, env = "SMP", hide_env_values = true, value_parser = parse_cpus, default_value = "4")]
-    smp: u32,
+    /// CPUs of the virtual machine [default: 4; 8 to measure].
+    #[arg(long, env = "SMP", hide_env_values = true, value_parser = Cpus::parse, default_value = "")]
+    smp: Cpus,
     #[command(subcommand)]
     command: Command,
 }
@@ -58,11 +62,20 @@ struct Arguments {
 enum Command {
     /// Runs the demo on the `bench` kernel, prints its table, writes build/run.json.
     Run,
+    /// Measures all strategies side by side on the `bench` kernel, writes build/bench/.
+    Bench {
+        /// A part of the measurements, with fewer rounds, in 3 minutes.
+        #[arg(long, env = "QUICK", hide_env_values = true, value_parser = bench::parse_quick, default_value = "", action = clap::ArgAction::Set)]
+        quick: bool,
+    },
     /// Runs all tests of tests.list, here and on the `test` kernel.
     Test {
         /// Only those whose line in the list contains this.
         #[arg(long, env = "TEST", hide_env_values = true, default_value = "")]
         only: String,
+        /// On which kernel: `test`, or another one, which has only what runs in the booted kernel.
+        #[arg(long, default_value = "test")]
+        config: String,
     },
     /// Uses the device at random on the `test` kernel, and looks for stale pages.
     Stress {
@@ -73,6 +86,10 @@ enum Command {
         #[arg(long, env = "SEED", hide_env_values = true, value_parser = stress::Seed::parse, default_value = "")]
         seed: stress::Seed,
     },
+    /// Records by ftrace, on the `bench` kernel, what the flushes of each strategy are made of.
+    Trace,
+    /// Counts and records it by perf.
+    Perf,
     /// Opens a shell in the virtual machine, as root, with the module loaded.
     Shell {
         /// Which kernel: `bench` or `test`.
@@ -90,22 +107,35 @@ enum Command {
         /// Do not load the module.
         #[arg(long)]
         no_module: bool,
+        /// Run the emulator by a clock that counts instructions: repeatable, and slow.
+        #[arg(long)]
+        icount: bool,
         /// The command and its arguments.
         #[arg(required = true, trailing_var_arg = true)]
         command: Vec<String>,
     },
 }
 
-/// `make` hands on `SMP=` when it is not set.
-fn parse_cpus(text: &str) -> Result<u32, String> {
-    match text {
-        "" => Ok(4),
-        _ => match text.parse() {
-            Ok(cpus @ 1..=8) => Ok(cpus),
-            _ => Err("SMP is a number of CPUs from 1 to 8".into()),
-        },
+/// What the user asked for.
+#[derive(Clone, Copy)]
+struct Cpus(Option<u32>);
+
+impl Cpus {
+    /// `make` hands on `SMP=` when it is not set.
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Ok(Self(None)),
+            _ => match text.parse() {
+                Ok(cpus @ 1..=8) => Ok(Self(Some(cpus))),
+                _ => Err("SMP is a number of CPUs from 1 to 8".into()),
+            },
+        }
     }
 }
+
+const CPUS: u32 = 4;
+/// One of the axes of the bench.
+const CPUS_TO_MEASURE: u32 = 8;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -124,26 +154,41 @@ fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
     let machine = |config: &str| -> Result<Machine> {
         let kernel = places.kernel(config)?;
         let accel = accel::decide(arguments.accel, &kernel, &places)?;
-        Ok(Machine::new(kernel, accel, arguments.smp))
+        let cpus = match arguments.command {
+            Command::Bench { .. } => CPUS_TO_MEASURE,
+            _ => CPUS,
+        };
+        Ok(Machine::new(kernel, accel, arguments.smp.0.unwrap_or(cpus)))
     };
     match &arguments.command {
         Command::Run => demo::run(&machine("bench")?, &places),
-        Command::Test { only } => {
-            suites::run_all(&places, Selection::new(only), || machine("test"))
+        Command::Bench { quick } => bench::run(&machine("bench")?, &places, *quick),
+        Command::Test { only, config } => {
+            let selection = match config.as_str() {
+                "test" => Selection::new(only),
+                _ => Selection::new(only).in_booted_kernel(),
+            };
+            suites::run_all(&places, selection, || machine(config))
         }
         Command::Stress { duration, seed } => {
             let machine = machine("test")?.in_parallel();
             let session = stress::session(&machine, &places, *duration, *seed);
             boot(&machine, &places, &session)
         }
+        Command::Trace => tracing::trace(&machine("bench")?, &places),
+        Command::Perf => tracing::perf(&machine("bench")?, &places),
         Command::Shell { config } => shell(&machine(config)?, &places),
         Command::Boot {
             config,
             timeout,
             no_module,
+            icount,
             command,
         } => {
-            let machine = machine(config)?;
+            let mut machine = machine(config)?;
+            if *icount {
+                machine = machine.counting();
+            }
             let session = command_session(&machine, !no_module, *timeout, command);
             boot(&machine, &places, &session)
         }

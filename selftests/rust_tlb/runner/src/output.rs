@@ -93,6 +93,45 @@ fn tell_now_and_then(text: String, stop: Arc<AtomicBool>) {
     });
 }
 
+/// Shows how far a long step has come: a bar on a terminal, else a line now and then.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    told: Cell<Instant>,
+}
+
+impl Progress {
+    pub fn new() -> Self {
+        Self {
+            bar: io::stdout().is_terminal().then(bar),
+            told: Cell::new(Instant::now()),
+        }
+    }
+
+    /// So many of so many are done; `what` was the last.
+    pub fn show(&self, done: u64, all: u64, what: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(all);
+            bar.set_position(done);
+            bar.set_message(what.to_string());
+        } else if self.told.get().elapsed() >= SIGN_OF_LIFE || done == all {
+            self.told.set(Instant::now());
+            note(&format!("{done} of {all}: {what}"));
+        }
+    }
+
+    /// Takes it away again.
+    pub fn done(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("      {bar:30} {pos}/{len} {msg}, {elapsed}");
+    ProgressBar::new(0).with_style(style.expect("a valid template"))
+}
+
 /// Shows how a session ended, if it did so badly, and the first thing that the kernel complained
 /// about. Returns whether there was nothing to show.
 pub fn show_kernel_problems(ended: &Ended) -> bool {

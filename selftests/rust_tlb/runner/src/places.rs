@@ -23,6 +23,7 @@ pub struct Places {
 }
 
 /// A built kernel.
+#[derive(Clone)]
 pub struct Kernel {
     /// `bench` or `test`.
     pub config: String,

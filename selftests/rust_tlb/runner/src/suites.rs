@@ -27,14 +27,24 @@ const SUITE_LIMIT: u64 = 180;
 const BOOT_LIMIT: u64 = 120;
 
 /// Suites about what happens at the same time: not in slices of time, if that can be helped.
-const CONCURRENT: [&str; 6] = [
+const CONCURRENT: [&str; 11] = [
+    "gup",
     "lifecycle",
     "oracle",
     "others",
+    "pfnmap",
+    "pressure",
     "races",
+    "scope",
     "stress",
+    "twophase",
     "writeback",
 ];
+/// Suites that use up all memory.
+const WITH_LITTLE_MEMORY: [&str; 1] = ["small"];
+
+/// A suite's name and its binary.
+type Suite = (String, String);
 
 /// Runs the selected tests. Whatever fails on the way, the last line says how many.
 pub fn run_all(
@@ -60,7 +70,9 @@ pub fn run_all(
     let needs_guest = |test: &Test| matches!(test.kind, Kind::Kunit | Kind::Vm | Kind::Kernel);
     if listed.iter().any(needs_guest) {
         let suites = guest_suites(places, &packages, &listed, &selection);
-        if let Err(error) = run_guests(machine()?, places, suites, &mut tally) {
+        // The first boot has them, whatever else it is for.
+        let with_kunit = listed.iter().any(|test| test.kind == Kind::Kunit);
+        if let Err(error) = run_guests(machine()?, places, suites, with_kunit, &mut tally) {
             tally.fail(format!("the test kernel: {error:#}"));
         }
     }
@@ -80,14 +92,13 @@ fn run_host_tests(
         .try_for_each(|package| cargo_test::run(places, &package.name, tally))
 }
 
-/// The guest's suites, as (name, binary): all there are, in the list or not, unless some are asked
-/// for.
+/// The guest's suites: all there are, in the list or not, unless some are asked for.
 fn guest_suites(
     places: &Places,
     packages: &[Package],
     listed: &[Test],
     selection: &Selection,
-) -> Vec<(String, String)> {
+) -> Vec<Suite> {
     let is_listed = |suite: &str| {
         let mut tests = listed.iter().filter(|test| test.kind == Kind::Vm);
         tests.any(|test| test.suite == suite)
@@ -100,37 +111,52 @@ fn guest_suites(
         .collect()
 }
 
-/// In one boot, or in two where it is slow to run all CPUs at the same time.
+/// In one boot with KUnit's tests, one more where it is slow to run all CPUs at the same time, and one
+/// with little memory; those that are for nothing are left out.
 fn run_guests(
     machine: Machine,
     places: &Places,
-    suites: Vec<(String, String)>,
+    suites: Vec<Suite>,
+    with_kunit: bool,
     tally: &mut Tally,
 ) -> Result<()> {
-    if machine.threads == Threads::Parallel {
-        return run_guest(&machine, places, &suites, tally);
+    let (small, suites) = split(suites, &WITH_LITTLE_MEMORY);
+    let (concurrent, others) = match machine.threads {
+        Threads::Sliced | Threads::Counted => split(suites, &CONCURRENT),
+        _ => (Vec::new(), suites),
+    };
+    let nothing_else = concurrent.is_empty() && small.is_empty();
+    if with_kunit || !others.is_empty() || nothing_else {
+        run_guest(&machine, places, "boot", &others, tally)?;
     }
-    let is_concurrent = |(name, _): &(String, String)| CONCURRENT.contains(&name.as_str());
-    let (concurrent, others): (Vec<_>, Vec<_>) = suites.into_iter().partition(is_concurrent);
-    if concurrent.is_empty() {
-        return run_guest(&machine, places, &others, tally);
+    if !small.is_empty() {
+        output::note("a machine with little memory");
+        let little = machine.with_little_memory();
+        run_guest(&little, places, "boot-small", &small, tally)?;
     }
-    run_guest(&machine, places, &others, tally)?;
-    output::note("and again, with CPUs that run at the same time");
-    run_guest(&machine.in_parallel(), places, &concurrent, tally)
+    if !concurrent.is_empty() {
+        output::note("a machine with CPUs that run at the same time");
+        let parallel = machine.in_parallel();
+        run_guest(&parallel, places, "boot-parallel", &concurrent, tally)?;
+    }
+    Ok(())
+}
+
+/// Those that `names` has, and the others.
+fn split(suites: Vec<Suite>, names: &[&str]) -> (Vec<Suite>, Vec<Suite>) {
+    let is_named = |(name, _): &Suite| names.contains(&name.as_str());
+    suites.into_iter().partition(is_named)
 }
 
 fn run_guest(
     machine: &Machine,
     places: &Places,
-    suites: &[(String, String)],
+    name: &str,
+    suites: &[Suite],
     tally: &mut Tally,
 ) -> Result<()> {
     let session = Session {
-        name: match machine.threads {
-            Threads::Parallel => "boot-parallel".into(),
-            Threads::Sliced => "boot".into(),
-        },
+        name: name.into(),
         script: guest::suites_script(&machine.kernel.module(), suites, SUITE_LIMIT),
         limit: Duration::from_secs(BOOT_LIMIT + SUITE_LIMIT * suites.len() as u64),
     };

@@ -63,22 +63,37 @@ impl fmt::Display for Test {
 
 /// Which tests are asked for.
 #[derive(Clone, Debug, Default)]
-pub struct Selection(String);
+pub struct Selection {
+    text: String,
+    only_in_booted_kernel: bool,
+}
 
 impl Selection {
     /// Those whose line in the list contains `text`; all, if it is empty.
     pub fn new(text: &str) -> Self {
-        Self(text.trim().into())
+        Self {
+            text: text.trim().into(),
+            only_in_booted_kernel: false,
+        }
+    }
+
+    /// Of these, those that run in a kernel when it has booted.
+    pub fn in_booted_kernel(self) -> Self {
+        Self {
+            only_in_booted_kernel: true,
+            ..self
+        }
     }
 
     /// Whether all are asked for.
     pub fn is_all(&self) -> bool {
-        self.0.is_empty()
+        self.text.is_empty()
     }
 
     /// Whether this one is.
     pub fn contains(&self, test: &Test) -> bool {
-        test.to_string().contains(&self.0)
+        let is_there = matches!(test.kind, Kind::Vm | Kind::Kernel);
+        (is_there || !self.only_in_booted_kernel) && test.to_string().contains(&self.text)
     }
 }
 

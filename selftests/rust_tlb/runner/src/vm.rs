@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{killpg, Signal};
 use nix::unistd::Pid;
 
-use crate::accel::{Accel, Threads};
+use crate::accel::{self, Accel, Threads};
 use crate::guest;
 use crate::output::Waiting;
 use crate::places::{Kernel, Places};
@@ -40,13 +40,17 @@ const TEST_KERNEL_ARGUMENTS: &[&str] = &["page_poison=1"];
 const CACHED_ROOT: &str =
     "rootflags=version=9p2000.L,trans=virtio,access=any,msize=512000,cache=loose";
 const MEMORY: &str = "2G";
+/// What the kernel needs, and the tests' own processes, and not much more.
+const LITTLE_MEMORY: &str = "256M";
 
 /// A virtual machine to be booted, any number of times.
+#[derive(Clone)]
 pub struct Machine {
     pub kernel: Kernel,
     pub accel: Accel,
     pub cpus: u32,
     pub threads: Threads,
+    memory: &'static str,
     /// Whether KUnit's tests run while it boots, if the kernel has them.
     kunit: bool,
 }
@@ -96,17 +100,46 @@ impl Machine {
             kernel,
             accel,
             cpus,
+            memory: MEMORY,
             kunit: true,
         }
     }
 
     /// The same machine with CPUs that really run at the same time, for another boot: what KUnit
     /// had to say it has said.
-    pub fn in_parallel(self) -> Self {
+    pub fn in_parallel(&self) -> Self {
         Self {
             threads: Threads::Parallel,
             kunit: false,
-            ..self
+            ..self.clone()
+        }
+    }
+
+    /// The same machine in an emulator whose clock counts instructions.
+    pub fn counting(&self) -> Self {
+        Self {
+            accel: Accel::Tcg,
+            threads: Threads::Counted,
+            ..self.clone()
+        }
+    }
+
+    /// The same machine with no more CPUs than the host has, which really run at the same time.
+    pub fn as_the_host(&self) -> Self {
+        let host_cpus = accel::host_cpus() as u32;
+        Self {
+            threads: Threads::Parallel,
+            cpus: self.cpus.min(host_cpus).max(2),
+            ..self.clone()
+        }
+    }
+
+    /// The same machine with little memory, for another boot.
+    pub fn with_little_memory(&self) -> Self {
+        Self {
+            memory: LITTLE_MEMORY,
+            kunit: false,
+            ..self.clone()
         }
     }
 
@@ -187,7 +220,7 @@ impl Machine {
             .arg("--kimg")
             .arg(self.kernel.image())
             .args(["--mods", "none", "--force-9p", "--disable-microvm"])
-            .args(["--memory", MEMORY, "--cpus", &self.cpus.to_string()])
+            .args(["--memory", self.memory, "--cpus", &self.cpus.to_string()])
             .args(["--name", "rust-tlb", "--overlay-rwdir", "/tmp", "--pwd"]);
         for argument in KERNEL_ARGUMENTS {
             command.args(["--kopt", argument]);

@@ -17,6 +17,7 @@ use rust_tlb_guest::cpu;
 use rust_tlb_guest::crew::Shape;
 use rust_tlb_guest::device::{strategy_name, Device};
 use rust_tlb_guest::oracle::Oracle;
+use rust_tlb_guest::recorder::Recorder;
 use rust_tlb_guest::scene::{Cast, Round, Scene};
 use rust_tlb_guest::selection::Selection;
 use rust_tlb_guest::tlb_events::most_common;
@@ -40,6 +41,15 @@ struct Options {
     /// Unmaps under the eyes of the oracle for each strategy
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     oracle_rounds: u32,
+    /// Only this strategy
+    #[arg(long)]
+    strategy: Option<String>,
+    /// Only who is called so: threads or processes
+    #[arg(long, default_value = "")]
+    cast: String,
+    /// Only count, which is what RUST_TLB_RECORDER records: nobody looks for stale accesses
+    #[arg(long)]
+    count_only: bool,
 }
 
 /// One line of the table.
@@ -90,8 +100,12 @@ fn run(options: &Options) -> Result<()> {
     let all: Vec<u32> = (0..strategy::NR).collect();
     let strategies = device.strategies(&all)?;
     expect_refused(&device, &all, &strategies)?;
+    let strategies = chosen(options, strategies)?;
     let mut rng = fastrand::Rng::with_seed(options.seed);
     for (scenario, cast) in SCENARIOS {
+        if !scenario.ends_with(&options.cast) {
+            continue;
+        }
         let mut order = strategies.clone();
         rng.shuffle(&mut order);
         println!(
@@ -105,6 +119,15 @@ fn run(options: &Options) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// All, or the one that was asked for.
+fn chosen(options: &Options, mut strategies: Vec<u32>) -> Result<Vec<u32>> {
+    if let Some(name) = &options.strategy {
+        strategies.retain(|&strategy| strategy_name(strategy) == name);
+        ensure!(!strategies.is_empty(), "there is no strategy {name}");
+    }
+    Ok(strategies)
 }
 
 /// A kernel as in production cannot be asked to break a rule.
@@ -132,6 +155,9 @@ fn measure_all(
     // The oracle's members need the CPUs for themselves.
     drop(scene);
     let mut rows = Vec::new();
+    if options.count_only {
+        return Ok(rows);
+    }
     for (strategy, rounds) in counted {
         println!("  {}: looking for stale accesses", strategy_name(strategy));
         let report = look(options, cast, strategy)?;
@@ -145,10 +171,11 @@ fn measure_all(
 fn count(options: &Options, scene: &Scene, strategy: u32) -> Result<Vec<Round>> {
     let selection = Selection::scattered(0, options.pages);
     let start = Instant::now();
+    let mut recorder = Recorder::from_environment()?;
     let mut rounds = Vec::new();
     // One more, since the first pays for what the strategy before it has left.
     while rounds.len() <= options.rounds as usize {
-        let round = scene.round(&selection, strategy)?;
+        let round = recorder.around(|| scene.round(&selection, strategy))?;
         ensure!(round.reply.nr_pages == options.pages, "{:?}", round.reply);
         rounds.push(round);
         if start.elapsed().as_secs_f64() > options.patience {

@@ -64,6 +64,8 @@ pub enum Action {
     Renew(Place),
     /// Moves everything to another address.
     Move(Place),
+    /// Runs the kernel's shrinkers.
+    Shrink,
     /// Forks a child that reads all pages and exits.
     Fork,
     /// Forks a child that works on its own, and kills it.
@@ -100,7 +102,8 @@ impl Chooser {
             20..40 => Action::Write,
             40..58 => Action::Unmap(self.unmap_watched()),
             58..68 => Action::Unmap(self.unmap_saved()),
-            68..74 => Action::Flush(self.place()),
+            68..73 => Action::Flush(self.place()),
+            73 => Action::Shrink,
             74..78 => self.of_part(Action::Populate),
             78..82 => self.of_part(Action::Replace),
             82..86 => self.of_part(Action::DontNeed),
@@ -200,7 +203,13 @@ fn flags(rng: &mut fastrand::Rng, strategy: u32) -> u32 {
     } else {
         0
     };
-    defer | if free { abi::UNMAP_FREE } else { 0 }
+    let has_batch = ![strategy::ZAP, strategy::UNMAP_MAPPING].contains(&strategy);
+    let two_phase = if has_batch && rng.u8(..4) == 0 {
+        abi::UNMAP_TWO_PHASE
+    } else {
+        0
+    };
+    defer | two_phase | if free { abi::UNMAP_FREE } else { 0 }
 }
 
 /// Pages of `within`, in one of the forms that the device takes.

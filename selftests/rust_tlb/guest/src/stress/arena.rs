@@ -40,14 +40,26 @@ pub struct Arena<'a> {
     pub books: &'a Books,
     pub watched: Device,
     pub saved: Device,
+    setup: u32,
 }
 
 impl<'a> Arena<'a> {
     pub fn open(books: &'a Books) -> Result<Self> {
+        Self::open_as(books, 0)
+    }
+
+    /// Opens files that are to be mapped as `setup` says: `SETUP_*`.
+    pub fn open_as(books: &'a Books, setup: u32) -> Result<Self> {
+        let open = || -> Result<Device> {
+            let device = Device::open().context("open")?;
+            device.setup(setup).context("setup")?;
+            Ok(device)
+        };
         Ok(Self {
             books,
-            watched: Device::open().context("open")?,
-            saved: Device::open().context("open")?,
+            watched: open()?,
+            saved: open()?,
+            setup,
         })
     }
 
@@ -55,13 +67,13 @@ impl<'a> Arena<'a> {
     pub fn watched_ground(&self, slot: usize) -> Result<Ground<'_>> {
         let watcher = Watcher::new(&self.books.ledger, slot);
         let memory = Memory::Watched(watcher);
-        Ground::new(&self.watched, self.books.nr_watched, memory)
+        Ground::new(&self.watched, self.setup, self.books.nr_watched, memory)
     }
 
     /// The saved pages, as the thread of this slot maps and judges them.
     pub fn saved_ground<'b>(&'b self, board: &'b Board, slot: usize) -> Result<Ground<'b>> {
         let memory = Memory::Saved(Stamps::new(board, slot, SAVED_PAGES));
-        Ground::new(&self.saved, SAVED_PAGES, memory)
+        Ground::new(&self.saved, self.setup, SAVED_PAGES, memory)
     }
 
     /// Unmaps watched pages, which are the caller's to unmap, under the eyes of all.

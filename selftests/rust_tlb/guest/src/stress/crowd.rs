@@ -11,6 +11,7 @@ use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{anyhow, Context, Result};
 
+use crate::abi;
 use crate::child::Child;
 use crate::cpu;
 use crate::stress::action::Chooser;
@@ -48,7 +49,9 @@ impl Scenery<'_> {
         if !is_last || process == 0 {
             return self.run_threads(process, self.shared);
         }
-        let own = Arena::open(self.own_books)?;
+        // The seed says of which kind its mappings are: any of four.
+        let setup = self.seed as u32 & (abi::SETUP_PFNMAP | abi::SETUP_NOTIFY);
+        let own = Arena::open_as(self.own_books, setup)?;
         self.run_threads(process, &own)?;
         own.settle()
     }

@@ -5,8 +5,10 @@
 use core::sync::atomic::Ordering;
 
 use anyhow::Result;
+use rustix::io::Errno;
 use rustix::mm::MprotectFlags;
 
+use crate::abi;
 use crate::device::Device;
 use crate::mapping::Mapping;
 use crate::stress::action::Part;
@@ -66,14 +68,17 @@ impl<'a> Stamps<'a> {
 /// A thread's own mapping, which it may change, and its memory of the pages.
 pub struct Ground<'a> {
     pub device: &'a Device,
+    /// Pages that are mapped without a reference cannot be let go of.
+    can_let_go: bool,
     mapping: Mapping,
     memory: Memory<'a>,
 }
 
 impl<'a> Ground<'a> {
-    pub fn new(device: &'a Device, nr_pages: u64, memory: Memory<'a>) -> Result<Self> {
+    pub fn new(device: &'a Device, setup: u32, nr_pages: u64, memory: Memory<'a>) -> Result<Self> {
         Ok(Self {
             device,
+            can_let_go: setup & abi::SETUP_PFNMAP == 0,
             mapping: device.map(nr_pages)?,
             memory,
         })
@@ -93,7 +98,10 @@ impl<'a> Ground<'a> {
     }
 
     pub fn dont_need(&self, part: Part) -> Result<()> {
-        Ok(self.mapping.dont_need_part(part.first, part.nr)?)
+        match self.mapping.dont_need_part(part.first, part.nr) {
+            Err(Errno::INVAL) if !self.can_let_go => Ok(()),
+            answer => Ok(answer?),
+        }
     }
 
     /// Looks at the pages in between: they are writable, or dirty, by a stale translation only.

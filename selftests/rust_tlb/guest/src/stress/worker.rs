@@ -11,6 +11,7 @@ use anyhow::{ensure, Context, Result};
 
 use crate::child::{describe, Child};
 use crate::device::Device;
+use crate::reclaim::Shrinkers;
 use crate::stress::action::{unmap_any, unmap_saved, Action, Part, Place, Unmap, BAND_PAGES};
 use crate::stress::arena::Arena;
 use crate::stress::board::{Board, Count};
@@ -31,6 +32,7 @@ pub struct Worker<'a> {
     watched: Ground<'a>,
     saved: Ground<'a>,
     band: Part,
+    shrinkers: Shrinkers,
 }
 
 impl<'a> Worker<'a> {
@@ -42,6 +44,7 @@ impl<'a> Worker<'a> {
                 first: index * BAND_PAGES,
                 nr: BAND_PAGES,
             },
+            shrinkers: Shrinkers::open()?,
             arena,
             board,
         })
@@ -64,6 +67,7 @@ impl<'a> Worker<'a> {
             Action::Forbid(place, part) => self.ground(*place).forbid(*part)?,
             Action::Renew(place) => self.ground(*place).renew()?,
             Action::Move(place) => self.ground(*place).relocate()?,
+            Action::Shrink => self.shrinkers.run()?,
             Action::Fork => self.fork_and_wait()?,
             Action::Kill { seed, after_us } => self.fork_and_kill(*seed, *after_us)?,
         }

@@ -5,6 +5,7 @@
 
 mod arguments;
 mod refusal;
+mod scope_arguments;
 mod unmap_arguments;
 
 use core::ffi::c_void;
@@ -27,9 +28,14 @@ use arguments::{
     populate_refuses_bad_arguments,
 };
 use refusal::{Refusal, BAD_ADDRESS};
+use scope_arguments::{
+    idle_refuses_bad_arguments, scope_refuses_bad_arguments, setup_comes_before_the_first_use,
+    setup_refuses_bad_arguments,
+};
 use unmap_arguments::{
     unmap_refuses_bad_lists, unmap_refuses_bad_ranges, unmap_refuses_bad_strategies,
-    unmap_refuses_to_defer_what_flushes_at_once,
+    unmap_refuses_to_break_what_has_no_batch, unmap_refuses_to_defer_what_flushes_at_once,
+    unmap_refuses_two_phases_without_a_batch,
 };
 
 crate::tests! {
@@ -43,9 +49,15 @@ crate::tests! {
     unmap_refuses_bad_lists,
     unmap_refuses_bad_strategies,
     unmap_refuses_to_defer_what_flushes_at_once,
+    unmap_refuses_two_phases_without_a_batch,
+    unmap_refuses_to_break_what_has_no_batch,
     flush_refuses_bad_arguments,
     accessed_refuses_bad_arguments,
     invalidate_refuses_bad_arguments,
+    setup_refuses_bad_arguments,
+    setup_comes_before_the_first_use,
+    scope_refuses_bad_arguments,
+    idle_refuses_bad_arguments,
     private_mappings_are_refused,
     mappings_beyond_the_device_are_refused,
 }
@@ -76,7 +88,8 @@ fn describe_is_consistent(_: &Options) -> Result<()> {
         describe.nr_pages > 0 && describe.max_list > 0 && describe.max_pending > 0,
         "limits"
     );
-    ensure!(describe.reserved == [0; 5], "reserved");
+    ensure!(describe.max_age_ms > 0, "age");
+    ensure!(describe.reserved == [0; 4], "reserved");
     ensure!(
         describe.strategies >> strategy::NR == 0,
         "a strategy without a name"
@@ -115,7 +128,7 @@ fn an_open_file_has_its_own_pages(_: &Options) -> Result<()> {
 fn unknown_calls_are_refused(_: &Options) -> Result<()> {
     let refusal = Refusal::new()?;
     let size_bit = 1 << 16;
-    let next_number = abi::INVALIDATE + 1;
+    let next_number = abi::IDLE + 1;
     let other_type = abi::DESCRIBE ^ 0x100;
     let opcodes = [
         ("an unknown number", next_number),
@@ -143,6 +156,9 @@ fn bad_addresses_are_refused(_: &Options) -> Result<()> {
         ("counters", abi::COUNTERS),
         ("accessed", abi::ACCESSED),
         ("invalidate", abi::INVALIDATE),
+        ("setup", abi::SETUP),
+        ("scope", abi::SCOPE),
+        ("idle", abi::IDLE),
     ];
     for (what, opcode) in opcodes {
         for address in [0, BAD_ADDRESS] {

@@ -9,12 +9,19 @@ pub mod abi;
 pub mod accounting;
 pub mod counts;
 pub mod fault;
+pub mod gup;
 pub mod lifecycle;
 pub mod oracle;
 pub mod others;
+pub mod pfnmap;
+pub mod pressure;
 pub mod races;
 pub mod residency;
+pub mod scope;
+pub mod small;
 pub mod stress;
+pub mod trace;
+pub mod twophase;
 pub mod unmap;
 pub mod writeback;
 
@@ -24,7 +31,7 @@ mod tests {
 
     const LIST: &str = include_str!("../../../tests.list");
 
-    const SUITES: [(&str, &[Test]); 12] = [
+    const SUITES: [(&str, &[Test]); 19] = [
         ("abi", super::abi::TESTS),
         ("fault", super::fault::TESTS),
         ("unmap", super::unmap::TESTS),
@@ -36,6 +43,13 @@ mod tests {
         ("residency", super::residency::TESTS),
         ("others", super::others::TESTS),
         ("writeback", super::writeback::TESTS),
+        ("twophase", super::twophase::TESTS),
+        ("scope", super::scope::TESTS),
+        ("pfnmap", super::pfnmap::TESTS),
+        ("gup", super::gup::TESTS),
+        ("pressure", super::pressure::TESTS),
+        ("small", super::small::TESTS),
+        ("trace", super::trace::TESTS),
         ("stress", super::stress::TESTS),
     ];
 

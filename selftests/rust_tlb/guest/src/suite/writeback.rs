@@ -3,21 +3,18 @@
 //! Contents that are saved before a page is released: after a flush where it matters (H14), so that
 //! no write is lost, and without one where it does not.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use anyhow::{ensure, Result};
 use rustix::io::Errno;
 
 use crate::abi::{self, strategy};
-use crate::barrier::Wait;
-use crate::cpu;
-use crate::crew::{Crew, Member};
 use crate::device::{strategy_name, Device};
 use crate::ktap::{skip, Options};
 use crate::mapping::Mapping;
 use crate::selection::Selection;
-use crate::shared::Shared;
+use crate::writers::Writers;
 
 crate::tests! {
     contents_come_back,
@@ -122,75 +119,24 @@ fn a_batch_of_the_core_saves_nothing(_: &Options) -> Result<()> {
     expect_contents(&mapping)
 }
 
-/// What writers and driver tell each other.
-struct Desk {
-    words: Shared<AtomicU64>,
-}
-
-const STOP: usize = 0;
-const NR_WRITES: usize = 1;
-const NR_LOST: usize = 2;
-
-impl Desk {
-    fn get(&self, which: usize) -> u64 {
-        self.words[which].load(Ordering::Acquire)
-    }
-}
-
-/// Writes a rising number to a word of its own in each page, and looks whether the last one is still
-/// there.
-fn write_all_the_time(desk: &Desk, member: &Member<'_>) -> Result<()> {
-    let mut last = vec![0u64; member.mapping.nr_pages() as usize];
-    while desk.get(STOP) == 0 && !member.dismissed() {
-        for (page, last) in last.iter_mut().enumerate() {
-            let word = member.mapping.word(page as u64, member.index);
-            let lost = word.load(Ordering::Acquire) != *last;
-            *last += 1;
-            word.store(*last, Ordering::Release);
-            desk.words[NR_LOST].fetch_add(u64::from(lost), Ordering::AcqRel);
-            desk.words[NR_WRITES].fetch_add(1, Ordering::AcqRel);
-        }
-    }
-    Ok(())
-}
-
 /// Has the pages saved under the eyes of writers, `nr_unmaps` times or until a write is lost, and
 /// returns how many were.
 fn lost_writes(strategy: u32, flags: u32, nr_unmaps: u64) -> Result<u64> {
     let device = Device::open()?;
     let mapping = Arc::new(device.map(NR_PAGES)?);
-    let desk = Arc::new(Desk {
-        words: Shared::new(3)?,
-    });
-    let shown = desk.clone();
-    let nr_writers = cpu::nr_cpus() - 1;
-    let crew = Crew::of_threads(&mapping, nr_writers, Wait::Sleep, move |member| {
-        write_all_the_time(&shown, member)
-    })?;
+    let writers = Writers::start(&mapping)?;
     for _ in 0..nr_unmaps {
-        await_writes(&desk, &crew, NR_PAGES * nr_writers as u64)?;
+        writers.await_passes(1)?;
         device.unmap(&all(), strategy, flags | abi::UNMAP_WRITE_BACK)?;
         if flags & abi::UNMAP_DEFER != 0 {
-            await_writes(&desk, &crew, NR_PAGES * nr_writers as u64)?;
+            writers.await_passes(1)?;
             device.flush()?;
         }
-        if desk.get(NR_LOST) > 0 {
+        if writers.nr_lost() > 0 {
             break;
         }
     }
-    await_writes(&desk, &crew, 2 * NR_PAGES * nr_writers as u64)?;
-    desk.words[STOP].store(1, Ordering::Release);
-    crew.join()?;
-    Ok(desk.get(NR_LOST))
-}
-
-fn await_writes(desk: &Desk, crew: &Crew, nr: u64) -> Result<()> {
-    let goal = desk.get(NR_WRITES) + nr;
-    while desk.get(NR_WRITES) < goal {
-        crew.check()?;
-        core::hint::spin_loop();
-    }
-    Ok(())
+    writers.finish()
 }
 
 fn no_write_is_lost(options: &Options) -> Result<()> {

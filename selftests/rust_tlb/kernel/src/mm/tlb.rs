@@ -16,6 +16,7 @@ pub mod ceiling;
 pub mod chosen;
 #[path = "../../../srctree/rust/kernel/mm/tlb/ledger.rs"]
 pub mod ledger;
+mod locks;
 #[path = "../../../srctree/rust/kernel/mm/tlb/per_page.rs"]
 pub mod per_page;
 #[path = "../../../srctree/rust/kernel/mm/tlb/policy.rs"]
@@ -24,6 +25,15 @@ pub mod policy;
 pub mod precise;
 #[path = "../../../srctree/rust/kernel/mm/tlb/range.rs"]
 pub mod range;
+#[path = "../../../srctree/rust/kernel/mm/tlb/scope.rs"]
+pub mod scope;
+mod trace;
+#[allow(
+    dead_code,
+    reason = "the walk, which only the kernel has, uses the rest"
+)]
+#[path = "../../../srctree/rust/kernel/mm/tlb/two_phase.rs"]
+pub mod two_phase;
 #[cfg(test)]
 #[path = "../../../srctree/rust/kernel/mm/tlb/unflushed.rs"]
 pub mod unflushed;

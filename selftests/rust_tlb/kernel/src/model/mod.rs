@@ -2,6 +2,13 @@
 
 //! The real policies and the real batch, on a model of the machine.
 
+mod access;
+mod lost_writes;
 mod machine;
+mod memory;
+mod page_table;
 mod properties;
+mod scopes;
+mod threads;
 mod world;
+mod write_back;

@@ -7,6 +7,10 @@
 //! drops them only as the generations say. So a missing generation shows, which no emulator
 //! without PCID can show.
 
+use super::{
+    memory::{Frame, Memory, Page},
+    page_table::{PageTable, Pte},
+};
 use crate::{mm::tlb::range::PageRange, page::PAGE_SHIFT};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,21 +18,21 @@ pub(super) type Cpu = usize;
 pub(super) type MmId = usize;
 /// A page's number in an address space.
 pub(super) type Vpn = usize;
-/// A page of memory, never reused, so that a stale translation is one to a frame that was released.
-pub(super) type Frame = u64;
 
 #[derive(Clone, Default)]
-struct Mm {
-    table: BTreeMap<Vpn, Frame>,
+pub(super) struct Mm {
+    pub(super) table: PageTable,
     tlb_gen: u64,
     cpumask: BTreeSet<Cpu>,
     batched: bool,
+    /// Someone changed PTEs, and has yet to flush them: `mm_tlb_flush_pending()`.
+    flush_is_pending: bool,
 }
 
 /// What a CPU has cached of one address space.
 #[derive(Clone, Default)]
 struct Cached {
-    entries: BTreeMap<Vpn, Frame>,
+    entries: BTreeMap<Vpn, Pte>,
     tlb_gen: u64,
 }
 
@@ -47,12 +51,17 @@ pub(super) struct Counts {
 }
 
 pub(super) struct World {
-    mms: Vec<Mm>,
+    pub(super) mms: Vec<Mm>,
     cpus: Vec<CpuState>,
-    next_frame: Frame,
+    pub(super) memory: Memory,
+    /// Pages that the driver is taking back: a fault on one of them waits.
+    pub(super) leaving: BTreeSet<Page>,
     pub(super) ceiling_pages: usize,
     /// Whether generations go up. The control of the properties: they must not hold without.
     pub(super) bumps: bool,
+    /// Whether CPUs look at the PTE before they write through a translation that is writable and
+    /// clean, as the architecture promises.
+    pub(super) keeps_promise: bool,
     pub(super) counts: Counts,
 }
 
@@ -62,28 +71,15 @@ impl World {
         let mut world = Self {
             mms: vec![Mm::default(); nr_mms],
             cpus: vec![CpuState::default(); nr_cpus],
-            next_frame: 1,
+            memory: Memory::default(),
+            leaving: BTreeSet::new(),
             ceiling_pages,
             bumps: true,
+            keeps_promise: true,
             counts: Counts::default(),
         };
         world.mms[0].cpumask = (0..nr_cpus).collect();
         world
-    }
-
-    /// Touches a page: through the TLB if it is there, else by a walk, else by a fault that maps a
-    /// fresh frame. Returns the frame.
-    pub(super) fn touch(&mut self, cpu: Cpu, vpn: Vpn) -> Frame {
-        self.resume(cpu);
-        let mm = self.cpus[cpu].loaded;
-        let next_frame = &mut self.next_frame;
-        let cached = self.cpus[cpu].cached.entry(mm).or_default();
-        *cached.entries.entry(vpn).or_insert_with(|| {
-            *self.mms[mm].table.entry(vpn).or_insert_with(|| {
-                *next_frame += 1;
-                *next_frame
-            })
-        })
     }
 
     /// `switch_mm_irqs_off()`: into the mask first, then the generation, then the TLB.
@@ -99,10 +95,17 @@ impl World {
         self.cpus[cpu].is_lazy = true;
     }
 
-    fn resume(&mut self, cpu: Cpu) {
+    /// User space runs again. Returns whose.
+    pub(super) fn resume(&mut self, cpu: Cpu) -> MmId {
         if std::mem::take(&mut self.cpus[cpu].is_lazy) {
             self.catch_up(cpu);
         }
+        self.cpus[cpu].loaded
+    }
+
+    /// What `cpu` has in its TLB of `mm`.
+    pub(super) fn entries(&mut self, cpu: Cpu, mm: MmId) -> &mut BTreeMap<Vpn, Pte> {
+        &mut self.cpus[cpu].cached.entry(mm).or_default().entries
     }
 
     fn catch_up(&mut self, cpu: Cpu) {
@@ -118,12 +121,37 @@ impl World {
     }
 
     /// Clears a PTE.
-    pub(super) fn clear(&mut self, mm: MmId, vpn: Vpn) -> Option<Frame> {
-        self.mms[mm].table.remove(&vpn)
+    pub(super) fn clear(&mut self, mm: MmId, vpn: Vpn) -> Option<Pte> {
+        self.mms[mm].table.clear(vpn)
     }
 
     pub(super) fn mapped(&self, mm: MmId, vpn: Vpn) -> Option<Frame> {
-        self.mms[mm].table.get(&vpn).copied()
+        self.mms[mm].table.get(vpn).map(|pte| pte.frame)
+    }
+
+    /// The first half of an mprotect of one page: what is in the TLBs stays, for now.
+    pub(super) fn begin_mprotect(&mut self, mm: MmId, vpn: Vpn, writable: bool) {
+        if !self.mms[mm].table.is_locked {
+            self.mms[mm].flush_is_pending = true;
+            self.mms[mm].table.set_writable(vpn, writable);
+        }
+    }
+
+    /// The second half: the flush.
+    pub(super) fn end_mprotect(&mut self, mm: MmId) {
+        if self.flush_is_pending(mm) {
+            self.flush_mm(mm, None);
+            self.mms[mm].flush_is_pending = false;
+        }
+    }
+
+    pub(super) fn flush_is_pending(&self, mm: MmId) -> bool {
+        self.mms[mm].flush_is_pending
+    }
+
+    /// How many writes were lost so far.
+    pub(super) fn lost_writes(&self) -> usize {
+        self.memory.lost(|(mm, vpn)| self.mapped(mm, vpn))
     }
 
     /// `inc_mm_tlb_gen()`, then `mm_cpumask()`.

@@ -3,9 +3,12 @@
 
 //! Neither can it be reached through the storage.
 
-use kernel::mm::tlb::{batch::Batch, policy::Flush};
+use kernel::mm::tlb::{
+    batch::{Batch, Stale},
+    policy::Flush,
+};
 
-fn steal<F: Flush>(batch: Batch<u32, F>) -> usize {
+fn steal<P: Stale, F: Flush>(batch: Batch<P, F>) -> usize {
     batch.entries.len()
 }
 

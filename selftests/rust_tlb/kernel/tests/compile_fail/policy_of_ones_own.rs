@@ -4,7 +4,7 @@
 //! A policy that does not flush cannot be written outside of the kernel crate.
 
 use kernel::mm::tlb::{
-    policy::{Flush, Report},
+    policy::{Flush, Kind, Report},
     range::Pending,
 };
 
@@ -12,6 +12,10 @@ struct Lazy;
 
 impl Flush for Lazy {
     type Mm = u32;
+
+    fn kind(&self) -> Kind {
+        Kind::Unflushed
+    }
 
     fn record(&mut self, _mm: &u32, _pending: Pending) {}
 

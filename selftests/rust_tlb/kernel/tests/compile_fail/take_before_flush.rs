@@ -3,9 +3,12 @@
 
 //! A page cannot be taken out of a batch that is not flushed.
 
-use kernel::mm::tlb::{batch::Batch, policy::Flush};
+use kernel::mm::tlb::{
+    batch::{Batch, Stale},
+    policy::Flush,
+};
 
-fn release<F: Flush>(mut batch: Batch<u32, F>) -> Vec<u32> {
+fn release<P: Stale, F: Flush>(mut batch: Batch<P, F>) -> Vec<P> {
     batch.drain().map(|(_, page)| page).collect()
 }
 

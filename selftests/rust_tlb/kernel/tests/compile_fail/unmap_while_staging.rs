@@ -3,12 +3,15 @@
 
 //! A batch cannot be flushed while pages are on their way into it.
 
-use kernel::mm::tlb::{batch::Batch, policy::Flush};
+use kernel::mm::tlb::{
+    batch::{Batch, Stale},
+    policy::Flush,
+};
 
-fn flush_early<F: Flush>(mut batch: Batch<u32, F>) {
+fn flush_early<P: Stale, F: Flush>(mut batch: Batch<P, F>, page: P) {
     let mut staging = batch.stage();
     batch.flush();
-    let _ = staging.push(7, 42);
+    let _ = staging.push(7, page);
 }
 
 fn main() {}

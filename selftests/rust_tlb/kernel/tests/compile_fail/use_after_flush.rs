@@ -3,9 +3,12 @@
 
 //! A batch is gone when it is flushed.
 
-use kernel::mm::tlb::{batch::Batch, policy::Flush};
+use kernel::mm::tlb::{
+    batch::{Batch, Stale},
+    policy::Flush,
+};
 
-fn add_late<F: Flush>(mut batch: Batch<u32, F>) {
+fn add_late<P: Stale, F: Flush>(mut batch: Batch<P, F>) {
     let _flushed = batch.flush();
     batch.stage();
 }

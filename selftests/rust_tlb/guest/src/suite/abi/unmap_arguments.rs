@@ -25,12 +25,12 @@ pub fn unmap_refuses_bad_ranges(_: &Options) -> Result<()> {
                 ("stride of a byte", |unmap| unmap.stride = 1),
                 ("stride below a page", |unmap| unmap.stride = PAGE / 2),
                 ("stride above a page", |unmap| unmap.stride = PAGE + 1),
-                ("unknown flag", |unmap| unmap.flags = 1 << 4),
-                ("last unknown flag", |unmap| unmap.flags = 1 << 30),
+                ("unknown flag", |unmap| unmap.flags = 1 << 5),
+                ("last unknown flag", |unmap| unmap.flags = 1 << 29),
                 ("reserved field", |unmap| unmap.reserved = 1),
-                ("second reserved field", |unmap| unmap.reserved2 = 1),
+                ("second reserved field", |unmap| unmap.reserved2 = [1, 0]),
                 ("second reserved field, last bit", |unmap| {
-                    unmap.reserved2 = 1 << 63
+                    unmap.reserved2 = [0, 1 << 63]
                 }),
                 ("list without its flag", |unmap| unmap.list = 8),
                 ("entries without a flag", |unmap| unmap.nr_list = 1),
@@ -107,5 +107,34 @@ pub fn unmap_refuses_to_defer_what_flushes_at_once(_: &Options) -> Result<()> {
             refusal.expect("defer", Errno::INVAL, argument)?;
         }
     }
+    refusal.finish()
+}
+
+pub fn unmap_refuses_two_phases_without_a_batch(_: &Options) -> Result<()> {
+    let refusal = Refusal::new()?;
+    for strategy in [strategy::ZAP, strategy::UNMAP_MAPPING] {
+        for flags in [0, abi::UNMAP_FREE] {
+            let argument = Selection::run(0, 2).unmap(strategy, abi::UNMAP_TWO_PHASE | flags);
+            refusal.expect("two phases", Errno::INVAL, argument)?;
+        }
+    }
+    refusal.finish()
+}
+
+/// What the negative control about the release goes together with.
+pub fn unmap_refuses_to_break_what_has_no_batch(_: &Options) -> Result<()> {
+    let refusal = Refusal::new()?;
+    let broken =
+        |strategy, flags| Selection::run(0, 2).unmap(strategy, abi::UNMAP_BREAK_RELEASE | flags);
+    if refusal.describe.strategies & 1 << strategy::NONE == 0 {
+        let argument = broken(strategy::BROADCAST, 0);
+        refusal.expect("control not built", Errno::OPNOTSUPP, argument)?;
+        return refusal.finish();
+    }
+    for strategy in [strategy::PAGE, strategy::ZAP, strategy::UNMAP_MAPPING] {
+        refusal.expect("strategy", Errno::INVAL, broken(strategy, 0))?;
+    }
+    let saved = broken(strategy::PRECISE, abi::UNMAP_WRITE_BACK);
+    refusal.expect("with write-back", Errno::INVAL, saved)?;
     refusal.finish()
 }

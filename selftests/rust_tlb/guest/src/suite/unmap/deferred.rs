@@ -3,6 +3,8 @@
 //! Batches whose flush is left to later, and what makes them flush.
 
 use core::sync::atomic::Ordering::Relaxed;
+use core::time::Duration;
+use std::thread;
 
 use anyhow::{ensure, Result};
 
@@ -11,6 +13,7 @@ use crate::abi::{self, strategy};
 use crate::device::{strategy_name, Device, REAL_STRATEGIES};
 use crate::ktap::Options;
 use crate::mapping::Mapping;
+use crate::pending::{await_release, with_short_age};
 use crate::selection::Selection;
 
 /// A device with all pages mapped and written to.
@@ -152,6 +155,54 @@ pub fn a_deferred_batch_ends_with_the_file(_: &Options) -> Result<()> {
         drop(device);
         // The mapping keeps the file open, and its last page is the end of it.
         drop(mapping);
+    }
+    Ok(())
+}
+
+/// How old a batch is, is how old its first page is.
+pub fn a_batch_that_grows_gets_old_all_the_same(_: &Options) -> Result<()> {
+    let _again = with_short_age()?;
+    for strategy in DEFERRABLE {
+        let device = Device::open()?;
+        let limits = device.describe()?;
+        let step = Duration::from_millis(limits.max_age_ms.into()) / 16;
+        let most = limits.nr_pages.min(limits.max_pending.into());
+        let mut nr_unmaps = 0;
+        while device.counters()?.nr_flushed_old == 0 {
+            ensure!(nr_unmaps < most, "none of {most} pages got old");
+            device.populate(nr_unmaps, 1)?;
+            let page = Selection::run(nr_unmaps, 1);
+            device.unmap(&page, strategy, abi::UNMAP_DEFER)?;
+            nr_unmaps += 1;
+            thread::sleep(step);
+        }
+        println!("# {nr_unmaps} unmaps");
+        let counters = device.counters()?;
+        ensure!(counters.nr_flushed_full == 0, "{counters:?}");
+        ensure!(counters.nr_recycled > 0, "{counters:?}");
+    }
+    Ok(())
+}
+
+pub fn an_old_batch_flushes_itself(_: &Options) -> Result<()> {
+    let _again = with_short_age()?;
+    for strategy in DEFERRABLE {
+        let (device, mapping) = written()?;
+        device.unmap(&Selection::run(0, 4), strategy, abi::UNMAP_DEFER)?;
+        await_release(&device)?;
+        let counters = device.counters()?;
+        ensure!(
+            counters.nr_flushed_old == 1 && counters.nr_batches == 1,
+            "{counters:?}"
+        );
+        ensure!(counters.nr_recycled == 4, "{counters:?}");
+        for page in 0..4 {
+            let value = mapping.word(page, 0).load(Relaxed);
+            ensure!(value == 0, "page {page} holds {value:#x} after the flush");
+        }
+        ensure!(device.flush()?.nr_pages == 0, "it is still pending");
+        let hits = device.counters()?.nr_pending_hits;
+        ensure!(hits == 0, "a fault has flushed it");
     }
     Ok(())
 }

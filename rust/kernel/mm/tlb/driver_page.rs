@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages that are mapped without a reference.
+
+use super::{
+    batch::Stale,
+    ExclusivePage,
+    StalePage, //
+};
+use crate::{
+    mm::rmap::Place,
+    page::Page,
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    }, //
+};
+use core::mem::ManuallyDrop;
+
+/// A page of a driver, that may be mapped by its frame number ([`VmFault::insert_pfn`]): then no PTE
+/// owns a reference to it, and this value is all that keeps it.
+///
+/// Once it was mapped so, it is not freed before it went through a [`Batch`](super::Batch) over the
+/// same mappings. Dropped earlier, it is leaked, with a warning: a page that processes may reach is
+/// never freed.
+///
+/// [`VmFault::insert_pfn`]: crate::mm::vm_ops::VmFault::insert_pfn
+///
+/// # Invariants
+///
+/// Unless `mapping` is 0, the page may be mapped by its frame number, in mappings of that file over
+/// `data` and nowhere else. If `unmapped`, their PTEs were cleared after the last insertion, and the
+/// flush is owed.
+pub struct DriverPage {
+    page: ManuallyDrop<Page>,
+    mapping: Atomic<usize>,
+    data: Atomic<usize>,
+    unmapped: bool,
+}
+
+impl DriverPage {
+    /// Takes a page that nobody else can reach.
+    pub fn new(page: ExclusivePage) -> Self {
+        // INVARIANT: It is not mapped.
+        Self {
+            page: ManuallyDrop::new(page.into_page()),
+            mapping: Atomic::new(0),
+            data: Atomic::new(0),
+            unmapped: false,
+        }
+    }
+
+    /// Returns the page, to map it by reference.
+    pub fn page(&self) -> &Page {
+        &self.page
+    }
+
+    /// Returns the page for exclusive use, if nobody else can reach it.
+    ///
+    /// # Errors
+    ///
+    /// Gives the page back if it may be mapped, or if someone else holds a reference to it.
+    pub fn into_exclusive(mut self) -> Result<ExclusivePage, Self> {
+        if self.may_be_mapped() {
+            return Err(self);
+        }
+        // SAFETY: `self` is forgotten below, or made anew: the page is taken once.
+        let page = unsafe { ManuallyDrop::take(&mut self.page) };
+        core::mem::forget(self);
+        ExclusivePage::new(page).map_err(|page| Self {
+            page: ManuallyDrop::new(page),
+            mapping: Atomic::new(0),
+            data: Atomic::new(0),
+            unmapped: false,
+        })
+    }
+
+    fn may_be_mapped(&self) -> bool {
+        self.mapping.load(Relaxed) != 0
+    }
+
+    /// Notes that the page is about to be mapped by its frame number. Returns whether it may be: it
+    /// must not be mapped so anywhere else.
+    pub(crate) fn note_mapped(&self, place: Place) -> bool {
+        // INVARIANT: Each is set once, until the flush; nobody else gets past both.
+        set_once(&self.mapping, place.mapping) && set_once(&self.data, place.data)
+    }
+}
+
+/// Sets `field` if it is 0; returns whether it is `value` now.
+fn set_once(field: &Atomic<usize>, value: usize) -> bool {
+    // The driver's own lock orders all this with the unmap; here only the value counts.
+    match field.cmpxchg(0, value, Relaxed) {
+        Ok(_) => true,
+        Err(found) => found == value,
+    }
+}
+
+impl Stale for DriverPage {
+    fn flushed(&mut self) {
+        if core::mem::take(&mut self.unmapped) {
+            // INVARIANT: Its PTEs were cleared, and now they are flushed.
+            self.mapping.store(0, Relaxed);
+            self.data.store(0, Relaxed);
+        }
+    }
+}
+
+// SAFETY: The page is the same each time, and its reference is put only when this is dropped, or by
+// `into_exclusive`, which consumes it.
+unsafe impl StalePage for DriverPage {
+    fn page(&self) -> &Page {
+        &self.page
+    }
+
+    fn unmapped(&mut self, from: Place) {
+        let place = Place {
+            mapping: self.mapping.load(Relaxed),
+            data: self.data.load(Relaxed),
+        };
+        // INVARIANT: Only if these are the mappings that it is in.
+        self.unmapped = place == from;
+    }
+}
+
+impl Drop for DriverPage {
+    fn drop(&mut self) {
+        if self.may_be_mapped() {
+            pr_warn!("a page was dropped without being unmapped: leaked\n");
+            return;
+        }
+        // SAFETY: It is not used afterwards. By the invariants no PTE maps it that does not own a
+        // reference, and no TLB.
+        unsafe { ManuallyDrop::drop(&mut self.page) }
+    }
+}

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A flush that several batches share.
+//!
+//! To hoist the flush out of a loop over unmaps, one batch is enough: whoever is given a
+//! `&mut Batch` can add to it, and only its owner can flush it and have the pages. That is a scope,
+//! nested as deep as the calls are, and an early return flushes. Where the batches are several
+//! owners', for example several open files, they can share the flush alone: each makes a batch with
+//! the policy [`Hoisted`] over one [`Scope`]. The first of them to need its flush, or whoever ends
+//! the scope, flushes for all; the others then have theirs for nothing.
+//!
+//! # The protocol
+//!
+//! Flushes are numbered. What is recorded, is recorded for the next one, under the spinlock `next`,
+//! and the recorder keeps its number. A flush takes the mutex `flushing`, then takes what was
+//! recorded so far out under the spinlock, and flushes it after it let go of that. Then, under the
+//! spinlock again, it is done. Whoever waits for number `n` takes the mutex, and so waits for a flush
+//! that is being made; if number `n` is done by then, there is nothing left to do.
+//!
+//! Locks: `flushing` → `next`; page-table lock → `next`. Nothing is allocated under either.
+//!
+//! Pure: on the host the locks are the standard library's.
+
+#![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
+#![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
+
+use super::{
+    locks,
+    policy::{
+        sealed,
+        Direct,
+        Flush,
+        Kind,
+        Report,
+        Why, //
+    },
+    range::{
+        PageRange,
+        Pending, //
+    },
+    trace, //
+};
+use core::pin::Pin;
+use kernel::{
+    alloc::{
+        Flags,
+        KBox, //
+    },
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex,
+        SpinLock, //
+    }, //
+};
+
+/// What the next flush is for.
+struct Next<F> {
+    policy: KBox<F>,
+    number: u64,
+    /// All flushes below this number are done.
+    done: u64,
+}
+
+/// A flush that several batches share, over and over.
+pub struct Scope<F: Direct> {
+    next: Pin<KBox<SpinLock<Next<F>>>>,
+    /// Owes nothing, unless a flush is being made.
+    flushing: Pin<KBox<Mutex<KBox<F>>>>,
+}
+
+impl<F: Direct> Scope<F> {
+    /// Makes a scope that owes nothing. `make` makes two policies, of which one is filled while the
+    /// other is flushed.
+    ///
+    /// # Errors
+    ///
+    /// - `ENOMEM` if there is no memory.
+    pub fn new(make: impl Fn() -> F, flags: Flags) -> Result<Arc<Self>> {
+        let next = Next {
+            policy: KBox::new(make(), flags)?,
+            number: 0,
+            done: 0,
+        };
+        let scope = Self {
+            next: locks::spinlock(next, flags)?,
+            flushing: locks::mutex(KBox::new(make(), flags)?, flags)?,
+        };
+        Ok(Arc::new(scope, flags)?)
+    }
+
+    /// Flushes what all batches of this scope owe so far.
+    ///
+    /// # Context
+    ///
+    /// May sleep. IRQs enabled, no spinlock held.
+    pub fn flush(&self) -> Report {
+        let number = self.next.lock().number;
+        self.flush_up_to(number)
+    }
+
+    /// Flushes unless flush `number` was made already; waits for one that is being made.
+    fn flush_up_to(&self, number: u64) -> Report {
+        let mut flushing = self.flushing.lock();
+        let mut next = self.next.lock();
+        if next.done > number {
+            return Report::default();
+        }
+        core::mem::swap(&mut next.policy, &mut *flushing);
+        next.number += 1;
+        let done = next.number;
+        drop(next);
+        let report = trace::flush(&mut **flushing, Why::Scope);
+        self.next.lock().done = done;
+        report
+    }
+}
+
+/// The policy of a batch that leaves its flush to a [`Scope`].
+pub struct Hoisted<F: Direct> {
+    scope: Arc<Scope<F>>,
+    /// What this batch has recorded, and for which flush at the latest.
+    own: Report,
+    number: Option<u64>,
+}
+
+impl<F: Direct> Hoisted<F> {
+    /// Makes a policy that owes nothing.
+    pub fn new(scope: Arc<Scope<F>>) -> Self {
+        Self {
+            scope,
+            own: Report::default(),
+            number: None,
+        }
+    }
+}
+
+impl<F: Direct> sealed::Sealed for Hoisted<F> {}
+
+impl<F: Direct> Flush for Hoisted<F> {
+    type Mm = F::Mm;
+
+    fn kind(&self) -> Kind {
+        Kind::Hoisted
+    }
+
+    fn flushes_each(&self) -> bool {
+        self.scope.next.lock().policy.flushes_each()
+    }
+
+    fn cleared(&mut self, mm: &F::Mm, page: PageRange) {
+        self.scope.next.lock().policy.cleared(mm, page);
+    }
+
+    fn record(&mut self, mm: &F::Mm, pending: Pending) {
+        let mut next = self.scope.next.lock();
+        if self.number.is_some_and(|number| number < next.done) {
+            self.own = Report::default();
+        }
+        next.policy.record(mm, pending);
+        self.number = Some(next.number);
+        self.own.nr_mms = next.policy.owed().nr_mms;
+        self.own.nr_ptes += pending.nr_pages();
+        self.own.dirty |= pending.is_dirty();
+    }
+
+    /// As far as this batch has recorded it; the address spaces are those of the scope.
+    fn owed(&self) -> Report {
+        let done = self.scope.next.lock().done;
+        match self.number {
+            Some(number) if number >= done => self.own,
+            _ => Report::default(),
+        }
+    }
+
+    /// The pages and address spaces are this batch's, the calls those that were made now, for all.
+    fn flush(&mut self) -> Report {
+        let own = core::mem::take(&mut self.own);
+        let nr_calls = match self.number.take() {
+            Some(number) => self.scope.flush_up_to(number).nr_calls,
+            None => 0,
+        };
+        Report { nr_calls, ..own }
+    }
+}
+
+/// A policy of its own, or one that leaves the flush to a scope: for who finds out at run time.
+pub enum Hoistable<F: Direct> {
+    /// Its own.
+    Own(F),
+    /// See [`Hoisted`].
+    Shared(Hoisted<F>),
+}
+
+impl<F: Direct> Hoistable<F> {
+    fn as_flush(&mut self) -> &mut dyn Flush<Mm = F::Mm> {
+        match self {
+            Self::Own(policy) => policy,
+            Self::Shared(policy) => policy,
+        }
+    }
+}
+
+impl<F: Direct> sealed::Sealed for Hoistable<F> {}
+
+impl<F: Direct> Flush for Hoistable<F> {
+    type Mm = F::Mm;
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Own(policy) => policy.kind(),
+            Self::Shared(policy) => policy.kind(),
+        }
+    }
+
+    fn flushes_each(&self) -> bool {
+        match self {
+            Self::Own(policy) => policy.flushes_each(),
+            Self::Shared(policy) => policy.flushes_each(),
+        }
+    }
+
+    fn cleared(&mut self, mm: &F::Mm, page: PageRange) {
+        self.as_flush().cleared(mm, page);
+    }
+
+    fn record(&mut self, mm: &F::Mm, pending: Pending) {
+        self.as_flush().record(mm, pending);
+    }
+
+    fn owed(&self) -> Report {
+        match self {
+            Self::Own(policy) => policy.owed(),
+            Self::Shared(policy) => policy.owed(),
+        }
+    }
+
+    fn flush(&mut self) -> Report {
+        self.as_flush().flush()
+    }
+}

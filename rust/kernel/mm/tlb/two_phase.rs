@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Unmap in two phases, for CPUs that are not trusted.
+//!
+//! A translation that is writable and clean is a promise: before the CPU writes through it, it sets
+//! the Dirty bit in the PTE, and faults if the PTE is gone. Linux trusts that promise, and so does
+//! [`Staging::unmap`](super::Staging::unmap): what was clean needs no flush before its contents are
+//! saved. Whoever does not trust it goes
+//!
+//! 1. write-protect the PTEs that are writable and clean, clear the others ([`WriteProtected`]);
+//! 2. flush ([`Quiesced`]): no CPU has a writable translation to the pages left, so that each write
+//!    faults, and sets the Dirty bit under the page-table lock, where phase 2 sees it;
+//! 3. clear the rest; a PTE that is dirty now was written to meanwhile;
+//! 4. flush, as ever.
+//!
+//! That is a second round, but for all pages, and only if there was a PTE to protect. The order is
+//! in the types: nothing but a flush makes a [`Quiesced`].
+//!
+//! Pure.
+
+#![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
+#![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
+
+use super::{
+    batch::{
+        Entry,
+        Staging,
+        Stale,
+        Walked, //
+    },
+    policy::{
+        Flush,
+        Report, //
+    }, //
+};
+
+/// What a walk over page tables did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Walk {
+    /// PTEs that it cleared.
+    pub nr_cleared: usize,
+    /// PTEs that it write-protected.
+    pub nr_protected: usize,
+    /// Of those that it cleared, how many were dirty.
+    pub nr_dirty: usize,
+}
+
+/// What both phases did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// PTEs cleared, in both phases.
+    pub nr_ptes: usize,
+    /// PTEs that were write-protected first.
+    pub nr_protected: usize,
+    /// PTEs that were written to between the phases.
+    pub nr_redirtied: usize,
+    /// What the flush between the phases did.
+    pub report: Report,
+}
+
+/// Pages of which no PTE is writable and clean. Stale translations may be: the flush is owed.
+///
+/// Dropped, it leaves the pages to the batch, and some of them mapped.
+#[must_use = "the pages are not unmapped yet"]
+pub struct WriteProtected<'b, P: Stale, F: Flush> {
+    walked: Walked<'b, P, F>,
+    first: Walk,
+}
+
+impl<'b, P: Stale, F: Flush> Staging<'b, P, F> {
+    /// Write-protects or clears the PTEs of the staged pages, with `walk`, under the same contract
+    /// as that of `commit_with`.
+    pub(crate) fn write_protect_with(
+        self,
+        walk: impl FnOnce(&mut [Entry<P>], &mut F) -> Walk,
+    ) -> WriteProtected<'b, P, F> {
+        let (first, walked) = self.begin_with(walk);
+        WriteProtected { walked, first }
+    }
+}
+
+impl<'b, P: Stale, F: Flush> WriteProtected<'b, P, F> {
+    /// Flushes, if a PTE was write-protected.
+    ///
+    /// # Context
+    ///
+    /// As [`Batch::flush`](super::Batch::flush).
+    pub fn flush(self) -> Quiesced<'b, P, F> {
+        let report = match self.first.nr_protected {
+            0 => Report::default(),
+            _ => self.walked.batch.flush_phase(),
+        };
+        Quiesced {
+            walked: self.walked,
+            first: self.first,
+            report,
+        }
+    }
+}
+
+/// Pages that nobody writes to without a fault.
+///
+/// Dropped, it leaves the pages to the batch, and some of them mapped.
+#[must_use = "the pages are not unmapped yet"]
+pub struct Quiesced<'b, P: Stale, F: Flush> {
+    walked: Walked<'b, P, F>,
+    first: Walk,
+    report: Report,
+}
+
+impl<P: Stale, F: Flush> Quiesced<'_, P, F> {
+    /// Clears what is left, with `walk`, under the same contract as that of `commit_with`.
+    pub(crate) fn unmap_with(
+        mut self,
+        walk: impl FnOnce(&mut [Entry<P>], &mut F) -> Walk,
+    ) -> Phases {
+        let second = self.walked.walk_again(walk);
+        Phases {
+            nr_ptes: self.first.nr_cleared + second.nr_cleared,
+            nr_protected: self.first.nr_protected,
+            nr_redirtied: second.nr_dirty,
+            report: self.report,
+        }
+    }
+
+    /// Returns whether the first phase left anything mapped.
+    pub(crate) fn has_rest(&self) -> bool {
+        self.first.nr_protected > 0
+    }
+}

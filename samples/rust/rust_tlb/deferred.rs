@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A batch of the device: pages whose flush is owed, and what is to become of them.
+
+use crate::{
+    abi::Unmap,
+    pages::Pages,
+    request::{
+        UnmapRequest,
+        WriteBack, //
+    },
+    scope::OpenScope,
+    statistics::STATISTICS,
+    unmap::policy, //
+};
+use kernel::{
+    alloc::flags::GFP_KERNEL,
+    mm::tlb::{
+        self,
+        Batch,
+        DriverPage,
+        Report,
+        Why, //
+    },
+    prelude::*,
+    sync::Arc,
+    task::Pid,
+    time::{
+        Instant,
+        Monotonic, //
+    }, //
+};
+
+pub(crate) type BatchOfPages = Batch<DriverPage, tlb::Hoistable>;
+
+/// Pages that a batch may have held to be kept for the next time, empty.
+const MAX_KEPT_PAGES: usize = 128;
+
+/// A batch, and what is to become of its pages.
+pub(crate) struct Deferred {
+    pub(crate) batch: BatchOfPages,
+    strategy: u32,
+    /// Whose flush it waits for, if it is not its own.
+    scope: Option<Arc<OpenScope>>,
+    free: bool,
+    write_back: WriteBack,
+    opened: Instant<Monotonic>,
+    /// Who unmapped its first page.
+    owner: Pid,
+}
+
+impl Deferred {
+    /// Makes a batch for `nr_pages` pages, in `scope` or on its own.
+    pub(crate) fn new(
+        pages: &mut Pages,
+        scope: Option<Arc<OpenScope>>,
+        request: &UnmapRequest,
+        nr_pages: usize,
+    ) -> Result<Self> {
+        Ok(Self {
+            batch: Self::batch(pages, scope.as_deref(), request.strategy, nr_pages)?,
+            strategy: request.strategy,
+            scope,
+            free: request.free,
+            write_back: request.write_back,
+            opened: Instant::now(),
+            owner: current!().pid(),
+        })
+    }
+
+    /// The one that was used last, if it is of the same kind, or a new one.
+    fn batch(
+        pages: &mut Pages,
+        scope: Option<&OpenScope>,
+        strategy: u32,
+        nr_pages: usize,
+    ) -> Result<BatchOfPages> {
+        let policy = match (scope, pages.used.take()) {
+            (Some(scope), _) => tlb::Hoistable::Shared(scope.policy()),
+            (None, Some((used, mut batch))) if used == strategy => {
+                batch.reserve(nr_pages, GFP_KERNEL)?;
+                return Ok(batch);
+            }
+            _ => tlb::Hoistable::Own(policy(strategy).ok_or(EINVAL)?),
+        };
+        Ok(Batch::new(policy, nr_pages, GFP_KERNEL)?)
+    }
+
+    /// Tells those who watch that the current task waits for the flush of page `pgoff`.
+    pub(crate) fn note_hit(&self, pgoff: usize) {
+        tlb::trace::pending_hit(pgoff, self.owner);
+    }
+
+    /// Returns whether the pages of `request` can join this batch.
+    pub(crate) fn suits(&self, request: &UnmapRequest, scope: Option<&Arc<OpenScope>>) -> bool {
+        self.strategy == request.strategy
+            && self.free == request.free
+            && self.write_back == request.write_back
+            && match (&self.scope, scope) {
+                (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
+                (ours, theirs) => ours.is_none() && theirs.is_none(),
+            }
+    }
+
+    pub(crate) fn nr_pages(&self) -> usize {
+        self.batch.nr_pages()
+    }
+
+    /// Returns whether its scope has flushed all that it owes.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.scope.is_some() && self.batch.owed().nr_mms == 0
+    }
+
+    /// Flushes, and releases the pages to `pages`, which no longer has this batch.
+    pub(crate) fn flush(self, pages: &mut Pages, why: Why) -> Report {
+        let owed = self.batch.owed();
+        STATISTICS.batch(self.nr_pages(), owed.nr_mms, self.opened.elapsed(), why);
+        let mut flushed = self.batch.flush_because(why);
+        let report = flushed.report();
+        let is_small = flushed.nr_pages() <= MAX_KEPT_PAGES;
+        let keep = self.write_back != WriteBack::No;
+        for (pgoff, page) in flushed.drain() {
+            pages.settle(pgoff, page, keep, self.free);
+        }
+        if is_small && self.scope.is_none() {
+            pages.used = Some((self.strategy, flushed.into_empty()));
+        }
+        pages.counters.nr_batches += 1;
+        pages.counters.nr_flush_calls += report.nr_calls as u64;
+        report
+    }
+
+    /// Releases the pages to `pages`, and flushes some other time: the negative control.
+    #[cfg(CONFIG_RUST_TLB_FAULTS)]
+    pub(crate) fn release_unflushed(&mut self, pages: &mut Pages) {
+        for (pgoff, page) in self.batch.drain_unflushed() {
+            pages.settle(pgoff, page, false, self.free);
+        }
+    }
+
+    /// Saves the contents of the pages that are new in this batch, after a flush if one of them can
+    /// still be written to (H14). What cannot be saved, for want of memory, is kept.
+    pub(crate) fn write_back(&mut self, pages: &mut Pages, nr_before: usize, out: &mut Unmap) {
+        let settled = match self.write_back {
+            WriteBack::No => return,
+            WriteBack::Yes => self.batch.flush_dirty(),
+            #[cfg(CONFIG_RUST_TLB_FAULTS)]
+            WriteBack::Broken => self.batch.flush_dirty_left_out(),
+        };
+        let nr_calls = settled.report().nr_calls as u64;
+        if nr_calls > 0 {
+            STATISTICS.why(Why::Dirty);
+        }
+        out.nr_flush_calls += nr_calls;
+        pages.counters.nr_flush_calls += nr_calls;
+        for (pgoff, page) in settled.pages().skip(nr_before) {
+            let stored = page.is_some_and(|page| pages.store(pgoff, &page).is_ok());
+            out.nr_written_back += u64::from(stored);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Purpose: records what TLB flushes are made of while a command runs: the events of rust_tlb, and the kernel's own of
+# flushes, inter-processor interrupts and the functions that they call. Prints them as text, for rust-tlb-trace.
+#
+# Requirements: root, tracefs, and a kernel with CONFIG_FTRACE and CONFIG_RUST_TLB. (6.5 or later: the csd events tell
+# which interrupt was for whom.) Nothing else, trace-cmd neither.
+#
+# USAGE: trace.sh [--switched] COMMAND [ARGUMENT]...  >trace.txt       (output beside: trace.sample.txt)
+#
+#   --switched  the command says when to record: it writes 1 and 0 to tracing_on in the folder that RUST_TLB_RECORDER
+#               names (ftrace:FOLDER), as rust-tlb-demo does
+#
+# What the command prints goes to standard error. All of it happens in a tracing instance of its own, which is removed
+# however this ends: nobody else's tracing is touched. Only SIGKILL leaves it behind; then rmdir does the same.
+
+set -euo pipefail
+
+TRACEFS=/sys/kernel/tracing
+EVENTS=(rust_tlb tlb/tlb_flush ipi/ipi_send_cpu ipi/ipi_send_cpumask csd
+    irq_vectors/call_function_entry irq_vectors/call_function_exit
+    irq_vectors/call_function_single_entry irq_vectors/call_function_single_exit)
+BUFFER_KB=8192
+
+die() {
+    printf 'trace.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+# Removing an instance switches its events off. The command may still write to its files.
+restore() {
+    [[ -z $CHILD ]] || { kill "$CHILD" && wait "$CHILD"; } 2>/dev/null || true
+    echo 0 >"$INSTANCE/tracing_on" || true
+    rmdir "$INSTANCE"
+    [[ -z $MOUNTED ]] || umount "$TRACEFS"
+}
+
+prepare() {
+    local event
+    echo 0 >"$INSTANCE/tracing_on"
+    echo "$BUFFER_KB" >"$INSTANCE/buffer_size_kb"
+    # One clock for all CPUs.
+    echo mono >"$INSTANCE/trace_clock"
+    for event in "${EVENTS[@]}"; do
+        echo 1 >"$INSTANCE/events/$event/enable" || die "the kernel has no event $event"
+    done
+}
+
+SWITCHED=
+[[ ${1:-} != --switched ]] || { SWITCHED=1 && shift; }
+(($#)) || die "which command? (see the head of this file)"
+[[ $(id -u) == 0 ]] || die "only root may trace"
+MOUNTED=
+CHILD=
+[[ -d $TRACEFS/events ]] || { mount -t tracefs nodev "$TRACEFS" && MOUNTED=1; }
+[[ -d $TRACEFS/events/rust_tlb ]] || die "the kernel has no events of rust_tlb"
+
+INSTANCE=$TRACEFS/instances/rust-tlb-$$
+mkdir "$INSTANCE"
+trap restore EXIT
+trap 'exit 130' INT TERM HUP
+prepare
+[[ -n $SWITCHED ]] || echo 1 >"$INSTANCE/tracing_on"
+STATUS=0
+# In the background, so that a signal to this script is not put off until the command ends.
+RUST_TLB_RECORDER=ftrace:$INSTANCE "$@" >&2 &
+CHILD=$!
+wait "$CHILD" || STATUS=$?
+CHILD=
+echo 0 >"$INSTANCE/tracing_on"
+cat "$INSTANCE/trace"
+grep -H '^overrun: *[1-9]' "$INSTANCE"/per_cpu/cpu*/stats >&2 && printf 'trace.sh: events were lost\n' >&2
+[[ $STATUS == 0 ]] || exit "$STATUS"

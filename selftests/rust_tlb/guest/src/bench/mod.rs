@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The bench: what each way to take pages back costs, and whom.
+//!
+//! - [`way`] is how pages are taken back; [`cast`] is who maps them; [`script`] is what they do;
+//!   [`stage`] has them do it, and counts; [`clock`] tells time and instructions; [`mapped_file`] is
+//!   what reclaim works on.
+//! - [`plan`] says what is measured, [`sweep`] does it, [`row`] sums up.
+//! - [`victims`] is what those lose who are interrupted.
+//! - [`headline`] is the workload that batched flushes were invented for.
+//! - [`stale`] is whether they were flushed at all.
+//! - [`check`] holds the counters against each other.
+//!
+//! Results are lines of a word in capitals and a JSON object; the runner makes a page of them.
+
+pub mod cast;
+pub mod check;
+pub mod clock;
+pub mod headline;
+pub mod mapped_file;
+pub mod plan;
+pub mod row;
+pub mod script;
+pub mod stage;
+pub mod stale;
+pub mod sweep;
+pub mod victims;
+pub mod way;

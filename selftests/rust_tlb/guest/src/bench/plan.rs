@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is measured: along which axis what changes, and what stays.
+
+use super::cast::{Cast, Placement};
+use super::way::Pages;
+
+/// Measurements in one cast.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    /// What changes from one measurement to the next.
+    pub axis: &'static str,
+    pub cast: Cast,
+    pub pages: Vec<Pages>,
+}
+
+/// How much is to be measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    pub quick: bool,
+    /// CPUs that there are.
+    pub nr_cpus: usize,
+    /// Rounds of each measurement.
+    pub nr_rounds: usize,
+}
+
+/// Pages of those measurements whose axis is another.
+const NR_PAGES: u64 = 512;
+/// As few as a ranged flush takes.
+const NR_FEW_PAGES: u64 = 16;
+
+impl Effort {
+    /// Everything, along all axes.
+    pub fn plan(self) -> Vec<Sweep> {
+        let mut plan = vec![self.over_pages()];
+        plan.extend(self.over_mms());
+        plan.extend(self.over_cpus());
+        plan.extend(self.over_placements());
+        plan
+    }
+
+    fn choose<T: Clone>(self, quick: &[T], full: &[T]) -> Vec<T> {
+        match self.quick {
+            true => quick.to_vec(),
+            false => full.to_vec(),
+        }
+    }
+
+    fn over_pages(self) -> Sweep {
+        let all: Vec<u64> = (0..=12).map(|power| 1 << power).collect();
+        let numbers = self.choose(&[1, 16, 128, 512, 4096], &all);
+        let layouts = [1, 2].into_iter();
+        let pages = layouts.flat_map(|stride| numbers.iter().map(move |&nr| Pages { nr, stride }));
+        Sweep {
+            axis: "pages",
+            cast: self.cast(1, Placement::All),
+            pages: pages.collect(),
+        }
+    }
+
+    fn over_mms(self) -> Vec<Sweep> {
+        let numbers = self.choose(&[1, 4, 16], &[1, 2, 3, 4, 6, 8, 12, 16]);
+        let sweep = |nr_mms| Sweep {
+            axis: "mms",
+            cast: self.cast(nr_mms, Placement::All),
+            pages: fixed(),
+        };
+        numbers.into_iter().map(sweep).collect()
+    }
+
+    fn over_cpus(self) -> Vec<Sweep> {
+        let numbers = self.choose(&[2, 4, 8], &[2, 3, 4, 5, 6, 7, 8]);
+        let there_are = numbers.into_iter().filter(|&nr| nr <= self.nr_cpus);
+        let sweep = |nr_cpus| Sweep {
+            axis: "cpus",
+            cast: Cast {
+                nr_cpus,
+                ..self.cast(1, Placement::All)
+            },
+            pages: fixed(),
+        };
+        there_are.map(sweep).collect()
+    }
+
+    fn over_placements(self) -> Vec<Sweep> {
+        let placements = [Placement::All, Placement::One, Placement::Idle];
+        let sweep = |placement| Sweep {
+            axis: "placement",
+            cast: self.cast(1, placement),
+            pages: fixed(),
+        };
+        placements.into_iter().map(sweep).collect()
+    }
+
+    fn cast(self, nr_mms: usize, placement: Placement) -> Cast {
+        Cast {
+            nr_mms,
+            nr_cpus: self.nr_cpus,
+            placement,
+        }
+    }
+}
+
+/// A few neighbours, and many that are not.
+fn fixed() -> Vec<Pages> {
+    let few = Pages {
+        nr: NR_FEW_PAGES,
+        stride: 1,
+    };
+    let many = Pages {
+        nr: NR_PAGES,
+        stride: 2,
+    };
+    vec![few, many]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn effort(quick: bool, nr_cpus: usize) -> Effort {
+        Effort {
+            quick,
+            nr_cpus,
+            nr_rounds: 1,
+        }
+    }
+
+    #[test]
+    fn the_quick_plan_is_a_part_of_the_full_one() {
+        let plan = |quick| {
+            let plan = effort(quick, 8).plan().into_iter();
+            plan.flat_map(|s| {
+                s.pages
+                    .clone()
+                    .into_iter()
+                    .map(move |p| (s.axis, s.cast, p))
+            })
+            .collect::<Vec<_>>()
+        };
+        let full = plan(false);
+        assert!(plan(true).iter().all(|point| full.contains(point)));
+        assert!(plan(true).len() < full.len() / 2);
+    }
+
+    #[test]
+    fn no_cpus_that_are_not_there() {
+        assert!(effort(false, 3)
+            .plan()
+            .iter()
+            .all(|sweep| sweep.cast.nr_cpus <= 3));
+    }
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A device that many processes on many CPUs map, and in which they use pages. One of them is looked
+//! at more closely: how many of its own translations a flush costs it.
+
+use core::cell::Cell;
+use core::hint;
+use core::time::Duration;
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::{Context, Result};
+
+use crate::abi::{self, strategy};
+use crate::barrier::Wait;
+use crate::crew::{Crew, Member, Shape};
+use crate::device::Device;
+use crate::mapping::Mapping;
+use crate::selection::Selection;
+use crate::tlb_events::TlbEvents;
+
+use super::cast::Cast;
+use super::clock::{self, Elapsed};
+use super::mapped_file::MappedFile;
+use super::script::{Part, Script, Whose, NR_HOT};
+use super::way::Pages;
+
+/// Spins between two looks at whether the members are alive.
+const SPINS_PER_CHECK: u32 = 1 << 16;
+/// Time in which those who are about to sleep do so.
+const FALLING_ASLEEP: Duration = Duration::from_millis(1);
+
+/// What something cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    pub events: TlbEvents,
+    pub elapsed: Elapsed,
+    /// The part of the victim's hot translations that were still in its TLB afterwards.
+    pub kept: f64,
+}
+
+/// A device, mapped by all members of the cast.
+pub struct Stage {
+    device: Device,
+    mapping: Arc<Mapping>,
+    script: Arc<Script>,
+    /// The first one has the lead.
+    crews: Vec<Crew>,
+    nr_leads: u64,
+    busy: bool,
+    /// A page that everybody uses, and nobody counts.
+    spare: u64,
+    /// Calls to flush it.
+    settled: Cell<u64>,
+}
+
+impl Stage {
+    /// Maps the first `nr_pages` of a new open file in every process of the cast; and as many of
+    /// ordinary shared memory, if there is only one.
+    pub fn new(cast: Cast, nr_pages: u64) -> Result<Self> {
+        // One more: see `Stage::settle()`.
+        let nr_pages = nr_pages + 1;
+        let device = Device::open()?;
+        let file = match cast.nr_mms {
+            1 => Some(MappedFile::in_memory(nr_pages)?),
+            _ => None,
+        };
+        let script = Arc::new(Script::new(nr_pages, file)?);
+        let parts = parts(cast);
+        let act = |part: Part| {
+            let script = script.clone();
+            move |member: &Member<'_>| script.act(member, part)
+        };
+        // Processes are forked before the driver maps the pages: nobody is to inherit its mapping.
+        let (mapping, crews) = if cast.nr_mms > 1 {
+            let crew = |&(shape, part): &(Shape, Part)| {
+                Crew::of_processes(&device, nr_pages, shape, Wait::Sleep, act(part))
+            };
+            let crews = parts.iter().map(crew).collect::<Result<_>>()?;
+            (Arc::new(device.map(nr_pages)?), crews)
+        } else {
+            let mapping = Arc::new(device.map(nr_pages)?);
+            let crew = |&(shape, part): &(Shape, Part)| {
+                Crew::of_threads(&mapping, shape.nr_members(), Wait::Sleep, act(part))
+            };
+            let crews = parts.iter().map(crew).collect::<Result<_>>()?;
+            (mapping, crews)
+        };
+        Ok(Self {
+            device,
+            mapping,
+            script,
+            crews,
+            nr_leads: parts[0].0.nr_members() as u64,
+            busy: cast.busy().nr_crews > 0,
+            spare: nr_pages - 1,
+            settled: Cell::new(0),
+        })
+    }
+
+    /// The ordinary memory.
+    pub fn file(&self) -> Result<&MappedFile> {
+        let file = self.script.file.as_ref();
+        file.context("there is no ordinary memory for several processes")
+    }
+
+    /// Lets everybody use `pages`, then does `what`, and counts.
+    pub fn counted<T>(
+        &self,
+        whose: Whose,
+        pages: Pages,
+        what: impl FnOnce(&Device) -> Result<T>,
+    ) -> Result<(T, Cost)> {
+        self.script.tell(whose, pages);
+        // New pages of a file are on a list of the CPU that used them first, where only that CPU's
+        // reclaim finds them.
+        self.script.touch(&self.mapping);
+        self.crews.iter().try_for_each(Crew::step)?;
+        self.crews.iter().try_for_each(Crew::step)?;
+        self.settle()?;
+        self.begin()?;
+        self.script.probe(abi::ACCESSED_CLEAR)?;
+        let before = read_events()?;
+        let (done, elapsed) = clock::timed(|| what(&self.device));
+        let events = read_events()?.since(before);
+        self.script.end();
+        self.crews[0].step()?;
+        self.crews[0].step()?;
+        let walked = self.script.probe(abi::ACCESSED_READ)?;
+        let kept = 1.0 - f64::from(walked.count_ones()) / NR_HOT as f64;
+        let cost = Cost {
+            events,
+            elapsed,
+            kept,
+        };
+        Ok((done?, cost))
+    }
+
+    /// Waits until those who have the lead are busy, or asleep.
+    fn begin(&self) -> Result<()> {
+        let all = self.script.nr_ready() + self.nr_leads;
+        self.crews[0].step()?;
+        while self.script.nr_ready() != all {
+            self.crews[0].check()?;
+            (0..SPINS_PER_CHECK)
+                .take_while(|_| self.script.nr_ready() != all)
+                .for_each(|_| hint::spin_loop());
+        }
+        if !self.busy {
+            thread::sleep(FALLING_ASLEEP);
+        }
+        Ok(())
+    }
+
+    /// Has the core make up for the batch before: the first to look at a page table after a batch
+    /// flushes once more, since it cannot tell that the batch has flushed. Nobody's round pays for
+    /// another one's.
+    fn settle(&self) -> Result<()> {
+        let spare = Selection::run(self.spare, 1);
+        let reply = self.device.unmap(&spare, strategy::ZAP, 0)?;
+        self.settled.set(self.settled.get() + reply.nr_flush_calls);
+        Ok(())
+    }
+
+    /// Calls to flush that the device has made since it was opened, without those of
+    /// [`Stage::settle`].
+    pub fn nr_flush_calls(&self) -> Result<u64> {
+        Ok(self.device.counters()?.nr_flush_calls - self.settled.get())
+    }
+}
+
+/// The crews of a cast, and what they do.
+fn parts(cast: Cast) -> Vec<(Shape, Part)> {
+    let (busy, asleep) = (cast.busy(), cast.asleep());
+    let has_busy = busy.nr_crews > 0;
+    let lead = if has_busy { busy } else { asleep };
+    let nr_extras = if has_busy { asleep.nr_crews } else { 0 };
+    let mut parts = vec![(lead.shape, Part::Lead { busy: has_busy })];
+    parts.extend((0..nr_extras).map(|_| (asleep.shape, Part::Extra)));
+    parts
+}
+
+fn read_events() -> Result<TlbEvents> {
+    TlbEvents::read()?.context("the kernel does not count TLB flushes (CONFIG_DEBUG_TLBFLUSH)")
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Whether a strategy leaves stale translations behind, as the oracle sees it: what is fast because
+//! it does not flush is not fast.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::cpu;
+use crate::crew::Shape;
+use crate::device::Device;
+use crate::oracle::Oracle;
+use crate::selection::Selection;
+use crate::watcher::Access;
+
+use super::way::WAYS;
+
+/// Pages that are watched, and passes over them after each unmap.
+const NR_PAGES: u64 = 64;
+const NR_PASSES: u64 = 100;
+
+/// What was seen of one strategy.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Seen {
+    pub strategy: &'static str,
+    /// By threads of one process, or by processes.
+    pub by_processes: bool,
+    pub stale_accesses: u64,
+    pub nr_reads: u64,
+}
+
+/// Watches unmaps by each of the device's strategies.
+pub fn run(nr_unmaps: usize, mut emit: impl FnMut(Seen) -> Result<()>) -> Result<()> {
+    for way in WAYS {
+        let Some((strategy, flags)) = way.of_device() else {
+            continue;
+        };
+        for by_processes in [false, true] {
+            let device = Device::open()?;
+            let oracle =
+                Oracle::of_processes(&device, NR_PAGES, shape(by_processes), Access::Read)?;
+            oracle.await_passes(8)?;
+            for _ in 0..nr_unmaps {
+                oracle.unmap(&device, &Selection::run(0, NR_PAGES), strategy, flags)?;
+                oracle.await_passes(NR_PASSES)?;
+            }
+            let report = oracle.finish(&device)?;
+            emit(Seen {
+                strategy: way.name,
+                by_processes,
+                stale_accesses: report.nr_findings(),
+                nr_reads: report.nr_accesses,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn shape(by_processes: bool) -> Shape {
+    let nr = cpu::nr_cpus() - 1;
+    let (processes, threads) = match by_processes {
+        true => (nr, 1),
+        false => (1, nr),
+    };
+    Shape { processes, threads }
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The same pages, taken back in each way in turn, over and over.
+
+use core::time::Duration;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::device::Device;
+
+use super::check::Check;
+use super::plan::{Effort, Sweep};
+use super::row::Row;
+use super::stage::Stage;
+use super::way::{Pages, Round, Way, RELEASE, WAYS};
+
+/// Rounds that have to do where they take long, and what is long for a measurement.
+const MIN_ROUNDS: usize = 3;
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// Makes the measurements of `sweep`, hands each row to `emit`, and adds to `check`.
+pub fn run(
+    sweep: &Sweep,
+    effort: Effort,
+    rng: &mut fastrand::Rng,
+    check: &mut Check,
+    mut emit: impl FnMut(Pages, Vec<Row>) -> Result<()>,
+) -> Result<()> {
+    let span = sweep.pages.iter().map(|pages| pages.span()).max();
+    let stage = Stage::new(sweep.cast, span.context("no pages")?)?;
+    let unmapped = Device::open()?;
+    let ways = WAYS.into_iter().chain([RELEASE]);
+    let ways: Vec<Way> = ways
+        .filter(|way| way.works_for(sweep.cast.nr_mms))
+        .collect();
+    for &pages in &sweep.pages {
+        let mut take = |way: Way| {
+            let round = way.round(&stage, &unmapped, pages).context(way.name)?;
+            check.add(sweep.cast, way, &round);
+            Ok(round)
+        };
+        let rounds = rounds(&ways, effort, rng, &mut take)?;
+        emit(pages, rows(sweep, pages, &rounds))?;
+    }
+    check.close(&stage)
+}
+
+/// All rounds of each way, in the order of `ways`; `take` is made to take them in a new order each
+/// time.
+fn rounds(
+    ways: &[Way],
+    effort: Effort,
+    rng: &mut fastrand::Rng,
+    take: &mut dyn FnMut(Way) -> Result<Round>,
+) -> Result<Vec<(Way, Vec<Round>)>> {
+    let mut all: Vec<(Way, Vec<Round>)> = ways.iter().map(|&way| (way, Vec::new())).collect();
+    let mut order: Vec<usize> = (0..ways.len()).collect();
+    let start = Instant::now();
+    for turn in 0..=effort.nr_rounds {
+        rng.shuffle(&mut order);
+        for &index in &order {
+            let (way, rounds) = &mut all[index];
+            let round = take(*way)?;
+            // The first warms up.
+            if turn > 0 {
+                rounds.push(round);
+            }
+        }
+        if turn >= MIN_ROUNDS && start.elapsed() > PATIENCE {
+            break;
+        }
+    }
+    Ok(all)
+}
+
+fn rows(sweep: &Sweep, pages: Pages, all: &[(Way, Vec<Round>)]) -> Vec<Row> {
+    let release = all.iter().find(|(way, _)| *way == RELEASE);
+    let release = release.map_or(&[][..], |(_, rounds)| rounds);
+    let compared = all.iter().filter(|(way, _)| *way != RELEASE);
+    let row = |(way, rounds): &(Way, Vec<Round>)| Row::new(sweep, pages, *way, rounds, release);
+    compared.map(row).collect()
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The ways to take pages back that are measured side by side.
+
+use anyhow::{ensure, Result};
+
+use crate::abi::{self, strategy};
+use crate::device::Device;
+use crate::selection::Selection;
+
+use super::script::Whose;
+use super::stage::{Cost, Stage};
+
+/// So many pages, so far apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pages {
+    pub nr: u64,
+    pub stride: u64,
+}
+
+impl Pages {
+    /// Pages that have to be mapped for that.
+    pub fn span(self) -> u64 {
+        self.nr * self.stride
+    }
+
+    pub fn layout(self) -> &'static str {
+        match self.stride {
+            1 => "contiguous",
+            _ => "scattered",
+        }
+    }
+
+    pub fn selection(self) -> Selection {
+        Selection::Every {
+            first: 0,
+            nr: self.nr,
+            stride: self.stride,
+        }
+    }
+}
+
+/// How pages are taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    pub name: &'static str,
+    how: How,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// By a strategy of the device, with flags.
+    Device(u32, u32),
+    /// By the kernel's reclaim.
+    Reclaim,
+    /// From a device that nobody maps: what all strategies do beside unmapping and flushing.
+    Release,
+}
+
+const fn device(name: &'static str, strategy: u32, flags: u32) -> Way {
+    let how = How::Device(strategy, flags);
+    Way { name, how }
+}
+
+/// What one round did.
+#[derive(Clone, Copy, Debug)]
+pub struct Round {
+    /// Reclaim is asked for pages, and takes what it finds.
+    pub nr_taken: u64,
+    /// Calls of the device to flush.
+    pub nr_calls: u64,
+    pub cost: Cost,
+}
+
+/// All that are compared.
+pub const WAYS: [Way; 7] = [
+    device("page", strategy::PAGE, 0),
+    device("zap", strategy::ZAP, 0),
+    device("unmap_mapping", strategy::UNMAP_MAPPING, 0),
+    Way {
+        name: "reclaim",
+        how: How::Reclaim,
+    },
+    device("broadcast", strategy::BROADCAST, 0),
+    device("precise", strategy::PRECISE, 0),
+    device("two-phase", strategy::BROADCAST, abi::UNMAP_TWO_PHASE),
+];
+
+/// What is in each of the device's strategies: looking the pages up, filling them with poison,
+/// keeping them.
+pub const RELEASE: Way = Way {
+    name: "release",
+    how: How::Release,
+};
+
+impl Way {
+    /// Whether it can be used in a cast of so many processes: advice is about pages that nobody else
+    /// maps.
+    pub fn works_for(self, nr_mms: usize) -> bool {
+        self.how != How::Reclaim || nr_mms == 1
+    }
+
+    /// The strategy and flags, if it is one of the device's.
+    pub fn of_device(self) -> Option<(u32, u32)> {
+        match self.how {
+            How::Device(strategy, flags) => Some((strategy, flags)),
+            _ => None,
+        }
+    }
+
+    /// Lets everybody touch the pages, takes them back, and counts. `unmapped` is a device that
+    /// nobody maps.
+    pub fn round(self, stage: &Stage, unmapped: &Device, pages: Pages) -> Result<Round> {
+        let round = match self.how {
+            How::Device(strategy, flags) => {
+                let unmap = |device: &Device| unmap(device, pages, strategy, flags);
+                Round::of_all(stage.counted(Whose::Devices, pages, unmap)?, pages)
+            }
+            How::Release => {
+                populate(unmapped, pages.span())?;
+                let unmap = |_: &Device| unmap(unmapped, pages, strategy::ZAP, 0);
+                Round::of_all(stage.counted(Whose::Nobodys, pages, unmap)?, pages)
+            }
+            How::Reclaim => return reclaim(stage, pages),
+        };
+        Ok(round)
+    }
+}
+
+impl Round {
+    fn of_all((nr_calls, cost): (u64, Cost), pages: Pages) -> Self {
+        Self {
+            nr_taken: pages.nr,
+            nr_calls,
+            cost,
+        }
+    }
+}
+
+/// Call by call: one takes so many pages.
+fn populate(device: &Device, nr: u64) -> Result<()> {
+    const AT_A_TIME: u64 = 1024;
+    for first in (0..nr).step_by(AT_A_TIME as usize) {
+        device.populate(first, AT_A_TIME.min(nr - first))?;
+    }
+    Ok(())
+}
+
+/// Returns how often the device called the kernel to flush.
+pub fn unmap(device: &Device, pages: Pages, strategy: u32, flags: u32) -> Result<u64> {
+    let reply = device.unmap(&pages.selection(), strategy, flags)?;
+    ensure!(reply.nr_pages == pages.nr, "{reply:?}");
+    Ok(reply.nr_flush_calls)
+}
+
+fn reclaim(stage: &Stage, pages: Pages) -> Result<Round> {
+    let file = stage.file()?;
+    let page_out = |_: &Device| file.page_out(pages);
+    let ((), cost) = stage.counted(Whose::Files, pages, page_out)?;
+    let nr_left = file.nr_present(pages)?;
+    Ok(Round {
+        nr_taken: pages.nr - nr_left,
+        nr_calls: 0,
+        cost,
+    })
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The bench: see the module of that name. Results are lines of a word and a JSON object.
+
+use core::time::Duration;
+use std::process::ExitCode;
+
+use anyhow::{ensure, Context, Result};
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+
+use rust_tlb_guest::bench::check::Check;
+use rust_tlb_guest::bench::plan::Effort;
+use rust_tlb_guest::bench::way::WAYS;
+use rust_tlb_guest::bench::{headline, stale, sweep, victims};
+use rust_tlb_guest::cpu;
+
+/// Measures what it costs to take pages back, in each way that there is.
+#[derive(Parser)]
+struct Options {
+    /// A part of the measurements, with fewer rounds
+    #[arg(long)]
+    quick: bool,
+    /// Seed of the order in which the strategies take turns
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(subcommand)]
+    part: Part,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// Each strategy over numbers of pages, processes and CPUs
+    Sweeps {
+        /// Only along this axis
+        #[arg(long)]
+        axis: Option<String>,
+        /// Rounds of each measurement
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
+    /// Whether stale translations are left
+    Stale,
+    /// What interrupted threads lose
+    Victims,
+    /// More mapped pages than memory, read on all CPUs
+    Headline {
+        /// Where to make the file
+        #[arg(long)]
+        path: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let done = match &options.part {
+        Part::Sweeps { axis, rounds } => sweeps(&options, axis.as_deref(), *rounds),
+        Part::Stale => look(&options),
+        Part::Victims => victims(&options),
+        Part::Headline { path } => headline(&options, path),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rust-tlb-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn sweeps(options: &Options, axis: Option<&str>, nr_rounds: usize) -> Result<()> {
+    cpu::pin_driver()?;
+    ensure!(cpu::nr_cpus() >= 2, "a second CPU is needed");
+    let effort = Effort {
+        quick: options.quick,
+        nr_cpus: cpu::nr_cpus(),
+        nr_rounds,
+    };
+    let mut plan = effort.plan();
+    plan.retain(|sweep| axis.is_none_or(|axis| axis == sweep.axis));
+    let nr_points: usize = plan.iter().map(|sweep| sweep.pages.len()).sum();
+    let mut nr_done = 0;
+    let mut rng = fastrand::Rng::with_seed(options.seed);
+    let mut check = Check::default();
+    for sweep in &plan {
+        sweep::run(sweep, effort, &mut rng, &mut check, |pages, rows| {
+            rows.iter().try_for_each(|row| tell("ROW", row))?;
+            nr_done += 1;
+            let (nr, layout) = (pages.nr, pages.layout());
+            progress(
+                nr_done,
+                nr_points,
+                &format!("{}: {nr} {layout}", sweep.axis),
+            );
+            Ok(())
+        })
+        .with_context(|| format!("{sweep:?}"))?;
+    }
+    check.verdicts().iter().try_for_each(|v| tell("CHECK", v))
+}
+
+fn look(options: &Options) -> Result<()> {
+    cpu::pin_driver()?;
+    let nr_unmaps = match options.quick {
+        true => 2,
+        false => 10,
+    };
+    stale::run(nr_unmaps, |seen| tell("STALE", &seen))
+}
+
+fn victims(options: &Options) -> Result<()> {
+    cpu::pin_driver()?;
+    ensure!(cpu::nr_cpus() >= 2, "a second CPU is needed");
+    let (nr_turns, length) = match options.quick {
+        true => (2, Duration::from_millis(300)),
+        false => (9, Duration::from_secs(1)),
+    };
+    let mut rng = fastrand::Rng::with_seed(options.seed);
+    let mut nr_done = 0;
+    victims::run(nr_turns, length, &mut rng, |turn| {
+        tell("VICTIMS", &turn)?;
+        nr_done += 1;
+        progress(nr_done, nr_turns * WAYS.len(), turn.strategy);
+        Ok(())
+    })
+}
+
+fn headline(options: &Options, path: &str) -> Result<()> {
+    cpu::pin_driver()?;
+    let size = match options.quick {
+        true => headline::Size {
+            memories: 1.5,
+            limit: Duration::from_secs(4),
+            nr_turns: 1,
+        },
+        false => headline::Size {
+            memories: 3.0,
+            limit: Duration::from_secs(30),
+            nr_turns: 5,
+        },
+    };
+    let mut rng = fastrand::Rng::with_seed(options.seed);
+    let mut nr_done = 0;
+    headline::run(path, size, &mut rng, |turn| {
+        tell("HEADLINE", &turn)?;
+        nr_done += 1;
+        progress(nr_done, size.nr_turns * headline::WAYS.len(), turn.way);
+        Ok(())
+    })
+}
+
+fn tell(word: &str, result: &impl Serialize) -> Result<()> {
+    println!("{word} {}", serde_json::to_string(result)?);
+    Ok(())
+}
+
+fn progress(nr_done: usize, nr: usize, what: &str) {
+    println!("PROGRESS {nr_done} {nr} {what}");
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Our events among the kernel's own: a call asks the CPUs that the kernel says it asked, and they
+//! answer before it ends.
+
+use anyhow::{bail, ensure, Context, Result};
+use rust_tlb_trace::history::{Call, History, Round};
+
+use super::tracing;
+use crate::abi::strategy;
+use crate::cpu;
+use crate::ftrace::Tracing;
+use crate::ktap::Options;
+use crate::mapping::PAGE_SIZE;
+use crate::scene::{Cast, Scene};
+use crate::selection::Selection;
+use crate::tlb_events::TlbEvents;
+
+const NR: u64 = 4;
+/// A CPU can be lazy for a moment, and then is not asked: such a round is repeated.
+const NR_TRIES: usize = 10;
+
+/// One recorded unmap among busy CPUs: what was recorded of the driver, and what the kernel counted.
+struct Recorded {
+    history: History,
+    events: TlbEvents,
+}
+
+/// Unmaps until `expect` is content, and tells why it was not if it never is.
+fn unmap_until(
+    cast: Cast,
+    strategy: u32,
+    expect: impl Fn(&Recorded, usize) -> Result<()>,
+) -> Result<()> {
+    let tracing = tracing()?;
+    let scene = Scene::new(cast, NR)?;
+    let mut last = Ok(());
+    for _ in 0..NR_TRIES {
+        last = expect(&record(&tracing, &scene, strategy)?, cpu::nr_cpus() - 1);
+        if last.is_ok() {
+            break;
+        }
+    }
+    last
+}
+
+fn record(tracing: &Tracing, scene: &Scene, strategy: u32) -> Result<Recorded> {
+    let unmap = |device: &crate::device::Device| {
+        tracing.record(|| Ok(device.unmap(&Selection::run(0, NR), strategy, 0)?))
+    };
+    let ((_, events), counted) = scene.counted(unmap)?;
+    let pid = std::process::id();
+    let mut history = History::of(&events);
+    // An index into the list stays good: nobody else uses the device.
+    ensure!(
+        history.calls.iter().all(|call| call.who.pid == pid),
+        "others use the device"
+    );
+    history.rounds.retain(|round| round.who.pid == pid);
+    Ok(Recorded {
+        history,
+        events: counted,
+    })
+}
+
+/// The round of a call: made and answered within it, each of its visits by another CPU.
+fn expect_round(call: &Call, round: &Round) -> Result<()> {
+    let Some(done) = round.done() else {
+        bail!("{} answers to {round:?}", round.visits.len());
+    };
+    ensure!(
+        call.begin <= round.sent && done <= call.end,
+        "{call:?} {round:?}"
+    );
+    let mut cpus: Vec<u32> = round.visits.iter().map(|visit| visit.who.cpu).collect();
+    cpus.sort_unstable();
+    cpus.dedup();
+    ensure!(cpus.len() == round.nr_asked, "{round:?}");
+    ensure!(!cpus.contains(&call.who.cpu), "{round:?}");
+    for visit in &round.visits {
+        let acked = visit.acked.context("no answer")?;
+        let in_order = visit.from <= acked && acked <= visit.to;
+        ensure!(in_order && round.sent <= acked, "{visit:?}");
+    }
+    Ok(())
+}
+
+/// The trace has what `/proc/vmstat` and `/proc/interrupts` counted meanwhile.
+fn expect_counts(recorded: &Recorded, nr_rounds: usize, nr_asked: usize) -> Result<()> {
+    let Recorded { history, events } = recorded;
+    let asked: usize = history.rounds.iter().map(|round| round.nr_asked).sum();
+    ensure!(
+        (history.rounds.len(), asked) == (nr_rounds, nr_asked),
+        "{} rounds asked {asked} CPUs, not {nr_rounds} and {nr_asked}",
+        history.rounds.len()
+    );
+    let counted = (events.remote_flush, events.remote_flush_received);
+    ensure!(
+        counted == (nr_rounds as u64, nr_asked as u64) && events.interrupts == counted.1,
+        "{events:?}, not {nr_rounds} and {nr_asked}"
+    );
+    Ok(())
+}
+
+pub fn a_broadcast_asks_every_cpu_once(_: &Options) -> Result<()> {
+    for cast in [
+        Cast::Threads(cpu::nr_cpus()),
+        Cast::Processes(cpu::nr_cpus()),
+    ] {
+        unmap_until(cast, strategy::BROADCAST, |recorded, nr_others| {
+            let History {
+                flushes,
+                calls,
+                rounds,
+                clears,
+                ..
+            } = &recorded.history;
+            expect_counts(recorded, 1, nr_others)?;
+            let ([flush], [call]) = (&flushes[..], &calls[..]) else {
+                bail!("{flushes:?} {calls:?}");
+            };
+            expect_round(call, &rounds[0])?;
+            ensure!(
+                call.flush == Some(0) && call.is_full() && call.mm == 0,
+                "{call:?}"
+            );
+            ensure!(call.nr_cpus == nr_others as u64, "{call:?}");
+            ensure!(rounds[0].pages < 0, "{rounds:?}");
+            ensure!(flush.nr_mms == cast.nr_mms() as u64, "{flush:?}");
+            let mut mms: Vec<u64> = clears.iter().map(|clear| clear.mm).collect();
+            mms.sort_unstable();
+            mms.dedup();
+            ensure!(mms.len() == cast.nr_mms(), "{clears:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+pub fn a_precise_flush_asks_those_of_each_mm(_: &Options) -> Result<()> {
+    let cast = Cast::Processes(cpu::nr_cpus());
+    unmap_until(cast, strategy::PRECISE, |recorded, nr_others| {
+        // The driver's own mm is nowhere else: its call is no round.
+        expect_counts(recorded, nr_others, nr_others)?;
+        let History { calls, .. } = &recorded.history;
+        ensure!(calls.len() == cast.nr_mms(), "{calls:?}");
+        for (number, call) in calls.iter().enumerate() {
+            let len = call.stop - call.start;
+            ensure!(call.mm != 0 && len == NR * PAGE_SIZE as u64, "{call:?}");
+            let rounds: Vec<&Round> = recorded.history.rounds_of(number).collect();
+            ensure!(
+                rounds.len() as u64 == call.nr_cpus.min(1),
+                "{call:?} {rounds:?}"
+            );
+            rounds
+                .iter()
+                .try_for_each(|round| expect_round(call, round))?;
+            ensure!(
+                rounds.iter().all(|round| round.pages == NR as i64),
+                "{rounds:?}"
+            );
+        }
+        Ok(())
+    })
+}
+
+pub fn each_page_is_a_round_where_it_is_flushed_by_itself(_: &Options) -> Result<()> {
+    let cast = Cast::Threads(cpu::nr_cpus());
+    unmap_until(cast, strategy::PAGE, |recorded, nr_others| {
+        expect_counts(recorded, NR as usize, NR as usize * nr_others)?;
+        let History { calls, rounds, .. } = &recorded.history;
+        ensure!(calls.len() == NR as usize, "{calls:?}");
+        for (number, round) in rounds.iter().enumerate() {
+            ensure!(round.call == Some(number) && round.pages == 1, "{round:?}");
+            expect_round(&calls[number], round)?;
+        }
+        Ok(())
+    })
+}
+
+pub fn rounds_of_the_core_are_nobodys_calls(_: &Options) -> Result<()> {
+    let cast = Cast::Threads(cpu::nr_cpus());
+    unmap_until(cast, strategy::ZAP, |recorded, nr_others| {
+        expect_counts(recorded, NR as usize, NR as usize * nr_others)?;
+        let History {
+            flushes, rounds, ..
+        } = &recorded.history;
+        ensure!(
+            rounds.iter().all(|round| round.call.is_none()),
+            "{rounds:?}"
+        );
+        ensure!(flushes.is_empty(), "{flushes:?}");
+        Ok(())
+    })
+}

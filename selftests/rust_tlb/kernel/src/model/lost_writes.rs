@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What must hold if pages are saved and brought back: no write of a CPU is lost.
+
+use super::{
+    machine::{set_world, with_world, Model},
+    world::{Cpu, MmId, Vpn, World},
+    write_back::{take_back, Event, Meanwhile, Trust},
+};
+use crate::{
+    alloc::GFP_KERNEL,
+    mm::tlb::{
+        batch::Batch, broadcast::Broadcast, chosen::Chosen, per_page::PerPage, precise::Precise,
+        unflushed::Unflushed,
+    },
+};
+use proptest::{
+    prelude::*,
+    test_runner::{TestCaseError, TestError, TestRng, TestRunner},
+};
+
+const NR_CPUS: usize = 2;
+const NR_MMS: usize = 2;
+const NR_PAGES: usize = 2;
+const CEILING: usize = 1;
+
+fn event() -> impl Strategy<Value = Event> {
+    let (cpu, mm, vpn) = (0..NR_CPUS, 0..NR_MMS, 0..NR_PAGES);
+    prop_oneof![
+        4 => (cpu.clone(), vpn.clone()).prop_map(|(c, v)| Event::Read(c, v)),
+        1 => (cpu.clone(), vpn.clone()).prop_map(|(c, v)| Event::Write(c, v)),
+        2 => cpu.clone().prop_map(Event::WriteWhatIsCached),
+        1 => (cpu.clone(), mm.clone()).prop_map(|(c, m)| Event::Switch(c, m)),
+        1 => cpu.prop_map(Event::GoLazy),
+        2 => (mm.clone(), vpn, any::<bool>()).prop_map(|(m, v, w)| Event::BeginMprotect(m, v, w)),
+        1 => mm.prop_map(Event::EndMprotect),
+    ]
+}
+
+/// The pages that are taken back, time after time, and what happens between the steps of that.
+#[derive(Clone, Debug)]
+struct Course {
+    pages: Vec<(Vec<MmId>, Vec<Vpn>)>,
+    events: Vec<Vec<Event>>,
+}
+
+fn course() -> impl Strategy<Value = Course> {
+    let mms = prop::sample::subsequence(vec![0, 1], 1..=NR_MMS);
+    let vpns = prop::sample::subsequence(vec![0, 1], 1..=NR_PAGES);
+    let pages = prop::collection::vec((mms, vpns), 1..5);
+    let events = prop::collection::vec(prop::collection::vec(event(), 0..4), 10..60);
+    (pages, events).prop_map(|(pages, events)| Course { pages, events })
+}
+
+/// A machine whose CPUs keep their promise, or do not.
+fn machine(keeps_promise: bool) -> World {
+    let mut world = World::new(NR_CPUS, NR_MMS, CEILING);
+    world.keeps_promise = keeps_promise;
+    world
+}
+
+type NewPolicy = fn() -> Chosen<Model>;
+
+const POLICIES: [NewPolicy; 3] = [
+    || Chosen::Broadcast(Broadcast::new()),
+    || Chosen::Precise(Precise::new()),
+    || Chosen::PerPage(PerPage::new()),
+];
+const BROADCAST: NewPolicy = POLICIES[0];
+const UNFLUSHED: NewPolicy = || Chosen::Unflushed(Unflushed::new());
+
+/// Returns how many writes are lost.
+fn lost_writes(world: World, policy: NewPolicy, trust: Trust, course: &Course) -> usize {
+    set_world(world);
+    let mut events = course.events.iter().cloned();
+    let mut meanwhile = Meanwhile(&mut events);
+    let mut batch = Batch::new(policy(), 0, GFP_KERNEL).unwrap();
+    for (mms, vpns) in &course.pages {
+        batch = take_back(batch, trust, (mms, vpns), &mut meanwhile);
+    }
+    // Whatever is still in a TLB can be used at any later time.
+    for (cpu, mm, vpn) in everything() {
+        with_world(|w| w.switch(cpu, mm));
+        with_world(|w| w.write(cpu, vpn)).expect("nothing is in the way");
+    }
+    with_world(|w| w.lost_writes())
+}
+
+fn everything() -> impl Iterator<Item = (Cpu, MmId, Vpn)> {
+    (0..NR_CPUS).flat_map(|cpu| {
+        (0..NR_MMS).flat_map(move |mm| (0..NR_PAGES).map(move |vpn| (cpu, mm, vpn)))
+    })
+}
+
+proptest! {
+    /// Whoever trusts the architecture may, on a machine that keeps its promise.
+    #[test]
+    fn no_write_is_lost_if_cpus_keep_their_promise(course in course()) {
+        for policy in POLICIES {
+            prop_assert_eq!(lost_writes(machine(true), policy, Trust::Cpu, &course), 0);
+        }
+    }
+
+    #[test]
+    fn no_write_is_lost_in_two_phases_on_any_machine(course in course()) {
+        for policy in POLICIES {
+            prop_assert_eq!(lost_writes(machine(true), policy, Trust::Nobody, &course), 0);
+            prop_assert_eq!(lost_writes(machine(false), policy, Trust::Nobody, &course), 0);
+        }
+    }
+}
+
+/// Whether the properties above would notice.
+fn is_found(keeps_promise: bool, policy: NewPolicy, trust: Trust) -> bool {
+    // The same courses each time.
+    let config = ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let rng = TestRng::deterministic_rng(config.rng_algorithm);
+    let result = TestRunner::new_with_rng(config, rng).run(&course(), |course| {
+        match lost_writes(machine(keeps_promise), policy, trust, &course) {
+            0 => Ok(()),
+            lost => Err(TestCaseError::fail(format!("{lost} lost"))),
+        }
+    });
+    matches!(result, Err(TestError::Fail(..)))
+}
+
+/// The controls: what each of the properties rests on, left out.
+#[test]
+fn lost_writes_are_found() {
+    assert!(is_found(true, UNFLUSHED, Trust::Cpu));
+    assert!(is_found(false, BROADCAST, Trust::Cpu), "the promise");
+    assert!(is_found(false, UNFLUSHED, Trust::Nobody));
+    assert!(!is_found(true, BROADCAST, Trust::Cpu));
+}
+
+/// Page 1 of address space 0 is taken back, once. CPU 1 has done what `before` says, and goes on
+/// with `after`, over and over.
+fn one_page(before: &[Event], after: &[Event]) -> Course {
+    let mut events = vec![after.to_vec(); 20];
+    events.insert(0, before.to_vec());
+    Course {
+        pages: vec![(vec![0], vec![1])],
+        events,
+    }
+}
+
+/// The least that it takes: a page that was read, so that its translation is clean, and is written
+/// to when its contents have been saved.
+#[test]
+fn a_broken_promise_loses_a_write_through_a_clean_translation() {
+    let course = one_page(&[Event::Read(1, 1)], &[Event::Write(1, 1)]);
+    let lost = |promise, trust| lost_writes(machine(promise), BROADCAST, trust, &course);
+    assert_ne!(lost(false, Trust::Cpu), 0);
+    assert_eq!(lost(true, Trust::Cpu), 0);
+    assert_eq!(lost(false, Trust::Nobody), 0);
+}
+
+/// mprotect has made the page read-only, and has yet to flush. The PTE is read-only and clean, and
+/// is no proof that the translations are (H2).
+#[test]
+fn a_pending_mprotect_hides_a_clean_translation() {
+    let read_only = Event::BeginMprotect(0, 1, false);
+    let course = one_page(&[Event::Read(1, 1), read_only], &[Event::Write(1, 1)]);
+    let lost = |trust| lost_writes(machine(false), BROADCAST, trust, &course);
+    assert_ne!(lost(Trust::Ptes), 0);
+    assert_eq!(lost(Trust::Nobody), 0);
+}
+
+/// Between the phases, mprotect makes the page writable without a fault: the PTE is clean, and so
+/// is the translation.
+#[test]
+fn an_mprotect_between_the_phases_makes_a_clean_translation() {
+    let writable = Event::BeginMprotect(0, 1, true);
+    let after = [writable, Event::Read(1, 1), Event::Write(1, 1)];
+    let course = one_page(&[Event::Read(1, 1)], &after);
+    let lost = |trust| lost_writes(machine(false), BROADCAST, trust, &course);
+    assert_ne!(lost(Trust::Ptes), 0);
+    assert_eq!(lost(Trust::Nobody), 0);
+}
+
+/// Dirty pages cost no more in two phases than in one.
+#[test]
+fn two_phases_cost_a_round_more_if_a_page_is_clean() {
+    for (first, trust, rounds) in [
+        (Event::Read(1, 1), Trust::Cpu, 1),
+        (Event::Read(1, 1), Trust::Nobody, 2),
+        (Event::Write(1, 1), Trust::Cpu, 1),
+        (Event::Write(1, 1), Trust::Nobody, 1),
+    ] {
+        let course = one_page(&[first], &[]);
+        assert_eq!(lost_writes(machine(true), BROADCAST, trust, &course), 0);
+        assert_eq!(with_world(|w| w.counts.rounds), rounds, "{course:?}");
+    }
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Batches that share a flush: whichever of them is flushed, when, and by whom.
+
+use super::{
+    machine::{set_world, with_world, Model},
+    memory::Frame,
+    properties::unmap,
+    world::{Cpu, MmId, Vpn, World},
+};
+use crate::{
+    alloc::GFP_KERNEL,
+    mm::tlb::{
+        batch::Batch,
+        broadcast::Broadcast,
+        chosen::Chosen,
+        per_page::PerPage,
+        precise::Precise,
+        scope::{Hoistable, Hoisted, Scope},
+        unflushed::Unflushed,
+    },
+};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+const NR_CPUS: usize = 3;
+const NR_MMS: usize = 3;
+const NR_PAGES: usize = 12;
+const NR_BATCHES: usize = 3;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Touch(Cpu, Vpn),
+    Switch(Cpu, MmId),
+    /// One of the batches unmaps a page from an address space.
+    Unmap(usize, MmId, Vpn),
+    /// One of the batches is flushed, and its pages are released.
+    Flush(usize),
+    /// All are, by whoever ends the scope. No page is released.
+    FlushScope,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (cpu, mm, vpn) = (0..NR_CPUS, 0..NR_MMS, 0..NR_PAGES);
+    prop_oneof![
+        8 => (cpu.clone(), vpn.clone()).prop_map(|(c, v)| Step::Touch(c, v)),
+        1 => (cpu, mm.clone()).prop_map(|(c, m)| Step::Switch(c, m)),
+        4 => (0..NR_BATCHES, mm, vpn).prop_map(|(b, m, v)| Step::Unmap(b, m, v)),
+        1 => (0..NR_BATCHES).prop_map(Step::Flush),
+        1 => Just(Step::FlushScope),
+    ]
+}
+
+type NewPolicy = fn() -> Chosen<Model>;
+type Hoisting = Batch<Frame, Hoistable<Chosen<Model>>>;
+
+fn broadcast() -> Chosen<Model> {
+    Chosen::Broadcast(Broadcast::new())
+}
+
+/// `nr` batches over one scope, in a fresh world.
+fn batches(policy: NewPolicy, nr: usize) -> (impl Fn(), Vec<Option<Hoisting>>) {
+    set_world(World::new(NR_CPUS, NR_MMS, 2));
+    let scope = Scope::new(policy, GFP_KERNEL).unwrap();
+    let batch = |_| {
+        let policy = Hoistable::Shared(Hoisted::new(scope.clone()));
+        Batch::new(policy, 0, GFP_KERNEL).ok()
+    };
+    let batches = (0..nr).map(batch).collect();
+    let flush_scope = move || {
+        scope.flush();
+    };
+    (flush_scope, batches)
+}
+
+/// Runs `steps`; returns how often a CPU reached a page that was released.
+fn stale_accesses(policy: NewPolicy, steps: &[Step]) -> usize {
+    let (flush_scope, mut batches) = batches(policy, NR_BATCHES);
+    let mut released = BTreeSet::new();
+    let mut stale = 0;
+    for step in steps {
+        match *step {
+            Step::Touch(cpu, vpn) => {
+                let frame = with_world(|w| w.touch(cpu, vpn));
+                stale += usize::from(released.contains(&frame));
+            }
+            Step::Switch(cpu, mm) => with_world(|w| w.switch(cpu, mm)),
+            Step::Unmap(nr, mm, vpn) => {
+                unmap(batches[nr].as_mut().unwrap(), &[mm], &BTreeSet::from([vpn]));
+            }
+            Step::Flush(nr) => {
+                let mut flushed = batches[nr].take().unwrap().flush();
+                released.extend(flushed.drain().map(|(_, frame)| frame));
+                batches[nr] = Some(flushed.into_empty());
+            }
+            Step::FlushScope => flush_scope(),
+        }
+    }
+    stale
+}
+
+proptest! {
+    #[test]
+    fn no_batch_of_a_scope_leaves_a_stale_translation(
+        steps in prop::collection::vec(step(), 1..120)
+    ) {
+        let precise: NewPolicy = || Chosen::Precise(Precise::new());
+        let per_page: NewPolicy = || Chosen::PerPage(PerPage::new());
+        for policy in [broadcast, precise, per_page] {
+            prop_assert_eq!(stale_accesses(policy, &steps), 0);
+        }
+    }
+}
+
+/// The control, and what a flush of another batch is good for.
+#[test]
+fn a_page_is_stale_until_one_of_the_batches_is_flushed() {
+    let released = [Step::Touch(1, 7), Step::Unmap(0, 0, 7), Step::Flush(0)];
+    let steps = [&released[..], &[Step::Touch(1, 7)]].concat();
+    assert_ne!(
+        stale_accesses(|| Chosen::Unflushed(Unflushed::new()), &steps),
+        0
+    );
+    assert_eq!(stale_accesses(broadcast, &steps), 0);
+}
+
+/// The first to need its flush makes it for all.
+#[test]
+fn one_round_is_enough_for_all_batches_of_a_scope() {
+    let (flush_scope, mut batches) = batches(broadcast, 3);
+    for (vpn, batch) in batches.iter_mut().flatten().enumerate() {
+        with_world(|w| w.touch(1, vpn));
+        unmap(batch, &[0], &BTreeSet::from([vpn]));
+        assert_eq!(batch.owed().nr_ptes, 1);
+    }
+    let calls: Vec<usize> = batches
+        .into_iter()
+        .map(|batch| batch.unwrap().flush().report().nr_calls)
+        .collect();
+    flush_scope();
+    assert_eq!(calls, [1, 0, 0]);
+    assert_eq!(with_world(|w| w.counts.rounds), 1);
+}

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0
+// Fails with: E0308
+
+//! The second of two phases cannot come before the flush of the first.
+
+use kernel::mm::tlb::{
+    batch::Stale,
+    policy::Flush,
+    two_phase::{Quiesced, WriteProtected},
+};
+
+fn second_phase<P: Stale, F: Flush>(_: Quiesced<'_, P, F>) {}
+
+fn at_once<P: Stale, F: Flush>(first: WriteProtected<'_, P, F>) {
+    second_phase(first);
+}
+
+fn main() {}

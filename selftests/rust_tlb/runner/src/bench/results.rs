@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What is written to `results.json`. The names and their meaning are in `bench.schema.json`, and stay.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::environment::Environment;
+
+use super::merge;
+use super::said::{Check, Headline, Said, Spread, Victims};
+use super::targets::{self, Target};
+
+/// Of the schema. A field that is added leaves it as it is.
+const VERSION: u32 = 1;
+
+#[derive(Serialize)]
+pub struct Results {
+    pub schema_version: u32,
+    pub environment: Environment,
+    /// How each part was run; the first is `environment`.
+    pub boots: Vec<Boot>,
+    pub quick: bool,
+    pub seconds: f64,
+    pub rows: Vec<Row>,
+    pub victims: Vec<VictimsRow>,
+    pub headline: Vec<HeadlineRow>,
+    pub targets: Vec<Target>,
+    pub checks: Vec<Check>,
+}
+
+#[derive(Serialize)]
+pub struct Boot {
+    pub part: &'static str,
+    pub accel: &'static str,
+    pub cpu_threads: &'static str,
+    pub cpus: u32,
+}
+
+/// One strategy, in one place on one axis.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    pub axis: String,
+    pub strategy: String,
+    pub layout: String,
+    pub nr_pages: u64,
+    pub nr_mms: u64,
+    pub nr_cpus: u64,
+    pub placement: String,
+    pub nr_samples: u64,
+    pub nr_taken: u64,
+    pub nr_flush_calls: Option<u64>,
+    pub rounds: u64,
+    pub rounds_min: u64,
+    pub rounds_max: u64,
+    pub ipis_received: u64,
+    pub ipis_received_min: u64,
+    pub ipis_received_max: u64,
+    pub local_full_flushes: u64,
+    pub local_full_flushes_min: u64,
+    pub local_full_flushes_max: u64,
+    pub local_page_flushes: u64,
+    pub local_page_flushes_min: u64,
+    pub local_page_flushes_max: u64,
+    pub stale_accesses: Option<u64>,
+    pub ns_per_page: f64,
+    pub ns_per_page_min: f64,
+    pub ns_per_page_max: f64,
+    pub ns_per_page_p99: f64,
+    pub ns_per_page_release: Option<f64>,
+    pub instructions_per_page: f64,
+    pub instructions_per_page_min: f64,
+    pub instructions_per_page_max: f64,
+    pub instructions_per_page_release: Option<f64>,
+    pub victim_translations_kept: f64,
+    pub victim_translations_kept_min: f64,
+    pub victim_translations_kept_max: f64,
+    pub victim_translations_kept_control: f64,
+}
+
+impl Row {
+    /// Without what the device does beside unmapping and flushing.
+    pub fn own_instructions_per_page(&self) -> f64 {
+        self.instructions_per_page - self.instructions_per_page_release.unwrap_or(0.0)
+    }
+}
+
+/// What interrupted threads lost to one strategy.
+#[derive(Clone, Debug, Serialize)]
+pub struct VictimsRow {
+    pub strategy: String,
+    pub nr_pages: u64,
+    pub nr_victims: u64,
+    pub nr_turns: u64,
+    pub nr_unmaps: u64,
+    /// Of what they do when nothing is unmapped.
+    pub throughput: f64,
+    pub throughput_min: f64,
+    pub throughput_max: f64,
+    pub lost_ns_per_page: f64,
+    pub lost_ns_per_page_min: f64,
+    pub lost_ns_per_page_max: f64,
+    pub pass_p50_ns: f64,
+    pub pass_p99_ns: f64,
+    pub pass_p99_ns_control: f64,
+    pub longest_stall_ns: f64,
+    pub longest_stall_ns_min: f64,
+    pub longest_stall_ns_max: f64,
+    pub longest_stall_ns_control: f64,
+}
+
+/// The workload of 2015, with one way to make room.
+#[derive(Clone, Debug, Serialize)]
+pub struct HeadlineRow {
+    pub way: String,
+    pub nr_cpus: u64,
+    pub nr_turns: u64,
+    pub memory_pages: u64,
+    pub nr_pages: u64,
+    pub seconds: f64,
+    pub seconds_min: f64,
+    pub seconds_max: f64,
+    pub system_seconds: f64,
+    pub rounds: f64,
+    pub interrupts: f64,
+    pub interrupts_per_second: f64,
+    pub interrupts_per_page: f64,
+    pub ns_per_page: f64,
+    pub system_ns_per_page: f64,
+}
+
+impl Results {
+    pub fn to_json(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self)?)
+    }
+}
+
+/// Makes results of what was said in all parts.
+pub fn assemble(
+    environments: Vec<(&'static str, Environment)>,
+    quick: bool,
+    elapsed: Duration,
+    said: &Said,
+) -> Result<Results> {
+    let boot = |(part, of): &(&'static str, Environment)| Boot {
+        part,
+        accel: of.accel,
+        cpu_threads: of.cpu_threads,
+        cpus: of.cpus,
+    };
+    let boots = environments.iter().map(boot).collect();
+    let first = environments.into_iter().next().context("no boot")?;
+    let rows = merge::rows(said)?;
+    Ok(Results {
+        schema_version: VERSION,
+        environment: first.1,
+        boots,
+        quick,
+        seconds: elapsed.as_secs_f64(),
+        victims: victims(&said.victims),
+        headline: headline(&said.headline),
+        targets: targets::judge(&rows),
+        checks: said.checks.clone(),
+        rows,
+    })
+}
+
+/// All turns of each of those that `name` tells apart, in the order in which they first came.
+fn by_name<T>(turns: &[T], name: impl Fn(&T) -> &str) -> Vec<Vec<&T>> {
+    let mut groups: Vec<Vec<&T>> = Vec::new();
+    for turn in turns {
+        let same = |group: &&mut Vec<&T>| name(group[0]) == name(turn);
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(turn),
+            None => groups.push(vec![turn]),
+        }
+    }
+    groups
+}
+
+/// # Panics
+///
+/// If there are no values.
+fn spread(values: impl Iterator<Item = f64>) -> Spread {
+    let mut sorted: Vec<f64> = values.collect();
+    sorted.sort_by(f64::total_cmp);
+    Spread {
+        median: sorted[(sorted.len() - 1) / 2],
+        min: sorted[0],
+        max: sorted[sorted.len() - 1],
+    }
+}
+
+fn victims(turns: &[Victims]) -> Vec<VictimsRow> {
+    let groups = by_name(turns, |turn| &turn.strategy);
+    groups.iter().map(|group| victims_row(group)).collect()
+}
+
+fn victims_row(turns: &[&Victims]) -> VictimsRow {
+    let of = |value: fn(&Victims) -> f64| spread(turns.iter().map(|turn| value(turn)));
+    let throughput = of(Victims::throughput);
+    let lost = of(Victims::lost_ns_per_page);
+    let longest = of(|turn| turn.unmapping.longest_ns);
+    VictimsRow {
+        strategy: turns[0].strategy.clone(),
+        nr_pages: turns[0].nr_pages,
+        nr_victims: turns[0].nr_victims,
+        nr_turns: turns.len() as u64,
+        nr_unmaps: turns.iter().map(|turn| turn.unmapping.nr_unmaps).sum(),
+        throughput: throughput.median,
+        throughput_min: throughput.min,
+        throughput_max: throughput.max,
+        lost_ns_per_page: lost.median,
+        lost_ns_per_page_min: lost.min,
+        lost_ns_per_page_max: lost.max,
+        pass_p50_ns: of(|turn| turn.unmapping.pass_p50_ns).median,
+        pass_p99_ns: of(|turn| turn.unmapping.pass_p99_ns).median,
+        pass_p99_ns_control: of(|turn| turn.control.pass_p99_ns).median,
+        longest_stall_ns: longest.median,
+        longest_stall_ns_min: longest.min,
+        longest_stall_ns_max: longest.max,
+        longest_stall_ns_control: of(|turn| turn.control.longest_ns).median,
+    }
+}
+
+fn headline(turns: &[Headline]) -> Vec<HeadlineRow> {
+    let groups = by_name(turns, |turn| &turn.way);
+    groups.iter().map(|group| headline_row(group)).collect()
+}
+
+fn headline_row(turns: &[&Headline]) -> HeadlineRow {
+    let of = |value: fn(&Headline) -> f64| spread(turns.iter().map(|turn| value(turn)));
+    let seconds = of(|t| t.seconds);
+    HeadlineRow {
+        way: turns[0].way.clone(),
+        nr_cpus: turns[0].nr_cpus,
+        nr_turns: turns.len() as u64,
+        memory_pages: turns[0].memory_pages,
+        nr_pages: of(|t| t.nr_pages as f64).median as u64,
+        seconds: seconds.median,
+        seconds_min: seconds.min,
+        seconds_max: seconds.max,
+        system_seconds: of(|t| t.system_seconds).median,
+        rounds: of(|t| t.rounds as f64).median,
+        interrupts: of(|t| t.interrupts as f64).median,
+        interrupts_per_second: of(|t| t.interrupts as f64 / t.seconds).median,
+        interrupts_per_page: of(|t| t.interrupts as f64 / t.nr_pages as f64).median,
+        ns_per_page: of(|t| t.seconds * 1e9 / t.nr_pages as f64).median,
+        system_ns_per_page: of(|t| t.system_seconds * 1e9 / t.nr_pages as f64).median,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+    use serde_json::Value;
+
+    const SCHEMA: &str = include_str!("../../../bench.schema.json");
+
+    fn is_valid(results: &Value) -> bool {
+        let schema = serde_json::from_str(SCHEMA).unwrap();
+        jsonschema::validator_for(&schema)
+            .unwrap()
+            .is_valid(results)
+    }
+
+    fn results() -> Value {
+        serde_json::from_str(&sample::results().to_json().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_valid() {
+        let schema = serde_json::from_str(SCHEMA).unwrap();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        let results = results();
+        let errors: Vec<String> = validator
+            .iter_errors(&results)
+            .map(|error| format!("{}: {error}", error.instance_path))
+            .collect();
+        assert!(errors.is_empty(), "{errors:#?}");
+    }
+
+    #[test]
+    fn no_field_of_a_row_may_be_missing_or_unknown() {
+        let good = results();
+        let names: Vec<String> = good["rows"][0]
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect();
+        for name in &names {
+            let mut bad = good.clone();
+            bad["rows"][0].as_object_mut().unwrap().remove(name);
+            assert!(!is_valid(&bad), "without {name}");
+        }
+        let mut bad = good.clone();
+        bad["rows"][0]["more"] = 1.into();
+        assert!(!is_valid(&bad));
+    }
+
+    #[test]
+    fn values_have_their_bounds() {
+        for (name, value) in [
+            ("victim_translations_kept", Value::from(1.5)),
+            ("nr_pages", Value::from(0)),
+            ("rounds", Value::from(-1)),
+            ("rounds", Value::from("1")),
+            ("strategy", Value::from("none")),
+            ("ns_per_page", Value::Null),
+        ] {
+            let mut bad = results();
+            bad["rows"][0][name] = value.clone();
+            assert!(!is_valid(&bad), "{name}: {value}");
+        }
+        let mut good = results();
+        good["rows"][0]["stale_accesses"] = Value::Null;
+        assert!(is_valid(&good));
+    }
+
+    #[test]
+    fn a_result_without_rows_is_none() {
+        let mut bad = results();
+        bad["rows"] = Value::Array(Vec::new());
+        assert!(!is_valid(&bad));
+        let nothing = assemble(Vec::new(), true, Duration::ZERO, &Said::default());
+        assert!(nothing.is_err());
+    }
+
+    #[test]
+    fn victims_are_compared_with_the_control() {
+        let results = sample::results();
+        let zap = results.victims.iter().find(|row| row.strategy == "zap");
+        let zap = zap.unwrap();
+        assert_eq!(zap.throughput, 0.8);
+        // 0.2 s for 100 unmaps of 128 pages.
+        assert_eq!(zap.lost_ns_per_page.round(), 15625.0);
+    }
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What was aimed at, and whether it was met.
+
+use serde::Serialize;
+
+use super::results::Row;
+
+/// One aim.
+#[derive(Clone, Debug, Serialize)]
+pub struct Target {
+    pub name: String,
+    /// At most this.
+    pub aim: f64,
+    /// [`None`] if it was not measured.
+    pub measured: Option<f64>,
+    pub met: bool,
+    /// The same without what all strategies of the device do beside unmapping and flushing.
+    pub measured_own: Option<f64>,
+}
+
+/// Pages at which a batch is compared.
+const MANY: u64 = 512;
+
+/// All aims.
+pub fn judge(rows: &[Row]) -> Vec<Target> {
+    let most_rounds = rows.iter().filter(|row| row.strategy == "broadcast");
+    let most_rounds = most_rounds.map(|row| row.rounds).max();
+    let of = |layout, nr| Place { rows, layout, nr };
+    vec![
+        target(
+            "flush rounds of a broadcast, the most of all numbers of pages, processes and CPUs",
+            1.0,
+            most_rounds.map(|rounds| rounds as f64),
+            None,
+        ),
+        of("scattered", MANY).compare("broadcast", "zap", 0.5),
+        of("contiguous", MANY).compare("broadcast", "unmap_mapping", 1.05),
+        of("contiguous", 1).compare("broadcast", "zap", 1.0),
+        of("contiguous", 1).compare("precise", "zap", 1.0),
+    ]
+}
+
+fn target(name: &str, aim: f64, measured: Option<f64>, own: Option<f64>) -> Target {
+    Target {
+        name: name.into(),
+        aim,
+        measured,
+        met: measured.is_some_and(|measured| measured <= aim),
+        measured_own: own,
+    }
+}
+
+/// Where two strategies are compared: in one process, all CPUs busy.
+struct Place<'a> {
+    rows: &'a [Row],
+    layout: &'static str,
+    nr: u64,
+}
+
+impl Place<'_> {
+    fn compare(&self, ours: &str, theirs: &str, aim: f64) -> Target {
+        let pages = match self.nr {
+            1 => "1 page".into(),
+            nr => format!("{nr} {} pages", self.layout),
+        };
+        let name = format!("instructions a page, {pages}: {ours} / {theirs}");
+        let pair = self.row(ours).zip(self.row(theirs));
+        let ratio = |value: fn(&Row) -> f64| pair.map(|(ours, theirs)| value(ours) / value(theirs));
+        let own = ratio(Row::own_instructions_per_page);
+        target(&name, aim, ratio(|row| row.instructions_per_page), own)
+    }
+
+    fn row(&self, strategy: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| {
+            row.axis == "pages"
+                && row.strategy == strategy
+                && row.layout == self.layout
+                && row.nr_pages == self.nr
+        })
+    }
+}
+
+/// For a terminal.
+pub fn as_text(targets: &[Target]) -> String {
+    let line = |target: &Target| {
+        let measured = target.measured.map_or("-".into(), |m| format!("{m:.2}"));
+        let own = target.measured_own;
+        let own = own.map_or(String::new(), |own| {
+            format!(" (without the release: {own:.2})")
+        });
+        let met = if target.met { "met   " } else { "MISSED" };
+        format!(
+            "  {met}  {measured} of at most {}  {}{own}",
+            target.aim, target.name
+        )
+    };
+    let lines: Vec<String> = targets.iter().map(line).collect();
+    format!("\n{}\n", lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+
+    #[test]
+    fn each_aim_is_judged() {
+        let targets = sample::results().targets;
+        let met: Vec<bool> = targets.iter().map(|target| target.met).collect();
+        // One round; 2500 of 5000; 2500 of 2400; and one page: 2500 and 2600 of 5000.
+        assert_eq!(met, [true, true, true, true, true]);
+        assert_eq!(targets[1].measured, Some(0.5));
+        assert_eq!(targets[1].measured_own, Some(500.0 / 3000.0));
+        let text = as_text(&targets);
+        assert!(text.contains("met     0.50 of at most 0.5  instructions a page, 512 scattered"));
+    }
+
+    #[test]
+    fn an_aim_can_be_missed() {
+        let mut rows = sample::results().rows;
+        for row in rows.iter_mut().filter(|row| row.strategy == "broadcast") {
+            row.instructions_per_page = 2600.0;
+            row.rounds = 2;
+        }
+        let targets = judge(&rows);
+        let met: Vec<bool> = targets.iter().map(|target| target.met).collect();
+        assert_eq!(met, [false, false, false, true, true]);
+        assert!(as_text(&targets).contains("MISSED"));
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_met() {
+        assert!(judge(&[])
+            .iter()
+            .all(|target| !target.met && target.measured.is_none()));
+    }
+}
