@@ -44,7 +44,8 @@ pub(crate) struct Deferred {
     scope: Option<Arc<OpenScope>>,
     free: bool,
     write_back: WriteBack,
-    opened: Instant<Monotonic>,
+    /// When it was deferred, if it was.
+    since: Option<Instant<Monotonic>>,
     /// Who unmapped its first page.
     owner: Pid,
 }
@@ -63,27 +64,34 @@ impl Deferred {
             scope,
             free: request.free,
             write_back: request.write_back,
-            opened: Instant::now(),
+            since: None,
             owner: current!().pid(),
         })
     }
 
-    /// The one that was used last, if it is of the same kind, or a new one.
+    /// The one that was used last, or a new one.
     fn batch(
         pages: &mut Pages,
         scope: Option<&OpenScope>,
         strategy: u32,
         nr_pages: usize,
     ) -> Result<BatchOfPages> {
-        let policy = match (scope, pages.used.take()) {
+        let used = pages.used.get_mut(strategy as usize);
+        let policy = match (scope, used.and_then(Option::take)) {
             (Some(scope), _) => tlb::Hoistable::Shared(scope.policy()),
-            (None, Some((used, mut batch))) if used == strategy => {
+            (None, Some(mut batch)) => {
                 batch.reserve(nr_pages, GFP_KERNEL)?;
                 return Ok(batch);
             }
-            _ => tlb::Hoistable::Own(policy(strategy).ok_or(EINVAL)?),
+            (None, None) => tlb::Hoistable::Own(policy(strategy).ok_or(EINVAL)?),
         };
         Ok(Batch::new(policy, nr_pages, GFP_KERNEL)?)
+    }
+
+    /// Its flush is left to later.
+    pub(crate) fn defer(mut self) -> Self {
+        self.since.get_or_insert_with(Instant::now);
+        self
     }
 
     /// Tells those who watch that the current task waits for the flush of page `pgoff`.
@@ -113,17 +121,21 @@ impl Deferred {
 
     /// Flushes, and releases the pages to `pages`, which no longer has this batch.
     pub(crate) fn flush(self, pages: &mut Pages, why: Why) -> Report {
-        let owed = self.batch.owed();
-        STATISTICS.batch(self.nr_pages(), owed.nr_mms, self.opened.elapsed(), why);
         let mut flushed = self.batch.flush_because(why);
         let report = flushed.report();
+        STATISTICS.batch(flushed.nr_pages(), report.nr_mms, why);
+        if let Some(since) = self.since {
+            STATISTICS.deferral(since.elapsed());
+        }
         let is_small = flushed.nr_pages() <= MAX_KEPT_PAGES;
         let keep = self.write_back != WriteBack::No;
         for (pgoff, page) in flushed.drain() {
             pages.settle(pgoff, page, keep, self.free);
         }
-        if is_small && self.scope.is_none() {
-            pages.used = Some((self.strategy, flushed.into_empty()));
+        if let Some(used) = pages.used.get_mut(self.strategy as usize) {
+            if is_small && self.scope.is_none() {
+                *used = Some(flushed.into_empty());
+            }
         }
         pages.counters.nr_batches += 1;
         pages.counters.nr_flush_calls += report.nr_calls as u64;

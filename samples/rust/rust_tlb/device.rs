@@ -94,13 +94,14 @@ impl MiscDevice for Device {
         let store = device.store.clone();
         Run::new(store.limits(), offset, len)?;
         let mut pages = device.store.lock();
-        pages.setup.is_fixed = true;
         match (pages.setup.pfnmap, pages.setup.notify) {
             (false, false) => vma.set_vm_ops::<Store>(store).map(|_| ()),
             (false, true) => vma.set_vm_ops::<Notified>(store).map(|_| ()),
             (true, false) => vma.set_pfn_vm_ops::<Store>(store),
             (true, true) => vma.set_pfn_vm_ops::<Notified>(store),
-        }
+        }?;
+        pages.setup.is_fixed = true;
+        Ok(())
     }
 
     fn ioctl(device: Pin<&Self>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {

@@ -7,6 +7,7 @@
 
 use crate::{
     abi::{
+        strategy,
         Counters,
         POISON, //
     },
@@ -78,8 +79,8 @@ pub(crate) struct Pages {
     slots: KVVec<Slot>,
     pool: KVVec<ExclusivePage>,
     pub(crate) deferred: Option<Deferred>,
-    /// The batch that was flushed last, empty, and its strategy.
-    pub(crate) used: Option<(u32, BatchOfPages)>,
+    /// For each strategy the batch that was flushed last, empty.
+    pub(crate) used: [Option<BatchOfPages>; strategy::NR as usize],
     /// Where memory pressure goes on.
     pub(crate) scanned_to: usize,
     /// Empty: for when there is no memory to make one.
@@ -116,7 +117,7 @@ impl Pages {
             slots,
             pool: KVVec::with_capacity(nr_pages, GFP_KERNEL)?,
             deferred: None,
-            used: None,
+            used: [const { None }; strategy::NR as usize],
             scanned_to: 0,
             spare: Some(Batch::new(tlb::Broadcast::new(), SPARE_PAGES, GFP_KERNEL)?),
             membership: None,
@@ -284,7 +285,8 @@ impl Pages {
     }
 
     fn keep(&mut self, page: ExclusivePage, free: bool) {
-        if !free && self.pool.push(page, GFP_KERNEL).is_ok() {
+        // Memory pressure comes here, too: nothing is allocated.
+        if !free && self.pool.push_within_capacity(page).is_ok() {
             self.counters.nr_recycled += 1;
             self.counters.nr_pages_held += 1;
         } else {

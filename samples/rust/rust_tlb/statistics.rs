@@ -69,11 +69,15 @@ pub(crate) static STATISTICS: Statistics = Statistics {
 };
 
 impl Statistics {
-    /// A batch of so many pages and address spaces is flushed, so long after it was opened.
-    pub(crate) fn batch(&self, nr_pages: usize, nr_mms: usize, age: Delta, why: Why) {
+    /// A batch of so many pages and address spaces was flushed.
+    pub(crate) fn batch(&self, nr_pages: usize, nr_mms: usize, why: Why) {
         self.why(why);
         self.pages.add(nr_pages as u64);
         self.mms.add(nr_mms as u64);
+    }
+
+    /// It was deferred for so long.
+    pub(crate) fn deferral(&self, age: Delta) {
         self.deferral_us.add(age.as_micros_ceil().max(0) as u64);
     }
 

@@ -38,8 +38,7 @@ use kernel::{
         Arc,
         ArcBorrow,
         Mutex, //
-    },
-    time::Delta, //
+    }, //
 };
 
 /// What an open file and its mappings share.
@@ -108,7 +107,7 @@ impl Store {
         let report = flushed.report();
         let nr_evicted = flushed.nr_pages();
         if nr_evicted > 0 {
-            STATISTICS.batch(nr_evicted, report.nr_mms, Delta::ZERO, Why::Pressure);
+            STATISTICS.batch(nr_evicted, report.nr_mms, Why::Pressure);
         }
         pages.spare = Some(flushed.into_empty());
         pages.counters.nr_flush_calls += report.nr_calls as u64;

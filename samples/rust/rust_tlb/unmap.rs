@@ -100,7 +100,7 @@ impl Target<'_> {
             work.release_unflushed(pages);
         }
         if defer {
-            pages.deferred = Some(work);
+            pages.deferred = Some(work.defer());
         } else {
             out.nr_flush_calls += work.flush(pages, Why::End).nr_calls as u64;
         }

@@ -66,7 +66,8 @@ impl<M, const N: usize> Ledger<M, N> {
         // INVARIANT: Whether there is room or not.
         self.nr_pages = self.nr_pages.saturating_add(pending.nr_pages());
         self.dirty |= pending.is_dirty();
-        if let Some(entry) = self.entries.iter_mut().flatten().find(|e| same(&e.mm)) {
+        let mut known = self.entries.iter_mut().take(self.len).flatten();
+        if let Some(entry) = known.find(|e| same(&e.mm)) {
             entry.pending.merge(pending);
             return Ok(());
         }
@@ -79,7 +80,7 @@ impl<M, const N: usize> Ledger<M, N> {
 
     /// Returns the entries, in the order in which their address spaces were first noted.
     pub fn iter(&self) -> impl Iterator<Item = &Entry<M>> {
-        self.entries.iter().flatten()
+        self.entries.iter().take(self.len).flatten()
     }
 
     /// Returns how many address spaces are in the table.
