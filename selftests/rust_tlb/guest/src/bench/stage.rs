@@ -163,7 +163,7 @@ impl Stage {
     }
 
     /// Calls to flush that the device has made since it was opened, without those of
-    /// [`Stage::settle`].
+    /// `settle()`.
     pub fn nr_flush_calls(&self) -> Result<u64> {
         Ok(self.device.counters()?.nr_flush_calls - self.settled.get())
     }

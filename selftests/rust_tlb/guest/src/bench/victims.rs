@@ -70,7 +70,7 @@ pub fn run(
 fn turn(way: Way, length: Duration) -> Result<Turn> {
     let ground = Ground::new(way)?;
     let nr_victims = cpu::nr_cpus() - 1;
-    let mut phase = |unmaps| phase(nr_victims, || ground.drive(unmaps, length));
+    let phase = |unmaps| phase(nr_victims, || ground.drive(unmaps, length));
     Ok(Turn {
         strategy: way.name,
         nr_pages: PAGES.nr,

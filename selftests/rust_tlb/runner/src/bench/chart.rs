@@ -89,7 +89,7 @@ impl Chart {
             .draw()?;
         for (index, line) in self.lines.iter().enumerate() {
             // What is drawn later leaves a rim of what is below it.
-            let radius = 2 + (self.lines.len() - index) as i32 / 2;
+            let radius = 3 + (self.lines.len() - index) as i32 / 2;
             let points = self.visible(line);
             let whiskers = points.iter().map(|p| {
                 let ends = vec![(p.x, p.min.max(self.floor())), (p.x, p.max)];

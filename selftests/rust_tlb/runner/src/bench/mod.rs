@@ -6,7 +6,7 @@
 //!   [`said`] is what they say.
 //! - [`results`] is what is written, [`merge`] makes rows of what two boots measured, [`targets`]
 //!   holds them against what was aimed at.
-//! - [`chart`] draws, [`plots`] chooses what, [`page`] is the HTML.
+//! - [`chart`] draws, [`plots`] chooses what, [`page`] is the HTML, [`tables`] its tables.
 
 mod chart;
 mod merge;
@@ -17,6 +17,7 @@ mod said;
 #[cfg(test)]
 mod sample;
 mod session;
+mod tables;
 mod targets;
 
 use std::fs;

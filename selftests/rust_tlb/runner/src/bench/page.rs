@@ -4,9 +4,9 @@
 
 use maud::{html, Markup, PreEscaped, DOCTYPE};
 
-use super::chart::short;
-use super::plots::{Plot, STRATEGIES};
-use super::results::{HeadlineRow, Results, Row, VictimsRow};
+use super::plots::Plot;
+use super::results::Results;
+use super::tables::{self, typical};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -15,7 +15,7 @@ const MEANINGS: [(&str, &str); 7] = [
     ("page", "clear a PTE, flush it, next: Linux before 2015"),
     ("zap", "zap_vma_range() a page: Rust Binder's shrinker and SGX today"),
     ("unmap_mapping", "unmap_mapping_pages() a contiguous run"),
-    ("reclaim", "Linux's own batch: MADV_PAGEOUT on shared memory of the same size; for one process, since advice leaves pages alone that others map"),
+    ("reclaim", "Linux's own batch: MADV_PAGEOUT on shared memory of the same size; a run a call, so a call a page where they are scattered; for one process only, since advice leaves pages alone that others map"),
     ("broadcast", "ours: clear everything, then one full flush for all processes"),
     ("precise", "ours: clear everything, then a ranged flush for each process, or one for all where that is not worth it"),
     ("two-phase", "ours: write-protect, flush, unmap, flush: for a CPU that is not trusted with clean entries; by broadcast"),
@@ -35,42 +35,34 @@ pub fn render(results: &Results, plots: &[Plot]) -> String {
             body {
                 h1 { "What it costs to take pages back" }
                 (summary(results))
-                (targets(results))
+                (tables::targets(results))
                 h2 { "What was measured" }
                 (method(results))
                 h2 { "Side by side" }
-                (ratios(results))
+                @for layout in ["scattered", "contiguous"] { (tables::ratios(results, layout)) }
                 h2 { "Pictures" }
                 p.note { "Points are medians, thin lines reach from the least to the greatest value." }
                 @for plot in plots { (figure(plot)) }
                 h2 { "Who is interrupted" }
-                (victims(results))
+                (tables::victims(results))
                 h2 { "More mapped pages than memory" }
-                (headline(results))
+                (tables::headline(results))
                 h2 { "Every measurement" }
-                (rows(results))
+                (tables::rows(results))
                 h2 { "Do the counters agree?" }
-                (checks(results))
+                (tables::checks(results))
                 h2 { "On what" }
-                (environment(results))
+                (tables::environment(results))
             }
         }
     };
     body.into_string()
 }
 
-/// The row of a strategy where most is compared: many scattered pages of one process, all CPUs busy.
-fn typical<'a>(results: &'a Results, strategy: &str) -> Option<&'a Row> {
-    results.rows.iter().find(|row| {
-        row.axis == "pages"
-            && row.strategy == strategy
-            && row.layout == "scattered"
-            && row.nr_pages == 512
-    })
-}
-
 fn summary(results: &Results) -> Markup {
-    let Some((zap, ours)) = typical(results, "zap").zip(typical(results, "broadcast")) else {
+    let Some((zap, ours)) =
+        typical(results, "zap", "scattered").zip(typical(results, "broadcast", "scattered"))
+    else {
         return html! {};
     };
     html! {
@@ -79,39 +71,10 @@ fn summary(results: &Results) -> Markup {
             (zap.nr_cpus) " CPUs, one " code { "zap_vma_range()" } " a page sends "
             strong { (zap.ipis_received) " interrupts" } ", a batch "
             strong { (ours.ipis_received) } "; it costs "
-            strong { (short(ours.instructions_per_page / zap.instructions_per_page * 100.0)) " %" }
+            strong { (format!("{:.0}", ours.instructions_per_page / zap.instructions_per_page * 100.0)) " %" }
             " of the instructions."
         }
     }
-}
-
-fn targets(results: &Results) -> Markup {
-    html! {
-        table {
-            thead { tr { th { "aim" } th.n { "at most" } th.n { "measured" } th.n { "without the release" } th { "" } } }
-            tbody {
-                @for target in &results.targets {
-                    tr {
-                        td { (target.name) }
-                        td.n { (short(target.aim)) }
-                        td.n { (optional(target.measured)) }
-                        td.n { (optional(target.measured_own)) }
-                        td class=(if target.met { "met" } else { "missed" }) {
-                            (if target.met { "met" } else { "missed" })
-                        }
-                    }
-                }
-            }
-        }
-        p.note {
-            "The release is what all of the device's strategies do beside unmapping and flushing: they look the "
-            "pages up, fill them with poison, and keep them. It is measured on a device that nobody maps."
-        }
-    }
-}
-
-fn optional(value: Option<f64>) -> String {
-    value.map_or("–".into(), short)
 }
 
 fn method(results: &Results) -> Markup {
@@ -142,255 +105,11 @@ fn method(results: &Results) -> Markup {
     }
 }
 
-fn ratios(results: &Results) -> Markup {
-    let Some(zap) = typical(results, "zap") else {
-        return html! {};
-    };
-    let compared = STRATEGIES
-        .iter()
-        .filter_map(|(name, _)| typical(results, name));
-    html! {
-        p { (zap.nr_pages) " scattered pages, one process, " (zap.nr_cpus) " busy CPUs." }
-        table {
-            thead { tr {
-                th { "strategy" } th.n { "rounds" } th.n { "IPIs" } th.n { "IPIs a page" }
-                th.n { "instructions a page" } th.n { "of zap's" } th.n { "ns a page" } th.n { "of zap's" }
-                th.n { "stale" }
-            } }
-            tbody {
-                @for row in compared {
-                    tr {
-                        td { (row.strategy) }
-                        td.n { (row.rounds) }
-                        td.n { (row.ipis_received) }
-                        td.n { (short(row.ipis_received as f64 / row.nr_pages as f64)) }
-                        td.n { (short(row.instructions_per_page)) }
-                        td.n { (ratio(row.instructions_per_page, zap.instructions_per_page)) }
-                        td.n { (short(row.ns_per_page)) }
-                        td.n { (ratio(row.ns_per_page, zap.ns_per_page)) }
-                        td.n { (row.stale_accesses.map_or("–".into(), |nr| nr.to_string())) }
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn ratio(a: f64, b: f64) -> String {
-    format!("{:.3}", a / b)
-}
-
 fn figure(plot: &Plot) -> Markup {
     html! {
         figure {
             (PreEscaped(&plot.svg))
             figcaption { (plot.caption) }
-        }
-    }
-}
-
-fn victims(results: &Results) -> Markup {
-    let Some(first) = results.victims.first() else {
-        return html! { p { "Not measured." } };
-    };
-    html! {
-        p {
-            (first.nr_victims) " thread(s) on other CPUs do nothing but read 64 pages of their own, over and over; the "
-            "driver has " (first.nr_pages) " scattered pages taken back every 3 ms, or as often as that way can. "
-            "CPUs really run at the same time here, so that a host with other work to do shows. Throughput is "
-            "of what they do just before, while the driver uses its pages and nothing is unmapped: the control."
-        }
-        table {
-            thead { tr {
-                th { "strategy" } th.n { "unmaps" } th.n { "throughput" } th.n { "least to greatest" }
-                th.n { "lost, ns a page" } th.n { "pass, p50" } th.n { "pass, p99" } th.n { "control" }
-                th.n { "longest stall" } th.n { "control" }
-            } }
-            tbody { @for row in &results.victims { (victims_row(row)) } }
-        }
-    }
-}
-
-fn victims_row(row: &VictimsRow) -> Markup {
-    html! {
-        tr {
-            td { (row.strategy) }
-            td.n { (row.nr_unmaps) }
-            td.n { (percent(row.throughput)) }
-            td.n { (percent(row.throughput_min)) " – " (percent(row.throughput_max)) }
-            td.n { (short(row.lost_ns_per_page)) }
-            td.n { (short(row.pass_p50_ns)) " ns" }
-            td.n { (short(row.pass_p99_ns)) " ns" }
-            td.n { (short(row.pass_p99_ns_control)) " ns" }
-            td.n { (short(row.longest_stall_ns / 1e3)) " µs" }
-            td.n { (short(row.longest_stall_ns_control / 1e3)) " µs" }
-        }
-    }
-}
-
-fn percent(part: f64) -> String {
-    format!("{:.1} %", part * 100.0)
-}
-
-fn headline(results: &Results) -> Markup {
-    let Some(first) = results.headline.first() else {
-        return html! { p { "Not measured." } };
-    };
-    html! {
-        p {
-            "The workload of 2015: a thread on each of " (first.nr_cpus) " CPUs reads through more mapped pages than "
-            "there is memory (" (first.memory_pages / 256) " MiB), while others are taken back to make room. Linux "
-            "does it with a file (with read-ahead, and 16 pages a fault); with the device each thread takes its own "
-            "oldest pages back, and a page is a fault."
-        }
-        table {
-            thead { tr {
-                th { "what makes room" } th.n { "pages" } th.n { "interrupts / s" } th.n { "interrupts a page" }
-                th.n { "elapsed" } th.n { "ns a page" } th.n { "system time" } th.n { "system ns a page" }
-            } }
-            tbody { @for row in &results.headline { (headline_row(row)) } }
-        }
-    }
-}
-
-fn headline_row(row: &HeadlineRow) -> Markup {
-    html! {
-        tr {
-            td { (row.way) }
-            td.n { (row.nr_pages) }
-            td.n { (short(row.interrupts_per_second)) }
-            td.n { (short(row.interrupts_per_page)) }
-            td.n { (short(row.seconds)) " s" }
-            td.n { (short(row.ns_per_page)) }
-            td.n { (short(row.system_seconds)) " s" }
-            td.n { (short(row.system_ns_per_page)) }
-        }
-    }
-}
-
-fn rows(results: &Results) -> Markup {
-    html! {
-        @for block in results.rows.chunk_by(|a, b| place(a) == place(b)) {
-            details {
-                summary { (place_name(&block[0])) }
-                table {
-                    thead { tr {
-                        th { "strategy" } th.n { "rounds" } th.n { "IPIs" } th.n { "full flushes here" }
-                        th.n { "page flushes here" } th.n { "instructions a page" } th.n { "of which release" }
-                        th.n { "ns a page" } th.n { "p99" } th.n { "kept" } th.n { "control" } th.n { "stale" }
-                        th.n { "samples" }
-                    } }
-                    tbody { @for row in block { (full_row(row)) } }
-                }
-            }
-        }
-    }
-}
-
-fn place(row: &Row) -> impl PartialEq + '_ {
-    (
-        &row.axis,
-        &row.layout,
-        row.nr_pages,
-        row.nr_mms,
-        row.nr_cpus,
-        &row.placement,
-    )
-}
-
-fn place_name(row: &Row) -> String {
-    format!(
-        "{}: {} {} pages, {} process(es), {} CPUs, threads: {}",
-        row.axis, row.nr_pages, row.layout, row.nr_mms, row.nr_cpus, row.placement
-    )
-}
-
-fn full_row(row: &Row) -> Markup {
-    html! {
-        tr {
-            td { (row.strategy) @if row.nr_taken < row.nr_pages { " (" (row.nr_taken) " taken)" } }
-            td.n { (count(row.rounds, row.rounds_min, row.rounds_max)) }
-            td.n { (count(row.ipis_received, row.ipis_received_min, row.ipis_received_max)) }
-            td.n { (row.local_full_flushes) }
-            td.n { (row.local_page_flushes) }
-            td.n { (short(row.instructions_per_page)) }
-            td.n { (optional(row.instructions_per_page_release)) }
-            td.n { (short(row.ns_per_page)) }
-            td.n { (short(row.ns_per_page_p99)) }
-            td.n { (percent(row.victim_translations_kept)) }
-            td.n { (percent(row.victim_translations_kept_control)) }
-            td.n { (row.stale_accesses.map_or("–".into(), |nr| nr.to_string())) }
-            td.n { (row.nr_samples) }
-        }
-    }
-}
-
-/// A median, and its spread if it has one.
-fn count(median: u64, min: u64, max: u64) -> String {
-    match min == max {
-        true => median.to_string(),
-        false => format!("{median} ({min}–{max})"),
-    }
-}
-
-fn checks(results: &Results) -> Markup {
-    html! {
-        table {
-            thead { tr { th { "boot" } th { "what" } th.n { "the first" } th.n { "the second" } th { "" } } }
-            tbody {
-                @for check in &results.checks {
-                    tr {
-                        td { (check.part) }
-                        td { (check.what) }
-                        td.n { (check.ours) }
-                        td.n { (check.kernels) }
-                        td class=(if check.agree { "met" } else { "missed" }) {
-                            (if check.agree { "agree" } else { "differ" })
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn environment(results: &Results) -> Markup {
-    let of = &results.environment;
-    let facts = [
-        ("kernel", of.kernel.clone()),
-        ("configuration", of.config.clone()),
-        ("host", format!("{} × {}", of.host_cpus, of.host_cpu_model)),
-        ("QEMU", of.qemu.clone()),
-        ("this tree", of.commit.clone()),
-        ("date", of.date.clone()),
-        (
-            "took",
-            format!(
-                "{:.0} s{}",
-                results.seconds,
-                if results.quick {
-                    ", the quick part only"
-                } else {
-                    ""
-                }
-            ),
-        ),
-    ];
-    html! {
-        table {
-            tbody {
-                @for (name, value) in &facts { tr { td { (name) } td { (value) } } }
-                @for boot in &results.boots {
-                    tr {
-                        td { "boot " (boot.part) }
-                        td { (boot.cpus) " CPUs, " (boot.accel) ", " (boot.cpu_threads) }
-                    }
-                }
-            }
-        }
-        p.note {
-            "parallel: each CPU is a thread of the host. sliced: the emulator runs one CPU at a time. counted: as "
-            "sliced, by a clock that counts instructions."
         }
     }
 }
@@ -432,11 +151,5 @@ mod tests {
         let page = page();
         assert!(page.contains("a CPU &lt;of sorts&gt;"));
         assert!(!page.contains("<of sorts>"));
-    }
-
-    #[test]
-    fn a_spread_is_shown_if_there_is_one() {
-        assert_eq!(count(3, 3, 3), "3");
-        assert_eq!(count(3, 2, 9), "3 (2–9)");
     }
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::environment::Environment;
 
 use super::merge;
+use super::plots::STRATEGIES;
 use super::said::{Check, Headline, Said, Spread, Victims};
 use super::targets::{self, Target};
 
@@ -195,7 +196,13 @@ fn spread(values: impl Iterator<Item = f64>) -> Spread {
 
 fn victims(turns: &[Victims]) -> Vec<VictimsRow> {
     let groups = by_name(turns, |turn| &turn.strategy);
-    groups.iter().map(|group| victims_row(group)).collect()
+    let mut rows: Vec<_> = groups.iter().map(|group| victims_row(group)).collect();
+    rows.sort_by_key(|row| {
+        STRATEGIES
+            .iter()
+            .position(|(name, _)| *name == row.strategy)
+    });
+    rows
 }
 
 fn victims_row(turns: &[&Victims]) -> VictimsRow {
@@ -227,7 +234,9 @@ fn victims_row(turns: &[&Victims]) -> VictimsRow {
 
 fn headline(turns: &[Headline]) -> Vec<HeadlineRow> {
     let groups = by_name(turns, |turn| &turn.way);
-    groups.iter().map(|group| headline_row(group)).collect()
+    let mut rows: Vec<_> = groups.iter().map(|group| headline_row(group)).collect();
+    rows.sort_by(|a, b| a.way.cmp(&b.way));
+    rows
 }
 
 fn headline_row(turns: &[&Headline]) -> HeadlineRow {
