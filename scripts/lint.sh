@@ -87,7 +87,7 @@ BUILD=$RUST_TLB_CACHE/build/$(basename "$TREE")/lint
 step 4 "rustfmt"
 format
 step 5 "shellcheck"
-(cd "$TOP" && shellcheck -x scripts/*.sh scripts/trace/*.sh .ci/run) || failed "shellcheck"
+(cd "$TOP" && shellcheck -x scripts/*.sh selftests/rust_tlb/trace/scripts/*.sh .ci/run) || failed "shellcheck"
 step 6 "checkpatch"
 check_patch
 step 7 "clippy"

@@ -39,8 +39,17 @@ pub fn pin_member(index: usize) -> Result<()> {
     pin(others[index % others.len()])
 }
 
+/// Lets the calling thread, and whatever it starts, run on all CPUs again.
+pub fn unpin() -> Result<()> {
+    run_on(all())
+}
+
 fn pin(cpu: usize) -> Result<()> {
+    run_on(&[cpu])
+}
+
+fn run_on(cpus: &[usize]) -> Result<()> {
     let mut set = CpuSet::new();
-    set.set(cpu);
+    cpus.iter().for_each(|&cpu| set.set(cpu));
     Ok(sched_setaffinity(None, &set)?)
 }

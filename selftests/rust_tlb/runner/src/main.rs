@@ -8,7 +8,7 @@
 //! - [`test_list`] is `tests.list`; [`suites`] runs what it names, [`reading`] makes results of what
 //!   the machine says, [`tally`] counts.
 //! - [`stress`] is one long session. [`recording`] brings events out, [`tracing`] sums them up.
-//! - [`bench`] measures, and writes `bench/`.
+//! - [`mod@bench`] measures, and writes `bench/`.
 //! - [`demo`] draws the table of strategies and writes `run.json`.
 
 mod accel;

@@ -23,7 +23,7 @@ pub const STRATEGIES: [&str; 5] = ["page", "zap", "unmap_mapping", "broadcast", 
 pub struct Recorder {
     /// Names the session, and the folder in `build/`.
     pub name: &'static str,
-    /// In `scripts/trace/`, with its arguments. It prints the recording.
+    /// In the folder `trace/scripts`, with its arguments. It prints the recording.
     pub script: &'static [&'static str],
     /// Pages of an unmap.
     pub nr_pages: u32,
@@ -86,7 +86,10 @@ impl Recorder {
     }
 
     fn command(&self, strategy: &str, places: &Places) -> Vec<String> {
-        let script = places.top.join("scripts/trace").join(self.script[0]);
+        let script = places
+            .workspace()
+            .join("trace/scripts")
+            .join(self.script[0]);
         let demo = places.bin.join(DEMO);
         let mut words = vec!["bash".into(), show(&script)];
         words.extend(self.script[1..].iter().map(|word| word.to_string()));

@@ -73,7 +73,7 @@ pub fn perf(machine: &Machine, places: &Places) -> Result<ExitCode> {
         ensure!(nr.is_some(), "perf counted nothing for {strategy}");
     }
     let recordings = read(&PERF_RECORD.record(machine, places)?)?;
-    output::step("what perf counted: 11 unmaps of 8 scattered pages, mapped by 4 processes");
+    output::step("what perf counted: unmaps of 8 scattered pages, mapped by 4 processes");
     let table = counts::table(&counted);
     println!("\n{table}");
     println!("Rounds: who asked, how long it waited, how long each CPU was interrupted (us)\n");

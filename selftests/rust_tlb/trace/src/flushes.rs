@@ -4,7 +4,7 @@
 
 use crate::history::{Flush, History, Round};
 use crate::totals::{interrupted, waited};
-use crate::{us, Recording};
+use crate::{few, us, Recording};
 
 /// A line a round.
 pub fn list(history: &History) -> Vec<String> {
@@ -53,7 +53,7 @@ fn asker(history: &History, round: &Round) -> String {
             let Flush { policy, why, .. } = &history.flushes[flush];
             format!("{policy} ({why})")
         }
-        Some(None) => "page".into(),
+        Some(None) => "by page".into(),
         None => "the core".into(),
     }
 }
@@ -61,7 +61,6 @@ fn asker(history: &History, round: &Round) -> String {
 fn pages(pages: i64) -> String {
     match pages {
         i64::MIN..=0 => "everything".into(),
-        1 => "1 page".into(),
-        nr => format!("{nr} pages"),
+        nr => few(nr.unsigned_abs(), "page"),
     }
 }

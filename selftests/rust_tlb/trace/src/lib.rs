@@ -39,6 +39,14 @@ pub(crate) fn us(ns: u64) -> String {
     format!("{}.{}", ns / 1000, ns % 1000 / 100)
 }
 
+/// So many of something.
+pub(crate) fn few(nr: u64, what: &str) -> String {
+    match nr {
+        1 => format!("1 {what}"),
+        _ => format!("{nr} {what}s"),
+    }
+}
+
 /// The value in the middle of a sorted list, or zero.
 pub(crate) fn median(sorted: &[u64]) -> u64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(0)

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::history::{Call, History, Round, Visit};
-use crate::us;
+use crate::{few, us};
 
 /// Lines of a timeline, if that is all; else so many from its start, and a few from its end.
 const MOST: usize = 40;
@@ -51,11 +51,11 @@ fn steps_of_flush(history: &History, index: usize) -> Vec<Step> {
     let mut steps = Vec::new();
     for clear in &history.clears {
         if is_part(clear.at, clear.who.pid) {
-            let (nr, mm) = (clear.nr_ptes, names.of(clear.mm));
+            let (ptes, mm) = (few(clear.nr_ptes, "PTE"), names.of(clear.mm));
             steps.push(step(
                 clear.at,
                 clear.who.cpu,
-                format!("{nr} PTEs {}, mm {mm}", clear.touched),
+                format!("{ptes} {}, mm {mm}", clear.touched),
             ));
         }
     }
@@ -78,7 +78,7 @@ fn steps_of_flush(history: &History, index: usize) -> Vec<Step> {
         steps.push(step(
             released,
             cpu,
-            format!("{} pages released", flush.nr_released),
+            format!("{} released", few(flush.nr_released, "page")),
         ));
     }
     steps
@@ -89,17 +89,17 @@ fn describe(call: &Call, names: &mut Names) -> String {
         (0, _) => "everything".into(),
         (mm, true) => format!("all of mm {}", names.of(mm)),
         (mm, false) => {
-            let nr_pages = call.stop.saturating_sub(call.start) / PAGE;
-            format!("{nr_pages} pages of mm {}", names.of(mm))
+            let pages = few(call.stop.saturating_sub(call.start) / PAGE, "page");
+            format!("{pages} of mm {}", names.of(mm))
         }
     };
-    format!("{what}, {} CPUs", call.nr_cpus)
+    format!("{what}, {}", few(call.nr_cpus, "CPU"))
 }
 
 fn steps_of_rounds<'a>(rounds: impl Iterator<Item = &'a Round>) -> Vec<Step> {
     let mut steps = Vec::new();
     for round in rounds {
-        let text = format!("asks {} CPUs", round.nr_asked);
+        let text = format!("asks {}", few(round.nr_asked as u64, "CPU"));
         steps.push(step(round.sent, round.who.cpu, text));
         round
             .visits

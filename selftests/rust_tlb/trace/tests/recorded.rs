@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What real recordings are read as. Those in `data/` were made by `scripts/trace/` on four busy CPUs
+//! What real recordings are read as. Those in `data/` were made by `scripts/` on four busy CPUs
 //! of an emulated machine, and cut to one unmap of 8 scattered pages that 4 processes map.
 
 use rust_tlb_trace::counts::Counts;

@@ -5,6 +5,7 @@
 
 mod lined_up;
 mod order;
+mod scripts;
 mod statistics;
 mod whys;
 
@@ -25,6 +26,9 @@ use order::{
     a_deferred_batch_is_opened_once, a_precise_call_has_the_range,
     a_refault_hits_whose_flush_is_owed, an_unmap_is_told_in_order, what_is_off_is_not_recorded,
 };
+use scripts::{
+    a_killed_recording_is_put_back, ftrace_is_read_and_put_back, perf_is_read_and_put_back,
+};
 use statistics::{batches_are_counted, deferrals_are_timed, reset_starts_anew};
 use whys::every_flush_says_why;
 
@@ -42,6 +46,9 @@ crate::tests! {
     batches_are_counted,
     deferrals_are_timed,
     reset_starts_anew,
+    ftrace_is_read_and_put_back,
+    perf_is_read_and_put_back,
+    a_killed_recording_is_put_back,
 }
 
 const NR_PAGES: u64 = 32;
