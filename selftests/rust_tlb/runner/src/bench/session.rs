@@ -73,7 +73,7 @@ pub fn parts(machine: &Machine, quick: bool) -> [Part; 3] {
 
 /// How long everything takes on two cores, emulated.
 pub fn expected(quick: bool) -> Duration {
-    Duration::from_secs(if quick { 120 } else { 13 * 60 })
+    Duration::from_secs(if quick { 120 } else { 8 * 60 })
 }
 
 impl Part {
