@@ -215,13 +215,19 @@ void tlb_defer_pte_unlock(pte_t *table, spinlock_t *ptl)
 	pte_unmap_unlock(table, ptl);
 }
 
+/* Whether PTEs of @vma own no reference. */
+static bool maps_pfns(const struct vm_area_struct *vma)
+{
+	return (vma->vm_flags & (VM_PFNMAP | VM_MIXEDMAP)) == VM_PFNMAP;
+}
+
 /* The page that @pteval maps in @vma: of whichever of the two kinds it is. */
 static bool pte_maps(struct vm_area_struct *vma, unsigned long addr,
 		     pte_t pteval, struct page *page)
 {
 	if (!pte_present(pteval))
 		return false;
-	if (vma->vm_flags & VM_PFNMAP)
+	if (maps_pfns(vma))
 		return pte_pfn(pteval) == page_to_pfn(page);
 	return vm_normal_page(vma, addr, pteval) == page;
 }
@@ -231,7 +237,7 @@ static void unaccount(struct vm_area_struct *vma, struct page *page, bool dirty)
 {
 	struct folio *folio = page_folio(page);
 
-	if (vma->vm_flags & VM_PFNMAP)
+	if (maps_pfns(vma))
 		return;
 	if (dirty)
 		folio_mark_dirty(folio);

@@ -40,7 +40,8 @@ use core::ptr::NonNull;
 
 /// Wraps the kernel's `struct address_space`: a file's pages, and the VMAs that map them.
 ///
-/// A reference to it pins the inode; to put the last one may sleep.
+/// A reference to it pins the inode, not the file system: it must be put before the last file of it
+/// is closed. To put the last one may sleep.
 ///
 /// All opens of one device node share it, so it can hold mappings that are none of the driver's
 /// business: [`RmapGuard::vmas`] passes them over.

@@ -110,6 +110,7 @@ pub use batch::{
     Batch,
     Flushed,
     Full,
+    Proof,
     Settled,
     Staging, //
     Stale,
@@ -157,14 +158,20 @@ pub type Hoistable = scope::Hoistable<Chosen>;
 /// # Safety
 ///
 /// The value must own a reference to the page that [`page`](StalePage::page) returns, must return
-/// the same page each time, and must not put that reference before it is dropped.
+/// the same page each time, and must not put that reference before it is dropped. A [`Proof`] must not
+/// be handed on but to what owns that very page.
 pub unsafe trait StalePage: Stale {
     /// Returns the page.
     fn page(&self) -> &Page;
 
-    /// All PTEs `from` there that map the page were cleared. Other CPUs may still reach it, until
-    /// [`Stale::flushed`].
-    fn unmapped(&mut self, _from: Place) {}
+    /// All PTEs at `pgoff`, `from` there, that map the page were cleared. Other CPUs may still reach
+    /// it, until [`Stale::flushed`].
+    fn unmapped(&mut self, _from: Place, _pgoff: usize, _proof: Proof) {}
+
+    /// Returns whether no PTE can map the page that owns no reference to it.
+    fn is_unmapped(&self) -> bool {
+        true
+    }
 }
 
 impl Stale for Page {}

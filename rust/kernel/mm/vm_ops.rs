@@ -182,9 +182,9 @@ impl VmFault<'_> {
     ///
     /// - [`FaultError::Oom`]: there is no memory for a page table.
     /// - [`FaultError::Sigbus`]: the page cannot be mapped, the VMA does not map frame numbers, or
-    ///   the page is mapped over other data, or in another file, already.
+    ///   the page is mapped over other data, in another file, or at another offset already.
     pub fn insert_pfn(&self, page: &DriverPage) -> Result<(), FaultError> {
-        if !self.is_in(flags::PFNMAP) || !page.note_mapped(self.place()) {
+        if !self.is_in(flags::PFNMAP) || !page.note_mapped(self.place(), self.pgoff()) {
             return Err(FaultError::Sigbus);
         }
         // SAFETY: By the type invariants, and the VMA is VM_PFNMAP. `page` knows that it is mapped,

@@ -31,10 +31,13 @@ use kernel::alloc::{
     KVVec, //
 };
 
+/// Comes from a batch, and from nowhere else: what it is handed over with is true.
+pub struct Proof(pub(super) ());
+
 /// What can be in a batch.
 pub trait Stale {
     /// No translation to it is left of those that the batch took out.
-    fn flushed(&mut self) {}
+    fn flushed(&mut self, _proof: Proof) {}
 }
 
 /// A page in a batch, and which page of the file it was.
@@ -64,7 +67,7 @@ impl<P: Stale> Entries<P> {
     /// The flush has been made.
     fn flushed(&mut self) {
         let unmapped = self.list.iter_mut().take(self.nr_unmapped);
-        unmapped.for_each(|entry| entry.page.flushed());
+        unmapped.for_each(|entry| entry.page.flushed(Proof(())));
     }
 }
 

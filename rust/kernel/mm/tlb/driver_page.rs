@@ -3,7 +3,10 @@
 //! Pages that are mapped without a reference.
 
 use super::{
-    batch::Stale,
+    batch::{
+        Proof,
+        Stale, //
+    },
     ExclusivePage,
     StalePage, //
 };
@@ -30,12 +33,13 @@ use core::mem::ManuallyDrop;
 /// # Invariants
 ///
 /// Unless `mapping` is 0, the page may be mapped by its frame number, in mappings of that file over
-/// `data` and nowhere else. If `unmapped`, their PTEs were cleared after the last insertion, and the
+/// `data`, as the page before `next_pgoff` of the file, and nowhere else. If `unmapped`, their PTEs were cleared after the last insertion, and the
 /// flush is owed.
 pub struct DriverPage {
     page: ManuallyDrop<Page>,
     mapping: Atomic<usize>,
     data: Atomic<usize>,
+    next_pgoff: Atomic<usize>,
     unmapped: bool,
 }
 
@@ -47,6 +51,7 @@ impl DriverPage {
             page: ManuallyDrop::new(page.into_page()),
             mapping: Atomic::new(0),
             data: Atomic::new(0),
+            next_pgoff: Atomic::new(0),
             unmapped: false,
         }
     }
@@ -72,6 +77,7 @@ impl DriverPage {
             page: ManuallyDrop::new(page),
             mapping: Atomic::new(0),
             data: Atomic::new(0),
+            next_pgoff: Atomic::new(0),
             unmapped: false,
         })
     }
@@ -82,9 +88,11 @@ impl DriverPage {
 
     /// Notes that the page is about to be mapped by its frame number. Returns whether it may be: it
     /// must not be mapped so anywhere else.
-    pub(crate) fn note_mapped(&self, place: Place) -> bool {
-        // INVARIANT: Each is set once, until the flush; nobody else gets past both.
-        set_once(&self.mapping, place.mapping) && set_once(&self.data, place.data)
+    pub(crate) fn note_mapped(&self, place: Place, pgoff: usize) -> bool {
+        // INVARIANT: Each is set once, until the flush; nobody else gets past all of them.
+        set_once(&self.mapping, place.mapping)
+            && set_once(&self.data, place.data)
+            && set_once(&self.next_pgoff, pgoff.wrapping_add(1))
     }
 }
 
@@ -98,11 +106,12 @@ fn set_once(field: &Atomic<usize>, value: usize) -> bool {
 }
 
 impl Stale for DriverPage {
-    fn flushed(&mut self) {
+    fn flushed(&mut self, _proof: Proof) {
         if core::mem::take(&mut self.unmapped) {
             // INVARIANT: Its PTEs were cleared, and now they are flushed.
             self.mapping.store(0, Relaxed);
             self.data.store(0, Relaxed);
+            self.next_pgoff.store(0, Relaxed);
         }
     }
 }
@@ -114,13 +123,18 @@ unsafe impl StalePage for DriverPage {
         &self.page
     }
 
-    fn unmapped(&mut self, from: Place) {
+    fn unmapped(&mut self, from: Place, pgoff: usize, _proof: Proof) {
         let place = Place {
             mapping: self.mapping.load(Relaxed),
             data: self.data.load(Relaxed),
         };
-        // INVARIANT: Only if these are the mappings that it is in.
-        self.unmapped = place == from;
+        let is_at = self.next_pgoff.load(Relaxed) == pgoff.wrapping_add(1);
+        // INVARIANT: Only if these are the mappings that it is in, and the place in the file.
+        self.unmapped = place == from && is_at;
+    }
+
+    fn is_unmapped(&self) -> bool {
+        self.unmapped || !self.may_be_mapped()
     }
 }
 

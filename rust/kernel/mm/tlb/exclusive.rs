@@ -126,12 +126,10 @@ impl<P: StalePage> Settled<'_, P> {
     pub fn pages(&self) -> impl Iterator<Item = (usize, Option<Unwritable<'_>>)> {
         self.entries().map(|(pgoff, entry)| {
             let page = entry.page();
+            let is_exclusive = entry.is_unmapped() && mechanism::page_exclusive(page);
             // INVARIANT: The batch has flushed if there was a dirty translation; a write through a
             // clean one faults, and its PTE is gone.
-            (
-                pgoff,
-                mechanism::page_exclusive(page).then_some(Unwritable(page)),
-            )
+            (pgoff, is_exclusive.then_some(Unwritable(page)))
         })
     }
 }

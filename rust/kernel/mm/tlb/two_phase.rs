@@ -122,9 +122,4 @@ impl<P: Stale, F: Flush> Quiesced<'_, P, F> {
             report: self.report,
         }
     }
-
-    /// Returns whether the first phase left anything mapped.
-    pub(crate) fn has_rest(&self) -> bool {
-        self.first.nr_protected > 0
-    }
 }

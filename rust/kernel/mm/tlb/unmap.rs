@@ -8,6 +8,7 @@ use super::{
         extend,
         Batch,
         Entry,
+        Proof,
         Staging, //
     },
     policy::{
@@ -97,12 +98,8 @@ impl<P: StalePage, F: Flush<Mm = Mm>> Quiesced<'_, P, F> {
     where
         T: Send + Sync + 'static,
     {
-        let has_rest = self.has_rest();
         self.unmap_with(|entries, policy| {
-            let done = match has_rest {
-                true => walk(entries, policy, mapping, data, Action::ClearRest),
-                false => Walk::default(),
-            };
+            let done = walk(entries, policy, mapping, data, Action::ClearRest);
             note_unmapped(entries, mapping, data);
             done
         })
@@ -127,7 +124,7 @@ fn note_unmapped<P: StalePage, T>(
 ) {
     let place = mapping.place(data);
     for entry in entries {
-        entry.page.unmapped(place);
+        entry.page.unmapped(place, entry.pgoff, Proof(()));
     }
 }
 
