@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 
 use crate::accel::{self, Accel, Threads};
 use crate::guest;
-use crate::output::Waiting;
+use crate::output::{self, Waiting};
 use crate::places::{Kernel, Places};
 
 /// Counts are only what they seem without page-table isolation and other mitigations. An oops ends
@@ -39,6 +39,8 @@ const TEST_KERNEL_ARGUMENTS: &[&str] = &["page_poison=1"];
 /// shell: while it is open, files change.
 const CACHED_ROOT: &str =
     "rootflags=version=9p2000.L,trans=virtio,access=any,msize=512000,cache=loose";
+/// Longer than this the machine says nothing only if it hangs.
+const SILENCE: Duration = Duration::from_secs(60);
 const MEMORY: &str = "2G";
 /// What the kernel needs, and the tests' own processes, and not much more.
 const LITTLE_MEMORY: &str = "256M";
@@ -143,13 +145,31 @@ impl Machine {
         }
     }
 
-    /// Boots, runs the session's script, and hands on each line as it comes.
+    /// Boots, runs the session's script, and hands on each line as it comes. Now and then the emulator
+    /// hangs while the kernel starts, before there is a word of ours: then it boots once more.
     pub fn run(
         &self,
         session: &Session,
         places: &Places,
         on_said: &mut dyn FnMut(&Said),
     ) -> Result<Ended> {
+        if let Some(ended) = self.attempt(session, places, on_said, Some(SILENCE))? {
+            return Ok(ended);
+        }
+        let silence = SILENCE.as_secs();
+        output::note(&format!("nothing for {silence} s: booting once more"));
+        let ended = self.attempt(session, places, on_said, None)?;
+        Ok(ended.expect("without a limit of silence there is an end"))
+    }
+
+    /// Boots; `None` if the machine says nothing at all for `silence` before the script has begun.
+    fn attempt(
+        &self,
+        session: &Session,
+        places: &Places,
+        on_said: &mut dyn FnMut(&Said),
+        silence: Option<Duration>,
+    ) -> Result<Option<Ended>> {
         let console_path = places.out.join(format!("{}.log", session.name));
         let mut log = File::create(&console_path)?;
         // In a file: virtme-ng hands a script over on the kernel's command line, which is short.
@@ -172,32 +192,47 @@ impl Machine {
         let waiting = Waiting::new(&format!("booting {}", self.kernel.config));
         let mut console = Vec::new();
         let deadline = Instant::now() + session.limit;
+        // What the kernel says before the script has begun is handed on with the script's first line.
+        let mut early = Some(Vec::new());
         let hung = loop {
-            let said = match said.recv_timeout(left(deadline)) {
+            let limit = silence.filter(|_| early.is_some());
+            let patience = limit.map_or(left(deadline), |limit| limit.min(left(deadline)));
+            let said = match said.recv_timeout(patience) {
                 Ok(said) => said,
                 Err(RecvTimeoutError::Disconnected) => break false,
                 Err(RecvTimeoutError::Timeout) => break true,
             };
             match &said {
-                Said::Guest(_) => waiting.done(),
+                Said::Guest(_) => {
+                    waiting.done();
+                    early.take().iter().flatten().for_each(&mut *on_said);
+                }
                 Said::Kernel(line) => {
                     writeln!(log, "{line}")?;
                     console.push(line.clone());
                 }
             }
-            on_said(&said);
+            match &mut early {
+                Some(early) => early.push(said),
+                None => on_said(&said),
+            }
         };
         waiting.done();
         drop(group);
-        let ending = match child.wait()? {
+        let status = child.wait()?;
+        if hung && early.is_some() && silence.is_some() {
+            return Ok(None);
+        }
+        early.iter().flatten().for_each(&mut *on_said);
+        let ending = match status {
             _ if hung => Ending::Hung(session.limit),
             status => ending_of(status),
         };
-        Ok(Ended {
+        Ok(Some(Ended {
             ending,
             console,
             console_path,
-        })
+        }))
     }
 
     /// Boots into `shell` on this terminal.
