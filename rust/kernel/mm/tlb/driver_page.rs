@@ -33,8 +33,8 @@ use core::mem::ManuallyDrop;
 /// # Invariants
 ///
 /// Unless `mapping` is 0, the page may be mapped by its frame number, in mappings of that file over
-/// `data`, as the page before `next_pgoff` of the file, and nowhere else. If `unmapped`, their PTEs were cleared after the last insertion, and the
-/// flush is owed.
+/// `data`, as the page before `next_pgoff` of the file, and nowhere else. If `unmapped`, their PTEs
+/// were cleared after the last insertion, and the flush is owed.
 pub struct DriverPage {
     page: ManuallyDrop<Page>,
     mapping: Atomic<usize>,

@@ -6,7 +6,7 @@
 //! |---------------|--------------------------------------------------|---------------------------|
 //! | [`PerPage`]   | `p` × `m`, each under the page-table lock        | one page                  |
 //! | [`Broadcast`] | 1                                                | everything, on those CPUs |
-//! | [`Precise`]   | `m`, or 1 if it [outgrew](super::ceiling) that   | one range, or one mm      |
+//! | [`Precise`]   | `m`, or 1 where [that is better](super::ceiling) | one range, or one mm      |
 //!
 //! Pure: CPUs, generations and IPIs are behind [`Machine`], which the kernel implements in
 //! `mechanism.rs` and the host with a model.
