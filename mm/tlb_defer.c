@@ -196,23 +196,31 @@ void tlb_defer_cond_resched(void)
 /* Page tables. */
 
 /*
- * Lock the page table that maps @addr. Returns the entry of @addr, or NULL if
- * there is no such table (normal: tables come and go, see PT_RECLAIM).
+ * Lock the page table that maps @addr; @table->pte is the entry of @addr then.
+ * Returns false if there is no such table (normal: tables come and go, see
+ * PT_RECLAIM).
  * Context: tlb_defer_rmap_lock() is held on a file that a VMA over @addr maps.
  */
-pte_t *tlb_defer_pte_lock(struct mm_struct *mm, unsigned long addr,
-			  spinlock_t **ptl)
+bool tlb_defer_pte_lock(struct tlb_defer_table *table, struct mm_struct *mm,
+			unsigned long addr)
 {
 	pmd_t *pmd = mm_find_pmd(mm, addr);
 
-	if (!pmd)
-		return NULL;
-	return pte_offset_map_lock(mm, pmd, addr, ptl);
+	*table = (struct tlb_defer_table){ .mm = mm };
+	if (pmd)
+		table->pte = pte_offset_map_lock(mm, pmd, addr, &table->ptl);
+	return table->pte;
 }
 
-void tlb_defer_pte_unlock(pte_t *table, spinlock_t *ptl)
+/* Settle the rss, once a table as zap_pte_range() does, and unlock. */
+void tlb_defer_pte_unlock(struct tlb_defer_table *table)
 {
-	pte_unmap_unlock(table, ptl);
+	int i;
+
+	for (i = 0; i < NR_MM_COUNTERS; i++)
+		if (table->nr_cleared[i])
+			add_mm_counter(table->mm, i, -table->nr_cleared[i]);
+	pte_unmap_unlock(table->pte, table->ptl);
 }
 
 /* Whether PTEs of @vma own no reference. */
@@ -221,19 +229,24 @@ static bool maps_pfns(const struct vm_area_struct *vma)
 	return (vma->vm_flags & (VM_PFNMAP | VM_MIXEDMAP)) == VM_PFNMAP;
 }
 
-/* The page that @pteval maps in @vma: of whichever of the two kinds it is. */
-static bool pte_maps(struct vm_area_struct *vma, unsigned long addr,
-		     pte_t pteval, struct page *page)
+/*
+ * Whether @pteval maps @page in @vma, of whichever of the two kinds that is. As
+ * vm_normal_page(), but the page is known already: in a VM_MIXEDMAP mapping it
+ * is that of a PTE which is not special.
+ */
+static bool pte_maps(struct vm_area_struct *vma, pte_t pteval,
+		     struct page *page)
 {
-	if (!pte_present(pteval))
-		return false;
-	if (maps_pfns(vma))
-		return pte_pfn(pteval) == page_to_pfn(page);
-	return vm_normal_page(vma, addr, pteval) == page;
+	return pte_present(pteval) && pte_pfn(pteval) == page_to_pfn(page) &&
+	       (!pte_special(pteval) || maps_pfns(vma));
 }
 
-/* Undo what vmf_insert_page_mkwrite() accounted; a PFN is not accounted. */
-static void unaccount(struct vm_area_struct *vma, struct page *page, bool dirty)
+/*
+ * Undo what vmf_insert_page_mkwrite() accounted, the rss when @table is unlocked.
+ * A PFN is not accounted.
+ */
+static void unaccount(struct tlb_defer_table *table, struct vm_area_struct *vma,
+		      struct page *page, bool dirty)
 {
 	struct folio *folio = page_folio(page);
 
@@ -242,7 +255,7 @@ static void unaccount(struct vm_area_struct *vma, struct page *page, bool dirty)
 	if (dirty)
 		folio_mark_dirty(folio);
 	folio_remove_rmap_pte(folio, page, vma);
-	dec_mm_counter(vma->vm_mm, mm_counter_file(folio));
+	table->nr_cleared[mm_counter_file(folio)]++;
 	VM_WARN_ON_ONCE_FOLIO(folio_ref_count(folio) < 2, folio);
 	folio_put(folio);
 }
@@ -255,23 +268,24 @@ static void unaccount(struct vm_area_struct *vma, struct page *page, bool dirty)
  * entry (H14); and with TLB_DEFER_WRITABLE if it was writable: then they can,
  * too, if the CPU is not trusted.
  *
- * Context: the page-table lock of @pte is held, in a VM_MIXEDMAP or VM_PFNMAP
- * mapping that is not copy-on-write. The caller owns a reference to @page of
- * its own and keeps it until the flush: the PTE's is not the last, and no stale
- * entry outlives the page.
+ * Context: @table is locked, @pte one of its entries, in a VM_MIXEDMAP or
+ * VM_PFNMAP mapping that is not copy-on-write. The caller owns a reference to
+ * @page of its own and keeps it until the flush: the PTE's is not the last, and
+ * no stale entry outlives the page.
  */
-unsigned int tlb_defer_clear_pte(struct vm_area_struct *vma,
+unsigned int tlb_defer_clear_pte(struct tlb_defer_table *table,
+				 struct vm_area_struct *vma,
 				 unsigned long addr, pte_t *pte,
 				 struct page *page)
 {
 	pte_t pteval = ptep_get(pte);
 
-	if (!pte_maps(vma, addr, pteval, page))
+	if (!pte_maps(vma, pteval, page))
 		return 0;
 
 	/* An xchg: what the CPU set in Accessed and Dirty is not lost. */
 	pteval = ptep_get_and_clear(vma->vm_mm, addr, pte);
-	unaccount(vma, page, pte_dirty(pteval));
+	unaccount(table, vma, page, pte_dirty(pteval));
 
 	return TLB_DEFER_CLEARED |
 	       (pte_dirty(pteval) ? TLB_DEFER_DIRTY : 0) |
@@ -290,7 +304,7 @@ bool tlb_defer_protect_pte(struct vm_area_struct *vma, unsigned long addr,
 {
 	pte_t pteval = ptep_get(pte);
 
-	if (!pte_maps(vma, addr, pteval, page))
+	if (!pte_maps(vma, pteval, page))
 		return false;
 	/* Not the raw bits: Dirty without Write is a shadow stack's. */
 	if (!pte_write(pteval) || pte_dirty(pteval))

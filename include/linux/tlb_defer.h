@@ -58,10 +58,19 @@ void tlb_defer_zap(struct vm_area_struct *vma, unsigned long addr,
 		   unsigned long size);
 void tlb_defer_cond_resched(void);
 
-pte_t *tlb_defer_pte_lock(struct mm_struct *mm, unsigned long addr,
-			  spinlock_t **ptl);
-void tlb_defer_pte_unlock(pte_t *table, spinlock_t *ptl);
-unsigned int tlb_defer_clear_pte(struct vm_area_struct *vma,
+/* A locked page table, and what its rss has yet to lose. */
+struct tlb_defer_table {
+	struct mm_struct *mm;
+	pte_t *pte;
+	spinlock_t *ptl;
+	int nr_cleared[NR_MM_COUNTERS];
+};
+
+bool tlb_defer_pte_lock(struct tlb_defer_table *table, struct mm_struct *mm,
+			unsigned long addr);
+void tlb_defer_pte_unlock(struct tlb_defer_table *table);
+unsigned int tlb_defer_clear_pte(struct tlb_defer_table *table,
+				 struct vm_area_struct *vma,
 				 unsigned long addr, pte_t *pte,
 				 struct page *page);
 bool tlb_defer_protect_pte(struct vm_area_struct *vma, unsigned long addr,

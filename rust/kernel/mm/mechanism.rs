@@ -217,31 +217,28 @@ pub(super) fn cond_resched() {
     unsafe { bindings::tlb_defer_cond_resched() }
 }
 
-/// A locked page table.
-pub(super) struct RawTable {
-    /// The entry of the address that it was locked for.
-    pub(super) pte: NonNull<bindings::pte_t>,
-    ptl: *mut bindings::spinlock_t,
-}
+/// A locked page table. Its `pte` is the entry of the address that it was locked for.
+pub(super) type RawTable = bindings::tlb_defer_table;
 
 /// # Safety
 ///
 /// The rmap of a file must be locked that a VMA of `mm` over `addr` maps.
 #[inline(never)]
 pub(super) unsafe fn pte_lock(mm: &Mm, addr: usize) -> Option<RawTable> {
-    let mut ptl = core::ptr::null_mut();
-    // SAFETY: `mm` is a reference; the caller promises the lock that keeps the upper tables.
-    let pte = unsafe { bindings::tlb_defer_pte_lock(mm.as_raw(), addr, &raw mut ptl) };
-    NonNull::new(pte).map(|pte| RawTable { pte, ptl })
+    let mut table = RawTable::default();
+    // SAFETY: `mm` is a reference; the caller promises the lock that keeps the upper tables. `table`
+    // is written, and may be moved: the kernel keeps no pointer to it.
+    let is_locked = unsafe { bindings::tlb_defer_pte_lock(&raw mut table, mm.as_raw(), addr) };
+    is_locked.then_some(table)
 }
 
 /// # Safety
 ///
-/// `table` must come from [`pte_lock`] in this task, and not have been unlocked yet.
+/// `table` must come from [`pte_lock`] in this task, not have been unlocked yet, and its mm be valid.
 #[inline(never)]
-pub(super) unsafe fn pte_unlock(table: &RawTable) {
-    // SAFETY: The caller promises that it is locked; any entry of the table names it.
-    unsafe { bindings::tlb_defer_pte_unlock(table.pte.as_ptr(), table.ptl) }
+pub(super) unsafe fn pte_unlock(table: &mut RawTable) {
+    // SAFETY: The caller promises that it is locked.
+    unsafe { bindings::tlb_defer_pte_unlock(table) }
 }
 
 /// What was in a PTE that was cleared.
@@ -257,18 +254,20 @@ pub(super) struct Cleared {
 ///
 /// # Safety
 ///
-/// - `pte` must be the entry for `addr` of `vma`, and its page table locked.
+/// - `table` must come from [`pte_lock`] in this task, and not have been unlocked yet.
+/// - `pte` must be its entry for `addr` of `vma`.
 /// - `vma` must be a `VM_MIXEDMAP` or a `VM_PFNMAP` mapping that is not copy-on-write.
 /// - The caller's own reference to `page` must be kept until the flush.
 #[inline(never)]
 pub(super) unsafe fn clear_pte(
+    table: &mut RawTable,
     vma: *mut bindings::vm_area_struct,
     addr: usize,
     pte: *mut bindings::pte_t,
     page: &Page,
 ) -> Option<Cleared> {
     // SAFETY: As promised by the caller.
-    let found = unsafe { bindings::tlb_defer_clear_pte(vma, addr, pte, page.as_ptr()) };
+    let found = unsafe { bindings::tlb_defer_clear_pte(table, vma, addr, pte, page.as_ptr()) };
     (found & bindings::TLB_DEFER_CLEARED != 0).then_some(Cleared {
         dirty: found & bindings::TLB_DEFER_DIRTY != 0,
         writable: found & bindings::TLB_DEFER_WRITABLE != 0,
@@ -279,7 +278,8 @@ pub(super) unsafe fn clear_pte(
 ///
 /// # Safety
 ///
-/// As [`clear_pte`].
+/// - `pte` must be the entry for `addr` of `vma`, and its page table locked.
+/// - Otherwise as [`clear_pte`].
 #[inline(never)]
 pub(super) unsafe fn protect_pte(
     vma: *mut bindings::vm_area_struct,

@@ -82,7 +82,7 @@ impl<'v> PageTable<'v> {
         }
         let index = (addr >> PAGE_SHIFT) as isize - (self.addr >> PAGE_SHIFT) as isize;
         // SAFETY: By the invariants both addresses are mapped by this table, so the entry is in it.
-        Some(unsafe { self.table.pte.offset(index) })
+        NonNull::new(unsafe { self.table.pte.offset(index) })
     }
 
     /// Returns whether the page at `addr` was accessed, or [`None`] if none is mapped there.
@@ -102,12 +102,13 @@ impl<'v> PageTable<'v> {
     /// - `page` must be kept until after a flush that covers `addr`.
     /// - The policy that flushes must be told before this guard is dropped.
     pub(super) unsafe fn clear<P: StalePage>(&mut self, addr: usize, page: &P) -> Option<Cleared> {
-        let pte = self.pte(addr)?;
+        let pte = self.pte(addr)?.as_ptr();
+        let (table, vma) = (&mut self.table, self.vma.as_raw());
         // SAFETY:
         // - `pte` is the entry of `addr`, and the lock is held by the type invariants.
         // - A `Vma` is a VM_MIXEDMAP or a VM_PFNMAP mapping that is not copy-on-write.
         // - The caller keeps `page`, which owns a reference (`StalePage`), until the flush.
-        unsafe { mechanism::clear_pte(self.vma.as_raw(), addr, pte.as_ptr(), page.page()) }
+        unsafe { mechanism::clear_pte(table, vma, addr, pte, page.page()) }
     }
 
     /// Write-protects the PTE of `addr` if it maps `page` and is writable and clean. Returns whether
@@ -127,7 +128,8 @@ impl<'v> PageTable<'v> {
 
 impl Drop for PageTable<'_> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants the lock is held by this task; it is released only here.
-        unsafe { mechanism::pte_unlock(&self.table) }
+        // SAFETY: By the type invariants the lock is held by this task; it is released only here. The
+        // VMA keeps its mm.
+        unsafe { mechanism::pte_unlock(&mut self.table) }
     }
 }

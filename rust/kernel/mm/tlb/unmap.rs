@@ -208,14 +208,15 @@ where
     run
 }
 
-/// Returns how many of the first entries lie in `table`; one at least, so that a walk gets on.
+/// Returns how many of the first entries lie in `table`; one at least, so that a walk gets on. All
+/// of them are sorted, and none lies before it.
 fn run_in<P>(window: &Window, table: Option<PageRange>, entries: &[Entry<P>]) -> usize {
-    let in_table = |e: &&Entry<P>| {
+    let in_table = |e: &Entry<P>| {
         let addr = window.address_of(e.pgoff);
         addr.zip(table)
             .is_some_and(|(addr, table)| table.contains(addr))
     };
-    entries.iter().take_while(in_table).count().max(1)
+    entries.partition_point(in_table).max(1)
 }
 
 /// Does what `table` maps of `entries`, tells the policy, and unlocks.
