@@ -12,7 +12,7 @@ RUNNER := scripts/runner.sh
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help tools source overlay kernel module run test bench trace perf kcsan litmus stress shell lint clean distclean
+.PHONY: help tools source overlay kernel module run test bench events trace perf kcsan litmus stress shell lint clean distclean
 
 ifeq ($(V),0)
 Q := @
@@ -22,6 +22,7 @@ help:
 	@echo 'make run       from a bare machine to the main job: build, boot, and the table of strategies'
 	@echo 'make test      from a bare machine to all tests; ends in N passed, N failed, N skipped'
 	@echo 'make bench     all strategies side by side: results.json, plots and a page in build/bench/; QUICK=1: in 3 minutes'
+	@echo 'make events    what the trace events cost: instructions with them, and without (a kernel of its own)'
 	@echo 'make trace     what a flush is made of, by ftrace: one batch on all CPUs, and totals by strategy; build/trace/'
 	@echo 'make perf      the same by perf: events counted, and how long each flush took whom; build/trace/'
 	@echo 'make kcsan     the tests that run in the VM, on a kernel that looks for data races in C'
@@ -33,7 +34,7 @@ help:
 	@echo 'make tools     find the tools, install what is missing (needs root for that)'
 	@echo 'make source    fetch the kernel, or copy KSRC, into the cache'
 	@echo 'make overlay   put this project onto the copy; with KSRC=, onto that tree itself'
-	@echo 'make kernel    build the patched kernel: CONFIG=bench (default), test or kcsan'
+	@echo 'make kernel    build the patched kernel: CONFIG=bench (default), test, kcsan or bench-noevents'
 	@echo 'make module    build rust_tlb.ko alone: KDIR=a built, patched kernel (default: ours, CONFIG=)'
 	@echo 'make clean     remove build/'
 	@echo 'make distclean remove build/ and the cache ($${XDG_CACHE_HOME:-~/.cache}/rust-tlb)'
@@ -48,6 +49,7 @@ kernel: export STEPS ?= 4
 run: export STEPS = 7
 test: export STEPS = 7
 bench: export STEPS = 9
+events: export STEPS = 11
 trace: export STEPS = 7
 perf: export STEPS = 7
 kcsan: export STEPS = 7
@@ -83,6 +85,11 @@ run: tools
 bench: tools
 	$(Q)scripts/kernel-build.sh bench
 	$(Q)$(RUNNER) bench
+
+events: tools
+	$(Q)scripts/kernel-build.sh bench-noevents
+	$(Q)scripts/kernel-build.sh bench
+	$(Q)$(RUNNER) events
 
 trace: tools
 	$(Q)scripts/kernel-build.sh bench

@@ -7,6 +7,12 @@
  * The order that the callers follow, and why, is in
  * Documentation/mm/tlb_batch.rst; H1 to H14 below are its rules.
  */
+
+/* Before the first header that may declare an event. */
+#ifndef CONFIG_RUST_TLB_EVENTS
+#define NOTRACE
+#endif
+
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>

@@ -1,10 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# USAGE: kernel-config.sh bench|test BUILD LOG
+# USAGE: kernel-config.sh NAME[-NAME]... BUILD LOG
 #
 # Makes the kernel's configuration in the build folder BUILD, from tinyconfig and our fragments, unless it is there and
-# nothing that it depends on has changed.
+# nothing that it depends on has changed. bench-noevents is bench.config with noevents.config on top.
 
 # shellcheck source=scripts/steps.sh
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
@@ -14,10 +14,14 @@ source "$TOP/scripts/kernel-make.sh"
 BUILD=$2
 LOG=$3
 TREE=$(<"$OUT/kernel-tree")
-FRAGMENTS=("$TOP/scripts/config/base.config" "$TOP/scripts/config/$1.config")
+IFS=- read -ra NAMES <<<"base-$1"
+FRAGMENTS=("${NAMES[@]/#/$TOP/scripts/config/}")
+FRAGMENTS=("${FRAGMENTS[@]/%/.config}")
 KEY_FILE=$BUILD/.rust-tlb-config
 
-[[ -f ${FRAGMENTS[1]} ]] || die "there is no configuration '$1': CONFIG is bench or test"
+for fragment in "${FRAGMENTS[@]}"; do
+    [[ -f $fragment ]] || die "there is no configuration '$1': CONFIG is bench, test, kcsan or bench-noevents"
+done
 load_tools
 KEY=$(cat "${FRAGMENTS[@]}" "$TOOLS_ENV" "$TOP/scripts/kernel-make.sh" | sha256sum)
 

@@ -27,6 +27,7 @@ use crate::{
 use core::ptr::NonNull;
 
 mod callbacks;
+#[cfg_attr(not(CONFIG_RUST_TLB_EVENTS), path = "mechanism/no_trace.rs")]
 mod trace;
 
 pub(super) use self::{

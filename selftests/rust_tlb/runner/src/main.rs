@@ -68,6 +68,8 @@ enum Command {
         #[arg(long, env = "QUICK", hide_env_values = true, value_parser = bench::parse_quick, default_value = "", action = clap::ArgAction::Set)]
         quick: bool,
     },
+    /// Measures what the trace events cost, on the kernels `bench` and `bench-noevents`.
+    Events,
     /// Runs all tests of tests.list, here and on the `test` kernel.
     Test {
         /// Only those whose line in the list contains this.
@@ -155,7 +157,7 @@ fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
         let kernel = places.kernel(config)?;
         let accel = accel::decide(arguments.accel, &kernel, &places)?;
         let cpus = match arguments.command {
-            Command::Bench { .. } => CPUS_TO_MEASURE,
+            Command::Bench { .. } | Command::Events => CPUS_TO_MEASURE,
             _ => CPUS,
         };
         Ok(Machine::new(kernel, accel, arguments.smp.0.unwrap_or(cpus)))
@@ -163,6 +165,9 @@ fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.command {
         Command::Run => demo::run(&machine("bench")?, &places),
         Command::Bench { quick } => bench::run(&machine("bench")?, &places, *quick),
+        Command::Events => {
+            bench::events::run(&machine("bench-noevents")?, &machine("bench")?, &places)
+        }
         Command::Test { only, config } => {
             let selection = match config.as_str() {
                 "test" => Selection::new(only),

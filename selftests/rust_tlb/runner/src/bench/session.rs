@@ -23,12 +23,13 @@ const SWAP: &str = "mkswap /dev/ram0 >/dev/null && swapon /dev/ram0";
 /// A file system, since a file on one can have holes and be reclaimed.
 const FILE_SYSTEM: &str = "mkfs.ext2 -q -b 4096 /dev/ram1 && mount -t ext2 /dev/ram1 /mnt";
 const FILE: &str = "/mnt/file";
+const EVENTS_ON: &str = "echo 1 >/sys/kernel/tracing/events/rust_tlb/enable";
 
 /// One boot.
 pub struct Part {
     pub name: &'static str,
     /// What it does, for the one who waits.
-    what: &'static str,
+    pub what: &'static str,
     pub machine: Machine,
     quick: bool,
     prepare: &'static str,
@@ -69,6 +70,24 @@ pub fn parts(machine: &Machine, quick: bool) -> [Part; 3] {
             commands: vec![vec!["victims"], vec!["headline", "--path", FILE]],
         },
     ]
+}
+
+/// The quick bench along one axis, for `make events`; with the events on, if that is asked.
+pub fn events(what: &'static str, machine: &Machine, on: bool) -> Part {
+    Part {
+        name: "bench-events",
+        what,
+        machine: machine.counting(),
+        quick: true,
+        prepare: if on { EVENTS_ON } else { "true" },
+        commands: vec![vec![
+            "sweeps",
+            "--axis",
+            "pages",
+            "--rounds",
+            COUNTED_ROUNDS[0],
+        ]],
+    }
 }
 
 /// How long everything takes on two cores, emulated.

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! `make events`: what the trace events cost, by a clock that counts instructions.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::output;
+use crate::places::Places;
+use crate::vm::Machine;
+
+use super::said::{Row, Said};
+use super::session::{self, Part};
+
+/// A strategy that has all the events.
+const STRATEGY: &str = "broadcast";
+/// Points of the quick bench: pages, and how they lie.
+const POINTS: [(u64, &str); 3] = [(1, "contiguous"), (512, "contiguous"), (512, "scattered")];
+
+/// Measures the same unmaps without events, with events that are off, and with events that are on.
+///
+/// # Errors
+///
+/// If one of them did not end well.
+pub fn run(without: &Machine, with: &Machine, places: &Places) -> Result<ExitCode> {
+    let parts = [
+        session::events("not compiled in", without, false),
+        session::events("compiled in, off", with, false),
+        session::events("compiled in, on", with, true),
+    ];
+    let mut lines = Vec::new();
+    for part in &parts {
+        lines.push((part.what, measure(part, places)?));
+    }
+    output::step("guest instructions a page, of 8 busy CPUs together, with what is done to a page afterwards");
+    println!("\n{}", table(&lines));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(part: &Part, places: &Places) -> Result<Vec<f64>> {
+    let mut said = Said::default();
+    part.run(places, &mut said)?;
+    POINTS
+        .iter()
+        .map(|&(nr_pages, layout)| {
+            let row = find(&said.counted, nr_pages, layout)?;
+            Ok(row.ticks_per_page.median)
+        })
+        .collect()
+}
+
+fn find<'a>(rows: &'a [Row], nr_pages: u64, layout: &str) -> Result<&'a Row> {
+    let is_it = |row: &&Row| {
+        (row.strategy.as_str(), row.nr_pages, row.layout.as_str()) == (STRATEGY, nr_pages, layout)
+    };
+    let found = rows.iter().find(is_it);
+    found.with_context(|| format!("{nr_pages} {layout} pages were not measured"))
+}
+
+fn table(lines: &[(&str, Vec<f64>)]) -> String {
+    let heads = POINTS.map(|(nr_pages, layout)| format!("{nr_pages} {layout}"));
+    let mut text = format!("  {:<18}", "events");
+    heads
+        .iter()
+        .for_each(|head| text += &format!("  {head:>14}"));
+    for (what, numbers) in lines {
+        text += &format!("\n  {what:<18}");
+        let places = heads.iter().zip(numbers);
+        places.for_each(|(_, number)| text += &format!("  {number:>14.0}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_that_is_missing_is_told() {
+        let error = find(&[], 512, "scattered").unwrap_err().to_string();
+        assert!(error.contains("512 scattered"), "{error}");
+    }
+
+    #[test]
+    fn numbers_stand_below_their_heads() {
+        let lines = [("off", vec![6000.4, 2400.0, 2500.0])];
+        assert_eq!(
+            table(&lines),
+            "  events                1 contiguous  512 contiguous   512 scattered\n  \
+             off                         6000            2400            2500"
+        );
+    }
+}
