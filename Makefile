@@ -12,7 +12,7 @@ RUNNER := scripts/runner.sh
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help tools source overlay kernel module run test bench events trace perf kcsan litmus stress shell lint clean distclean
+.PHONY: help tools source overlay kernel module run test bench events trace perf bpftrace kcsan litmus stress shell lint clean distclean
 
 ifeq ($(V),0)
 Q := @
@@ -25,6 +25,7 @@ help:
 	@echo 'make events    what the trace events cost: instructions with them, and without (a kernel of its own)'
 	@echo 'make trace     what a flush is made of, by ftrace: one batch on all CPUs, and totals by strategy; build/trace/'
 	@echo 'make perf      the same by perf: events counted, and how long each flush took whom; build/trace/'
+	@echo 'make bpftrace  questions to the same events by programs of one line; build/trace/'
 	@echo 'make kcsan     the tests that run in the VM, on a kernel that looks for data races in C'
 	@echo 'make litmus    the memory orderings that the project relies on, checked by herd7'
 	@echo 'make stress    use the device at random for DURATION=600 seconds; SEED= replays the choices of an earlier run'
@@ -52,6 +53,7 @@ bench: export STEPS = 9
 events: export STEPS = 11
 trace: export STEPS = 7
 perf: export STEPS = 7
+bpftrace: export STEPS = 7
 kcsan: export STEPS = 7
 litmus: export STEPS = 3
 stress: export STEPS = 7
@@ -98,6 +100,10 @@ trace: tools
 perf: tools
 	$(Q)scripts/kernel-build.sh bench
 	$(Q)$(RUNNER) perf
+
+bpftrace: tools
+	$(Q)scripts/kernel-build.sh bench
+	$(Q)$(RUNNER) bpftrace
 
 test: tools
 	$(Q)scripts/kernel-build.sh test

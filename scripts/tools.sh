@@ -21,7 +21,8 @@ KEY=$(cat "$TOP/scripts/tools.sh" <(printf '%s\n' "${RUSTC:-}") | sha256sum | cu
 COMMANDS=(
     git:git gcc:gcc make:make flex:flex bison:bison bc:bc perl:perl xz:xz-utils cpio:cpio kmod:kmod
     rsync:rsync patch:patch flock:util-linux udevadm:udev qemu-system-x86_64:qemu-system-x86
-    busybox:busybox-static ip:iproute2 perf:linux-perf trace-cmd:trace-cmd shellcheck:shellcheck
+    busybox:busybox-static ip:iproute2 perf:linux-perf trace-cmd:trace-cmd
+    bpftrace:bpftrace shellcheck:shellcheck
 )
 FILES=(
     /usr/include/stdio.h:libc6-dev /usr/include/libelf.h:libelf-dev /usr/include/openssl/ssl.h:libssl-dev

@@ -92,6 +92,8 @@ enum Command {
     Trace,
     /// Counts and records it by perf.
     Perf,
+    /// Asks bpftrace's programs about it.
+    Bpftrace,
     /// Opens a shell in the virtual machine, as root, with the module loaded.
     Shell {
         /// Which kernel: `bench` or `test`.
@@ -182,6 +184,7 @@ fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
         }
         Command::Trace => tracing::trace(&machine("bench")?, &places),
         Command::Perf => tracing::perf(&machine("bench")?, &places),
+        Command::Bpftrace => tracing::bpftrace(&machine("bench")?, &places),
         Command::Shell { config } => shell(&machine(config)?, &places),
         Command::Boot {
             config,

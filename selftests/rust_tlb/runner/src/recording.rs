@@ -93,7 +93,7 @@ impl Recorder {
         let demo = places.bin.join(DEMO);
         let mut words = vec!["bash".into(), show(&script)];
         words.extend(self.script[1..].iter().map(|word| word.to_string()));
-        words.extend(["--switched".into(), show(&demo), "--count-only".into()]);
+        words.extend([show(&demo), "--count-only".into()]);
         for (option, value) in [
             ("--strategy", strategy),
             ("--cast", "processes"),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! `make trace` and `make perf`: what flushes are made of, recorded and summed up.
+//! `make trace`, `make perf` and `make bpftrace`: what flushes are made of, recorded and summed up.
 
 use std::fmt::Write;
 use std::fs;
@@ -17,19 +17,25 @@ use crate::vm::Machine;
 
 const FTRACE: Recorder = Recorder {
     name: "ftrace",
-    script: &["trace.sh"],
+    script: &["trace.sh", "--switched"],
     nr_pages: 8,
     nr_rounds: 5,
 };
 const PERF_STAT: Recorder = Recorder {
     name: "perf-stat",
-    script: &["perf.sh", "stat"],
+    script: &["perf.sh", "stat", "--switched"],
     nr_pages: 8,
     nr_rounds: 10,
 };
 const PERF_RECORD: Recorder = Recorder {
     name: "perf",
-    script: &["perf.sh", "record"],
+    script: &["perf.sh", "record", "--switched"],
+    nr_pages: 8,
+    nr_rounds: 10,
+};
+const BPFTRACE: Recorder = Recorder {
+    name: "bpftrace",
+    script: &["bpftrace.sh", "run", "all"],
     nr_pages: 8,
     nr_rounds: 10,
 };
@@ -91,6 +97,30 @@ pub fn perf(machine: &Machine, places: &Places) -> Result<ExitCode> {
         )?;
     }
     keep("perf-summary.txt", &all, places)
+}
+
+/// Asks by bpftrace's programs, and hands on what they answer.
+pub fn bpftrace(machine: &Machine, places: &Places) -> Result<ExitCode> {
+    let recorded = BPFTRACE.record(machine, places)?;
+    output::step(
+        "what bpftrace's programs say: unmaps of 8 scattered pages, mapped by 4 processes",
+    );
+    let mut all = String::new();
+    for recorded in &recorded {
+        ensure!(
+            recorded.text.contains("@reason["),
+            "bpftrace saw no flush of {}",
+            recorded.strategy
+        );
+        write!(
+            all,
+            "\n  {}\n\n{}\n",
+            recorded.strategy,
+            recorded.text.trim()
+        )?;
+    }
+    print!("{all}");
+    keep("bpftrace-summary.txt", &all, places)
 }
 
 fn read(recorded: &[Recorded]) -> Result<Vec<Recording>> {

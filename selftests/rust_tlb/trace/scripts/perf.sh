@@ -14,7 +14,7 @@
 #               RUST_TLB_RECORDER names (perf:CONTROL,ACK) and reads perf's answer from the second, as rust-tlb-demo
 #
 # What the command prints goes to standard error. perf switches its events off however it ends, and the FIFOs and the
-# data are in a folder that is removed.
+# data are in a folder that is removed. If this is killed, so is the command.
 
 set -euo pipefail
 
@@ -30,9 +30,10 @@ die() {
     exit 1
 }
 
-# perf ends its command, and switches its events off. Ours are the folder and, if it was not there, the mount.
+# perf switches its events off when its command ends, which it does not end itself. Ours are the folder and, if it was
+# not there, the mount.
 restore() {
-    [[ -z $CHILD ]] || { kill "$CHILD" && wait "$CHILD"; } 2>/dev/null || true
+    [[ -z $CHILD ]] || { kill "$(cat "$FOLDER/pid" || echo "$CHILD")" && wait "$CHILD"; } 2>/dev/null || true
     rm -rf "$FOLDER"
     [[ -z $MOUNTED ]] || umount "$TRACEFS"
 }
@@ -46,12 +47,12 @@ run_perf() {
 }
 
 perf_stat() {
-    run_perf stat -a -o "$FOLDER/stat" -e "$EVENTS,$COUNTED" "${CONTROL[@]}" -- "$@"
+    run_perf stat -a -o "$FOLDER/stat" -e "$EVENTS,$COUNTED" "${CONTROL[@]}" -- "${COMMAND[@]}"
     cat "$FOLDER/stat"
 }
 
 perf_record() {
-    run_perf record -q -a -k CLOCK_MONOTONIC -o "$FOLDER/data" -e "$EVENTS" "${CONTROL[@]}" -- "$@"
+    run_perf record -q -a -k CLOCK_MONOTONIC -o "$FOLDER/data" -e "$EVENTS" "${CONTROL[@]}" -- "${COMMAND[@]}"
     # Nanoseconds: flushes are short.
     perf script -i "$FOLDER/data" --ns -F comm,tid,cpu,time,event,trace 2>/dev/null
 }
@@ -78,6 +79,9 @@ if [[ -n $SWITCHED ]]; then
     CONTROL=(-D -1 "--control=fifo:$FOLDER/control,$FOLDER/ack")
     export RUST_TLB_RECORDER=perf:$FOLDER/control,$FOLDER/ack
 fi
+# Leaves its number before it becomes the command.
+# shellcheck disable=SC2016
+COMMAND=(bash -c 'echo $$ >"$0" && exec "$@"' "$FOLDER/pid" "$@")
 STATUS=0
-"perf_$MODE" "$@"
+"perf_$MODE"
 [[ $STATUS == 0 ]] || exit "$STATUS"

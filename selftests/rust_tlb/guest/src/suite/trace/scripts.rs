@@ -6,7 +6,7 @@
 use core::time::Duration;
 use std::env;
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Command, Stdio};
 use std::thread;
 
 use anyhow::{ensure, Context, Result};
@@ -19,11 +19,14 @@ use crate::ktap::{skip, Options};
 
 const TRACE: &str = include_str!("../../../../trace/scripts/trace.sh");
 const PERF: &str = include_str!("../../../../trace/scripts/perf.sh");
+const BPFTRACE: &str = include_str!("../../../../trace/scripts/bpftrace.sh");
 
 const TRACEFS: &str = "/sys/kernel/tracing";
 /// The demo unmaps once more than it is told to, to warm up.
 const ROUNDS: usize = 2;
 const NR_MMS: u64 = 4;
+/// Seconds that no other test sleeps for.
+const SLEEP: &str = "987";
 
 /// A script with its arguments.
 fn script(text: &str, arguments: &[&str]) -> Command {
@@ -48,13 +51,14 @@ fn state() -> Result<[String; 4]> {
     ])
 }
 
-/// Records the demo's broadcasts, and demands that nothing is left of it.
-fn record_demo(text: &str, arguments: &[&str]) -> Result<History> {
+/// Runs a script on the demo's broadcasts, demands that nothing is left of it, and returns what it
+/// printed.
+fn watch_demo(text: &str, arguments: &[&str]) -> Result<String> {
     let demo = env::current_exe()?.with_file_name("rust-tlb-demo");
     let before = state()?;
     cpu::unpin()?;
     let mut command = script(text, arguments);
-    command.arg("--switched").arg(demo).args([
+    command.arg(demo).args([
         "--count-only",
         "--strategy=broadcast",
         "--cast=processes",
@@ -66,7 +70,11 @@ fn record_demo(text: &str, arguments: &[&str]) -> Result<History> {
     ensure!(output.status.success(), "{said}");
     let after = state()?;
     ensure!(before == after, "{before:?} is {after:?} now");
-    let recording = String::from_utf8_lossy(&output.stdout);
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn record_demo(text: &str, arguments: &[&str]) -> Result<History> {
+    let recording = watch_demo(text, arguments)?;
     Ok(Recording::read("", &recording).history)
 }
 
@@ -87,18 +95,56 @@ fn expect_broadcasts(history: &History) -> Result<()> {
 }
 
 pub fn ftrace_is_read_and_put_back(_: &Options) -> Result<()> {
-    expect_broadcasts(&record_demo(TRACE, &[])?)
+    expect_broadcasts(&record_demo(TRACE, &["--switched"])?)
 }
 
 pub fn perf_is_read_and_put_back(_: &Options) -> Result<()> {
-    if !Command::new("perf")
-        .arg("--version")
-        .output()
-        .is_ok_and(|it| it.status.success())
-    {
+    if !is_there("perf") {
         return skip("there is no perf");
     }
-    expect_broadcasts(&record_demo(PERF, &["record"])?)
+    expect_broadcasts(&record_demo(PERF, &["record", "--switched"])?)
+}
+
+pub fn bpftrace_is_answered_and_put_back(_: &Options) -> Result<()> {
+    if !is_there("bpftrace") {
+        return skip("there is no bpftrace");
+    }
+    let said = watch_demo(BPFTRACE, &["run", "all"])?;
+    // By broadcast (0), at the end (0), all of them of four mms.
+    let expected = [
+        format!("@why[rust-tlb-demo, 0, 0]: {ROUNDS}"),
+        format!("[{NR_MMS}, {})                 {ROUNDS} |", NR_MMS + 1),
+    ];
+    for line in expected {
+        ensure!(said.contains(&line), "{line} is not in {said}");
+    }
+    // A round begins (4) once a flush at least.
+    let rounds = said.lines().find_map(|l| l.strip_prefix("@reason[4]: "));
+    let rounds: usize = rounds.context("nobody was asked")?.parse()?;
+    ensure!(rounds >= ROUNDS, "{said}");
+    Ok(())
+}
+
+/// Each program is one of its own, as it is listed.
+pub fn each_program_of_bpftrace_is_one(_: &Options) -> Result<()> {
+    if !is_there("bpftrace") {
+        return skip("there is no bpftrace");
+    }
+    let listed = script(BPFTRACE, &["list"]).output()?;
+    let listed = String::from_utf8(listed.stdout)?;
+    ensure!(listed.lines().count() == 5, "{listed}");
+    for line in listed.lines() {
+        let line = line.replacen("bpftrace", "bpftrace -c /bin/true", 1);
+        let output = Command::new("bash").args(["-c", &line]).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{line}: {said}");
+    }
+    Ok(())
+}
+
+fn is_there(tool: &str) -> bool {
+    let asked = Command::new(tool).arg("--version").output();
+    asked.is_ok_and(|output| output.status.success())
 }
 
 pub fn a_killed_recording_is_put_back(_: &Options) -> Result<()> {
@@ -124,20 +170,72 @@ pub fn a_killed_recording_is_put_back(_: &Options) -> Result<()> {
 
 /// Waits until there is an instance more, which records.
 fn await_sleep(before: &[String; 4]) -> Result<()> {
-    for _ in 0..1000 {
+    wait_for("a recording", || {
         let now = state()?;
         let added = now[0].split(' ').find(|name| !before[0].contains(name));
-        if let Some(name) = added.filter(|name| !name.is_empty()) {
-            let path = format!("{TRACEFS}/instances/{name}/tracing_on");
-            let events = format!("{TRACEFS}/instances/{name}/set_event");
-            let is_on = fs::read_to_string(path)?.trim() == "1";
-            if is_on && fs::read_to_string(events)?.contains("rust_tlb_batch_open") {
-                return Ok(());
-            }
+        let Some(name) = added.filter(|name| !name.is_empty()) else {
+            return Ok(false);
+        };
+        let read = |file| fs::read_to_string(format!("{TRACEFS}/instances/{name}/{file}"));
+        Ok(read("tracing_on")?.trim() == "1" && read("set_event")?.contains("rust_tlb_batch_open"))
+    })
+}
+
+/// Those whose events nobody else can see: what they leave behind would be a folder, or the command.
+pub fn killed_perf_and_bpftrace_leave_nothing(_: &Options) -> Result<()> {
+    for (tool, text, arguments) in [
+        ("perf", PERF, ["stat"].as_slice()),
+        ("perf", PERF, &["record"]),
+        ("bpftrace", BPFTRACE, &["run", "all"]),
+    ] {
+        if !is_there(tool) {
+            return skip(format!("there is no {tool}"));
+        }
+        kill_recording(text, arguments).with_context(|| format!("{tool} {arguments:?}"))?;
+    }
+    Ok(())
+}
+
+fn kill_recording(text: &str, arguments: &[&str]) -> Result<()> {
+    let folder = env::temp_dir().join(format!("rust-tlb-{}", process::id()));
+    fs::create_dir_all(&folder)?;
+    let mut child = script(text, arguments)
+        .args(["sleep", SLEEP])
+        .env("TMPDIR", &folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let killed = wait_for("the command to begin", || Ok(nr_sleeping()? > 0))
+        .and_then(|()| kill(&child, Signal::TERM));
+    if killed.is_err() {
+        let _ = child.kill();
+    }
+    let status = child.wait()?;
+    killed?;
+    ensure!(!status.success(), "{status}");
+    wait_for("the command to end", || Ok(nr_sleeping()? == 0))?;
+    // It fails if the folder is not empty.
+    fs::remove_dir(&folder).context("something is left in the folder")
+}
+
+/// Processes that sleep as long as nobody else does.
+fn nr_sleeping() -> Result<usize> {
+    let mut nr = 0;
+    for entry in fs::read_dir("/proc")? {
+        let line = fs::read(entry?.path().join("cmdline")).unwrap_or_default();
+        nr += usize::from(line == format!("sleep\0{SLEEP}\0").as_bytes());
+    }
+    Ok(nr)
+}
+
+fn wait_for(what: &str, mut is_done: impl FnMut() -> Result<bool>) -> Result<()> {
+    for _ in 0..3000 {
+        if is_done()? {
+            return Ok(());
         }
         thread::sleep(Duration::from_millis(10));
     }
-    anyhow::bail!("nothing is recorded")
+    anyhow::bail!("waited in vain for {what}")
 }
 
 fn kill(child: &Child, signal: Signal) -> Result<()> {
