@@ -149,3 +149,96 @@ impl Drop for DriverPage {
         unsafe { ManuallyDrop::drop(&mut self.page) }
     }
 }
+
+#[cfg(CONFIG_RUST_TLB_KUNIT_TEST)]
+#[macros::kunit_tests(rust_tlb_driver_page)]
+mod tests {
+    use super::*;
+    use crate::{
+        mm::mechanism,
+        page::BorrowedPage, //
+    };
+    use core::ptr::NonNull;
+
+    const HERE: Place = Place {
+        mapping: 0x1000,
+        data: 0x2000,
+    };
+    const PGOFF: usize = 5;
+
+    fn mapped() -> DriverPage {
+        let page = DriverPage::new(ExclusivePage::alloc_zeroed(GFP_KERNEL).unwrap());
+        assert!(page.note_mapped(HERE, PGOFF));
+        page
+    }
+
+    /// What a batch does that takes the page out of `place`, as page `pgoff`.
+    fn unmap_and_flush(page: &mut DriverPage, place: Place, pgoff: usize) {
+        page.unmapped(place, pgoff, Proof(()));
+        page.flushed(Proof(()));
+    }
+
+    fn release(mut page: DriverPage) {
+        unmap_and_flush(&mut page, HERE, PGOFF);
+        assert!(page.into_exclusive().is_ok());
+    }
+
+    #[test]
+    fn is_mapped_in_one_place_only() {
+        let page = mapped();
+        assert!(page.note_mapped(HERE, PGOFF));
+        assert!(!page.note_mapped(HERE, PGOFF + 1));
+        for place in [Place { mapping: 1, ..HERE }, Place { data: 1, ..HERE }] {
+            assert!(!page.note_mapped(place, PGOFF));
+        }
+        release(page);
+    }
+
+    #[test]
+    fn is_kept_if_it_was_unmapped_elsewhere() {
+        let mut page = mapped();
+        for (place, pgoff) in [
+            (HERE, PGOFF + 1),
+            (HERE, usize::MAX),
+            (Place { mapping: 1, ..HERE }, PGOFF),
+            (Place { data: 1, ..HERE }, PGOFF),
+        ] {
+            unmap_and_flush(&mut page, place, pgoff);
+            assert!(!page.is_unmapped());
+            page = page.into_exclusive().err().unwrap();
+        }
+        release(page);
+    }
+
+    #[test]
+    fn is_kept_until_the_flush() {
+        let mut page = mapped();
+        page.unmapped(HERE, PGOFF, Proof(()));
+        assert!(page.is_unmapped());
+        page = page.into_exclusive().err().unwrap();
+        page.flushed(Proof(()));
+        assert!(page.into_exclusive().is_ok());
+    }
+
+    /// The second of two walks is what counts: the first may have left it mapped.
+    #[test]
+    fn is_kept_if_it_was_unmapped_elsewhere_at_last() {
+        let mut page = mapped();
+        page.unmapped(HERE, PGOFF, Proof(()));
+        unmap_and_flush(&mut page, Place { data: 1, ..HERE }, PGOFF);
+        page = page.into_exclusive().err().unwrap();
+        release(page);
+    }
+
+    #[test]
+    fn is_leaked_if_it_is_dropped_mapped() {
+        let page = mapped();
+        let raw = page.page().as_ptr();
+        drop(page);
+        // SAFETY: It was not freed: if it was, the assertion fails.
+        let leaked = unsafe { BorrowedPage::from_raw(NonNull::new(raw).unwrap()) };
+        assert!(mechanism::page_exclusive(&leaked));
+        // SAFETY: Nobody else has the reference that was leaked, and nobody maps the page.
+        drop(unsafe { core::ptr::read(&*leaked) });
+    }
+}

@@ -65,6 +65,11 @@ fn a_page_cannot_be_taken_before_the_flush() {
 }
 
 #[test]
+fn the_proof_of_a_flush_cannot_be_made() {
+    refused("proof_of_ones_own");
+}
+
+#[test]
 fn a_batch_cannot_be_used_after_the_flush() {
     refused("use_after_flush");
 }

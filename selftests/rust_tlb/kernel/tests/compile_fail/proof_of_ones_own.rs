@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: GPL-2.0
+// Fails with: E0423
+
+//! That a page was flushed, only a batch can say.
+
+use kernel::mm::tlb::batch::{Proof, Stale};
+
+fn pretend(page: &mut impl Stale) {
+    page.flushed(Proof(()));
+}
+
+fn main() {}
