@@ -255,8 +255,7 @@ pub struct Counters {
     pub nr_recycled: u64,
     /// Pages that were freed after the flush.
     pub nr_freed: u64,
-    /// Pages given up unpoisoned, because someone else still held a reference; those that memory
-    /// pressure took are not counted.
+    /// Pages given up unpoisoned, because someone else still held a reference.
     pub nr_shared: u64,
     /// Pages that the device holds now: mapped, populated, pending or in the pool.
     pub nr_pages_held: u64,

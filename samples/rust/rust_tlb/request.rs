@@ -206,6 +206,7 @@ pub(crate) struct UnmapRequest {
     pub(crate) write_back: WriteBack,
     pub(crate) two_phase: bool,
     /// Release the pages before the flush.
+    #[cfg_attr(not(CONFIG_RUST_TLB_FAULTS), expect(dead_code))]
     pub(crate) break_release: bool,
     pub(crate) source: Source,
 }

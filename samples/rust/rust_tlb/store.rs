@@ -103,11 +103,15 @@ impl Store {
             }
         }
         staging.unmap(&this.mapping, this);
-        let flushed = batch.flush_because(Why::Pressure);
+        let mut flushed = batch.flush_because(Why::Pressure);
         let report = flushed.report();
         let nr_evicted = flushed.nr_pages();
         if nr_evicted > 0 {
             STATISTICS.batch(nr_evicted, report.nr_mms, Why::Pressure);
+        }
+        for (_, page) in flushed.drain() {
+            // Someone holds a reference: it is freed when the last one lets go (H7).
+            pages.counters.nr_shared += u64::from(page.into_exclusive().is_err());
         }
         pages.spare = Some(flushed.into_empty());
         pages.counters.nr_flush_calls += report.nr_calls as u64;
@@ -177,6 +181,8 @@ impl VmOperations for Notified {
 impl Overdue for Store {
     fn overdue(store: ArcBorrow<'_, Self>) {
         let mut pages = store.lock();
+        // By another member of its scope, which grew as old.
+        pages.reap();
         if pages.deferred.is_some() {
             pages.counters.nr_flushed_old += 1;
             pages.flush_deferred(Why::Old);

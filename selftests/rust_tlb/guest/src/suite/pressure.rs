@@ -17,6 +17,7 @@ use crate::crew::{Crew, Shape};
 use crate::device::Device;
 use crate::ktap::{skip, Options};
 use crate::mapping::Mapping;
+use crate::page_holder::PageHolder;
 use crate::reclaim::Shrinkers;
 use crate::scene::{Cast, Scene};
 use crate::selection::Selection;
@@ -32,6 +33,7 @@ crate::tests! {
     idle_pages_are_taken,
     idle_pages_that_nobody_maps_are_taken,
     idle_pages_are_taken_from_all_processes,
+    idle_pages_that_are_held_are_given_up,
     pages_in_use_are_not_taken,
     pool_pages_are_freed,
     a_pending_batch_is_flushed,
@@ -162,6 +164,22 @@ fn idle_pages_are_taken_from_all_processes(_: &Options) -> Result<()> {
         expect_every_other_fresh(&mapping, 0)?;
         crew.join()?;
     }
+    Ok(())
+}
+
+fn idle_pages_that_are_held_are_given_up(_: &Options) -> Result<()> {
+    let shrinkers = Shrinkers::open()?;
+    let (device, mapping) = written(0)?;
+    let holder = PageHolder::take(&mapping)?;
+    device.idle(0, NR_PAGES, IDLE_MARK)?;
+    shrinkers.take_idle(&device)?;
+    let counters = device.counters()?;
+    let found = (counters.nr_shared, counters.nr_reclaimed);
+    ensure!(found == (NR_PAGES, NR_PAGES), "{counters:?}");
+    let fresh = (0..NR_PAGES).all(|page| mapping.word(page, 0).load(Relaxed) == 0);
+    ensure!(fresh, "a page that was taken is mapped");
+    let kept: Vec<u64> = (1..=NR_PAGES).collect();
+    ensure!(holder.read(0)? == kept, "a page changed that was held");
     Ok(())
 }
 
