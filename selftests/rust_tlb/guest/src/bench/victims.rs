@@ -25,6 +25,8 @@ use super::way::{unmap, Pages, Way, WAYS};
 /// What is taken back at a time, and how often: less often in slow ways.
 const PAGES: Pages = Pages { nr: 128, stride: 2 };
 const PERIOD: Duration = Duration::from_millis(3);
+/// Passes of the driver over pages of its own, from one look at the clock to the next.
+const PASSES_A_LOOK: usize = 64;
 
 /// What the victims did in one phase of a turn.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -129,6 +131,7 @@ impl Ground {
 
     /// Uses the pages over and over, and has them taken back if it `unmaps`. Returns how often.
     fn drive(&self, unmaps: bool, length: Duration) -> Result<u64> {
+        let own = MappedFile::in_memory(NR_HOT)?;
         let start = Instant::now();
         let mut nr_unmaps = 0;
         while start.elapsed() < length {
@@ -138,8 +141,10 @@ impl Ground {
                 self.take_back()?;
                 nr_unmaps += 1;
             }
+            // No pause, and the clock only now and then: an emulator takes locks for both, and the
+            // victims would wait for them.
             while Instant::now() < next {
-                core::hint::spin_loop();
+                (0..PASSES_A_LOOK).for_each(|_| use_all(&own));
             }
         }
         Ok(nr_unmaps)
@@ -162,6 +167,10 @@ impl Ground {
     }
 }
 
+fn use_all(own: &MappedFile) {
+    (0..NR_HOT).for_each(|page| own.touch(page));
+}
+
 /// Uses a few pages over and over, and notes how long each pass took.
 fn be_victim(index: usize, stop: &AtomicBool, passes: &Mutex<Histogram<u64>>) -> Result<()> {
     cpu::pin_member(index)?;
@@ -169,12 +178,10 @@ fn be_victim(index: usize, stop: &AtomicBool, passes: &Mutex<Histogram<u64>>) ->
     let mut histogram = Histogram::<u64>::new(3)?;
     let mut last = clock::ticks();
     while !stop.load(Ordering::Relaxed) {
-        (0..NR_HOT).for_each(|page| own.touch(page));
+        use_all(&own);
         let now = clock::ticks();
         histogram.record(now - last)?;
         last = now;
-        // Where CPUs take turns, it is the next one's.
-        core::hint::spin_loop();
     }
     let mut all = passes.lock().ok().context("a victim panicked")?;
     Ok(all.add(histogram)?)
