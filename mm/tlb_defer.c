@@ -248,8 +248,8 @@ static bool pte_maps(struct vm_area_struct *vma, pte_t pteval,
 }
 
 /*
- * Undo what vmf_insert_page_mkwrite() accounted, the rss when @table is unlocked.
- * A PFN is not accounted.
+ * Undo what vmf_insert_page_mkwrite() accounted; the rss, when @table is
+ * unlocked. A PFN is not accounted.
  */
 static void unaccount(struct tlb_defer_table *table, struct vm_area_struct *vma,
 		      struct page *page, bool dirty)

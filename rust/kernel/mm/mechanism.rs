@@ -238,7 +238,7 @@ pub(super) unsafe fn pte_lock(mm: &Mm, addr: usize) -> Option<RawTable> {
 /// `table` must come from [`pte_lock`] in this task, not have been unlocked yet, and its mm be valid.
 #[inline(never)]
 pub(super) unsafe fn pte_unlock(table: &mut RawTable) {
-    // SAFETY: The caller promises that it is locked.
+    // SAFETY: The caller promises that it is locked, and that its mm is valid.
     unsafe { bindings::tlb_defer_pte_unlock(table) }
 }
 
@@ -280,7 +280,7 @@ pub(super) unsafe fn clear_pte(
 /// # Safety
 ///
 /// - `pte` must be the entry for `addr` of `vma`, and its page table locked.
-/// - Otherwise as [`clear_pte`].
+/// - As to `vma` and `page`, see [`clear_pte`].
 #[inline(never)]
 pub(super) unsafe fn protect_pte(
     vma: *mut bindings::vm_area_struct,

@@ -32,7 +32,7 @@ use core::ptr::NonNull;
 ///
 /// # Invariants
 ///
-/// - The lock of `table` is held by this task.
+/// - `table` comes from `pte_lock` on the mm of `vma`, and its lock is held by this task.
 /// - `table.pte` is the entry of `addr`, and `addr` lies in `range`.
 /// - `range` lies in the VMA, and one page table maps all of it.
 pub struct PageTable<'v> {
@@ -55,7 +55,7 @@ impl<'v> PageTable<'v> {
         let range = vma.window()?.table_of(addr)?;
         // SAFETY: A `Vma` exists only under the rmap lock of its file, and maps `addr`.
         let table = unsafe { mechanism::pte_lock(vma.mm(), addr) }?;
-        // INVARIANT: `table` was locked for `addr`, and `table_of` returns what one table maps.
+        // INVARIANT: `table` was locked for `addr` of this mm, and `table_of` returns what one table maps.
         Some(Self {
             vma,
             table,

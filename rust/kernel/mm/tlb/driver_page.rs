@@ -235,10 +235,12 @@ mod tests {
         let page = mapped();
         let raw = page.page().as_ptr();
         drop(page);
-        // SAFETY: It was not freed: if it was, the assertion fails.
+        // SAFETY: A `struct page` outlives its page, and no more of it than the count is read before
+        // it is known that the page was not freed.
         let leaked = unsafe { BorrowedPage::from_raw(NonNull::new(raw).unwrap()) };
         assert!(mechanism::page_exclusive(&leaked));
-        // SAFETY: Nobody else has the reference that was leaked, and nobody maps the page.
+        // SAFETY: Nobody else has the reference that was leaked: `leaked` does not put it when it is
+        // dropped. Nobody maps the page.
         drop(unsafe { core::ptr::read(&*leaked) });
     }
 }
