@@ -96,13 +96,13 @@ enum Command {
     Bpftrace,
     /// Opens a shell in the virtual machine, as root, with the module loaded.
     Shell {
-        /// Which kernel: `bench` or `test`.
+        /// Which kernel: `bench`, `test`, or another that is built.
         #[arg(long, default_value = "bench")]
         config: String,
     },
     /// Runs a command in the virtual machine, as root, with the module loaded.
     Boot {
-        /// Which kernel: `bench` or `test`.
+        /// Which kernel: `bench`, `test`, or another that is built.
         #[arg(long, default_value = "test")]
         config: String,
         /// Seconds after which the machine is taken down.

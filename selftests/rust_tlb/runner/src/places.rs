@@ -25,7 +25,7 @@ pub struct Places {
 /// A built kernel.
 #[derive(Clone)]
 pub struct Kernel {
-    /// `bench` or `test`.
+    /// `bench`, `test`, or another of `scripts/config/`.
     pub config: String,
     /// Its build folder.
     pub build: PathBuf,

@@ -108,7 +108,7 @@ pub fn bpftrace(machine: &Machine, places: &Places) -> Result<ExitCode> {
     let mut all = String::new();
     for recorded in &recorded {
         ensure!(
-            recorded.text.contains("@reason["),
+            recorded.text.contains("@reason[4]: "),
             "bpftrace saw no flush of {}",
             recorded.strategy
         );

@@ -10,7 +10,8 @@
 #        bpftrace.sh run all|NAME[,NAME]... COMMAND [ARGUMENT]...     (output beside: bpftrace.sample.txt)
 #
 # What the command prints goes to standard error. The events are on as long as bpftrace holds its programs: however it
-# ends, SIGKILL included, they are off. If this is killed, so is the command.
+# ends, SIGKILL included, they are off. If this is killed, so is the command;
+# not by SIGKILL.
 
 set -euo pipefail
 
@@ -46,9 +47,10 @@ chosen() {
     done
 }
 
-# bpftrace ends with its command. Ours are the folder and, if it was not there, the mount.
+# All of bpftrace's group goes, the command with it. Ours are the folder and, if it was not there, the mount.
 restore() {
-    [[ -z $CHILD ]] || { kill "$(cat "$FOLDER/pid" || echo "$CHILD")" && wait "$CHILD"; } 2>/dev/null || true
+    trap '' INT TERM HUP
+    [[ -z $CHILD ]] || { kill -- "-$CHILD" && wait "$CHILD"; } 2>/dev/null || true
     rm -rf "$FOLDER"
     [[ -z $MOUNTED ]] || umount "$TRACEFS"
 }
@@ -73,15 +75,18 @@ trap 'exit 130' INT TERM HUP
 [[ -d $TRACEFS/events/rust_tlb ]] || die "the kernel has no events of rust_tlb"
 
 # bpftrace splits its command at every space, and does not say how it ended.
+[[ $FOLDER != *' '* ]] || die "there is a space in $FOLDER: set TMPDIR"
 {
-    printf '%q ' "$@"
+    printf 'set --' && printf ' %q' "$@"
     # shellcheck disable=SC2016
-    printf '>&2 &\necho $! >%q/pid\nwait $!\necho $? >%q/status\n' "$FOLDER" "$FOLDER"
+    printf '\n"$@" >&2\necho $? >%q\n' "$FOLDER/status"
 } >"$FOLDER/command"
 STATUS=0
-# In the background, so that a signal to this script is not put off until the command ends.
-bpftrace -q -e "$PROGRAM" -c "/bin/bash $FOLDER/command" &
+# In the background, so that a signal to this script is not put off until the command ends, and in a group of its own.
+set -m
+bpftrace -q -e "$PROGRAM" -c "/bin/bash $FOLDER/command" </dev/null &
 CHILD=$!
+set +m
 wait "$CHILD" || STATUS=$?
 CHILD=
 [[ $STATUS != 0 ]] || STATUS=$(cat "$FOLDER/status" 2>/dev/null || echo 1)

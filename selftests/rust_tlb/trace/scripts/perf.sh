@@ -5,7 +5,7 @@
 # rust_tlb, and the kernel's own of flushes, inter-processor interrupts and the functions that they call. stat prints
 # perf's table, and record what `perf script` says, for rust-tlb-trace.
 #
-# Requirements: root, perf, tracefs, and a kernel with CONFIG_PERF_EVENTS and CONFIG_RUST_TLB (6.5 or later).
+# Requirements: root, perf, tracefs, and a kernel with CONFIG_PERF_EVENTS and CONFIG_RUST_TLB_EVENTS (6.5 or later).
 #
 # USAGE: perf.sh stat|record [--switched] COMMAND [ARGUMENT]...  >perf.txt
 #        (output beside: perf-stat.sample.txt, perf-record.sample.txt)
@@ -14,7 +14,7 @@
 #               RUST_TLB_RECORDER names (perf:CONTROL,ACK) and reads perf's answer from the second, as rust-tlb-demo
 #
 # What the command prints goes to standard error. perf switches its events off however it ends, and the FIFOs and the
-# data are in a folder that is removed. If this is killed, so is the command.
+# data are in a folder that is removed. If this is killed, so is the command; not by SIGKILL.
 
 set -euo pipefail
 
@@ -30,29 +30,32 @@ die() {
     exit 1
 }
 
-# perf switches its events off when its command ends, which it does not end itself. Ours are the folder and, if it was
-# not there, the mount.
+# perf has its events off when it ends, but perf stat does not end its command: all of the group goes. Ours are the folder
+# and, if it was not there, the mount.
 restore() {
-    [[ -z $CHILD ]] || { kill "$(cat "$FOLDER/pid" || echo "$CHILD")" && wait "$CHILD"; } 2>/dev/null || true
+    trap '' INT TERM HUP
+    [[ -z $CHILD ]] || { kill -- "-$CHILD" && wait "$CHILD"; } 2>/dev/null || true
     rm -rf "$FOLDER"
     [[ -z $MOUNTED ]] || umount "$TRACEFS"
 }
 
-# In the background, so that a signal to this script is not put off until perf ends.
+# In the background, so that a signal to this script is not put off until perf ends, and in a group of its own.
 run_perf() {
-    perf "$@" >&2 &
+    set -m
+    perf "$@" </dev/null >&2 &
     CHILD=$!
+    set +m
     wait "$CHILD" || STATUS=$?
     CHILD=
 }
 
 perf_stat() {
-    run_perf stat -a -o "$FOLDER/stat" -e "$EVENTS,$COUNTED" "${CONTROL[@]}" -- "${COMMAND[@]}"
+    run_perf stat -a -o "$FOLDER/stat" -e "$EVENTS,$COUNTED" "${CONTROL[@]}" -- "$@"
     cat "$FOLDER/stat"
 }
 
 perf_record() {
-    run_perf record -q -a -k CLOCK_MONOTONIC -o "$FOLDER/data" -e "$EVENTS" "${CONTROL[@]}" -- "${COMMAND[@]}"
+    run_perf record -q -a -k CLOCK_MONOTONIC -o "$FOLDER/data" -e "$EVENTS" "${CONTROL[@]}" -- "$@"
     # Nanoseconds: flushes are short.
     perf script -i "$FOLDER/data" --ns -F comm,tid,cpu,time,event,trace 2>/dev/null
 }
@@ -79,9 +82,6 @@ if [[ -n $SWITCHED ]]; then
     CONTROL=(-D -1 "--control=fifo:$FOLDER/control,$FOLDER/ack")
     export RUST_TLB_RECORDER=perf:$FOLDER/control,$FOLDER/ack
 fi
-# Leaves its number before it becomes the command.
-# shellcheck disable=SC2016
-COMMAND=(bash -c 'echo $$ >"$0" && exec "$@"' "$FOLDER/pid" "$@")
 STATUS=0
-"perf_$MODE"
+"perf_$MODE" "$@"
 [[ $STATUS == 0 ]] || exit "$STATUS"

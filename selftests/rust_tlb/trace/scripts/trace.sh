@@ -4,7 +4,7 @@
 # Purpose: records what TLB flushes are made of while a command runs: the events of rust_tlb, and the kernel's own of
 # flushes, inter-processor interrupts and the functions that they call. Prints them as text, for rust-tlb-trace.
 #
-# Requirements: root, tracefs, and a kernel with CONFIG_FTRACE and CONFIG_RUST_TLB. (6.5 or later: the csd events tell
+# Requirements: root, tracefs, and a kernel with CONFIG_FTRACE and CONFIG_RUST_TLB_EVENTS. (6.5 or later: the csd events tell
 # which interrupt was for whom.) Nothing else, trace-cmd neither.
 #
 # USAGE: trace.sh [--switched] COMMAND [ARGUMENT]...  >trace.txt       (output beside: trace.sample.txt)
@@ -28,11 +28,15 @@ die() {
     exit 1
 }
 
-# Removing an instance switches its events off. The command may still write to its files.
+# Removing an instance switches its events off. The command may still write to its files, so it goes first, with all of
+# its group.
 restore() {
-    [[ -z $CHILD ]] || { kill "$CHILD" && wait "$CHILD"; } 2>/dev/null || true
-    echo 0 >"$INSTANCE/tracing_on" || true
-    rmdir "$INSTANCE"
+    trap '' INT TERM HUP
+    [[ -z $CHILD ]] || { kill -- "-$CHILD" && wait "$CHILD"; } 2>/dev/null || true
+    if [[ -d $INSTANCE ]]; then
+        echo 0 >"$INSTANCE/tracing_on" || true
+        rmdir "$INSTANCE"
+    fi
     [[ -z $MOUNTED ]] || umount "$TRACEFS"
 }
 
@@ -53,19 +57,21 @@ SWITCHED=
 [[ $(id -u) == 0 ]] || die "only root may trace"
 MOUNTED=
 CHILD=
+INSTANCE=$TRACEFS/instances/rust-tlb-$$
+trap restore EXIT
+trap 'exit 130' INT TERM HUP
 [[ -d $TRACEFS/events ]] || { mount -t tracefs nodev "$TRACEFS" && MOUNTED=1; }
 [[ -d $TRACEFS/events/rust_tlb ]] || die "the kernel has no events of rust_tlb"
 
-INSTANCE=$TRACEFS/instances/rust-tlb-$$
 mkdir "$INSTANCE"
-trap restore EXIT
-trap 'exit 130' INT TERM HUP
 prepare
 [[ -n $SWITCHED ]] || echo 1 >"$INSTANCE/tracing_on"
 STATUS=0
-# In the background, so that a signal to this script is not put off until the command ends.
-RUST_TLB_RECORDER=ftrace:$INSTANCE "$@" >&2 &
+# In the background, so that a signal to this script is not put off until the command ends, and in a group of its own.
+set -m
+RUST_TLB_RECORDER=ftrace:$INSTANCE "$@" </dev/null >&2 &
 CHILD=$!
+set +m
 wait "$CHILD" || STATUS=$?
 CHILD=
 echo 0 >"$INSTANCE/tracing_on"

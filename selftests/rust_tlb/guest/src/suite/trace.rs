@@ -27,9 +27,9 @@ use order::{
     a_refault_hits_whose_flush_is_owed, an_unmap_is_told_in_order, what_is_off_is_not_recorded,
 };
 use scripts::{
-    a_killed_recording_is_put_back, bpftrace_is_answered_and_put_back,
-    each_program_of_bpftrace_is_one, ftrace_is_read_and_put_back,
-    killed_perf_and_bpftrace_leave_nothing, perf_is_read_and_put_back,
+    a_killed_bpftrace_leaves_nothing, a_killed_perf_leaves_nothing, a_killed_recording_is_put_back,
+    bpftrace_is_answered_and_put_back, each_program_of_bpftrace_is_one,
+    ftrace_is_read_and_put_back, perf_is_read_and_put_back,
 };
 use statistics::{batches_are_counted, deferrals_are_timed, reset_starts_anew};
 use whys::every_flush_says_why;
@@ -53,7 +53,8 @@ crate::tests! {
     bpftrace_is_answered_and_put_back,
     each_program_of_bpftrace_is_one within 120,
     a_killed_recording_is_put_back,
-    killed_perf_and_bpftrace_leave_nothing within 120,
+    a_killed_perf_leaves_nothing within 120,
+    a_killed_bpftrace_leaves_nothing within 120,
 }
 
 const NR_PAGES: u64 = 32;

@@ -182,18 +182,22 @@ fn await_sleep(before: &[String; 4]) -> Result<()> {
 }
 
 /// Those whose events nobody else can see: what they leave behind would be a folder, or the command.
-pub fn killed_perf_and_bpftrace_leave_nothing(_: &Options) -> Result<()> {
-    for (tool, text, arguments) in [
-        ("perf", PERF, ["stat"].as_slice()),
-        ("perf", PERF, &["record"]),
-        ("bpftrace", BPFTRACE, &["run", "all"]),
-    ] {
-        if !is_there(tool) {
-            return skip(format!("there is no {tool}"));
-        }
+fn leaves_nothing(tool: &str, text: &str, modes: &[&[&str]]) -> Result<()> {
+    if !is_there(tool) {
+        return skip(format!("there is no {tool}"));
+    }
+    for arguments in modes {
         kill_recording(text, arguments).with_context(|| format!("{tool} {arguments:?}"))?;
     }
     Ok(())
+}
+
+pub fn a_killed_perf_leaves_nothing(_: &Options) -> Result<()> {
+    leaves_nothing("perf", PERF, &[&["stat"], &["record"]])
+}
+
+pub fn a_killed_bpftrace_leaves_nothing(_: &Options) -> Result<()> {
+    leaves_nothing("bpftrace", BPFTRACE, &[&["run", "all"]])
 }
 
 fn kill_recording(text: &str, arguments: &[&str]) -> Result<()> {
@@ -229,7 +233,7 @@ fn nr_sleeping() -> Result<usize> {
 }
 
 fn wait_for(what: &str, mut is_done: impl FnMut() -> Result<bool>) -> Result<()> {
-    for _ in 0..3000 {
+    for _ in 0..2000 {
         if is_done()? {
             return Ok(());
         }
