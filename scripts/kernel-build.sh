@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# USAGE: kernel-build.sh bench|test
+# USAGE: kernel-build.sh CONFIG
 #
 # From whatever is there to a built, patched kernel with our module: source, overlay, configuration, make. The build is
 # kept in the cache, one for each configuration; build/kernel-CONFIG links to it, build/kernel-CONFIG.log is its log.
@@ -11,7 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 # shellcheck source=scripts/kernel-make.sh
 source "$TOP/scripts/kernel-make.sh"
 
-CONFIG_NAME=${1:?which configuration: bench or test}
+CONFIG_NAME=${1:?which configuration: bench, test, kcsan or bench-noevents?}
 LOG=$OUT/kernel-$CONFIG_NAME.log
 # About how many lines a first build says: what progress is measured by until a first build has been seen.
 EXPECTED=1900
