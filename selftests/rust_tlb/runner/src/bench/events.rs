@@ -85,10 +85,10 @@ mod tests {
     #[test]
     fn numbers_stand_below_their_heads() {
         let lines = [("off", vec![6000.4, 2400.0, 2500.0])];
-        assert_eq!(
-            table(&lines),
-            "  events                1 contiguous  512 contiguous   512 scattered\n  \
-             off                         6000            2400            2500"
-        );
+        let expected = [
+            "  events                1 contiguous  512 contiguous   512 scattered",
+            "  off                           6000            2400            2500",
+        ];
+        assert_eq!(table(&lines), expected.join("\n"));
     }
 }
