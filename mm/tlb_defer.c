@@ -202,19 +202,26 @@ void tlb_defer_cond_resched(void)
 /* Page tables. */
 
 /*
- * Lock the page table that maps @addr; @table->pte is the entry of @addr then.
- * Returns false if there is no such table (normal: tables come and go, see
- * PT_RECLAIM).
- * Context: tlb_defer_rmap_lock() is held on a file that a VMA over @addr maps.
+ * Lock the page table of @vma that maps @addr; @table->pte is the entry of
+ * @addr then. Returns false if there is no such table (normal: tables come and
+ * go, see PT_RECLAIM).
+ * Context: tlb_defer_rmap_lock() is held on the file that @vma maps, and no
+ * mmap_lock: mprotect() changes flags meanwhile, but not those looked at here.
  */
-bool tlb_defer_pte_lock(struct tlb_defer_table *table, struct mm_struct *mm,
-			unsigned long addr)
+bool tlb_defer_pte_lock(struct tlb_defer_table *table,
+			struct vm_area_struct *vma, unsigned long addr)
 {
-	pmd_t *pmd = mm_find_pmd(mm, addr);
+	vm_flags_t kind = READ_ONCE(vma->vm_flags) &
+			  (VM_PFNMAP | VM_MIXEDMAP);
+	pmd_t *pmd = mm_find_pmd(vma->vm_mm, addr);
 
-	*table = (struct tlb_defer_table){ .mm = mm };
+	*table = (struct tlb_defer_table){
+		.vma = vma,
+		.maps_pfns = kind == VM_PFNMAP,
+	};
 	if (pmd)
-		table->pte = pte_offset_map_lock(mm, pmd, addr, &table->ptl);
+		table->pte = pte_offset_map_lock(vma->vm_mm, pmd, addr,
+						 &table->ptl);
 	return table->pte;
 }
 
@@ -225,42 +232,37 @@ void tlb_defer_pte_unlock(struct tlb_defer_table *table)
 
 	for (i = 0; i < NR_MM_COUNTERS; i++)
 		if (table->nr_cleared[i])
-			add_mm_counter(table->mm, i, -table->nr_cleared[i]);
+			add_mm_counter(table->vma->vm_mm, i,
+				       -table->nr_cleared[i]);
 	pte_unmap_unlock(table->pte, table->ptl);
 }
 
-/* Whether PTEs of @vma own no reference. */
-static bool maps_pfns(const struct vm_area_struct *vma)
-{
-	return (vma->vm_flags & (VM_PFNMAP | VM_MIXEDMAP)) == VM_PFNMAP;
-}
-
 /*
- * Whether @pteval maps @page in @vma, of whichever of the two kinds that is. As
+ * Whether @pteval maps @page, in a mapping of whichever of the two kinds. As
  * vm_normal_page(), but the page is known already: in a VM_MIXEDMAP mapping it
  * is that of a PTE which is not special.
  */
-static bool pte_maps(struct vm_area_struct *vma, pte_t pteval,
+static bool pte_maps(const struct tlb_defer_table *table, pte_t pteval,
 		     struct page *page)
 {
 	return pte_present(pteval) && pte_pfn(pteval) == page_to_pfn(page) &&
-	       (!pte_special(pteval) || maps_pfns(vma));
+	       (!pte_special(pteval) || table->maps_pfns);
 }
 
 /*
  * Undo what vmf_insert_page_mkwrite() accounted; the rss, when @table is
  * unlocked. A PFN is not accounted.
  */
-static void unaccount(struct tlb_defer_table *table, struct vm_area_struct *vma,
-		      struct page *page, bool dirty)
+static void unaccount(struct tlb_defer_table *table, struct page *page,
+		      bool dirty)
 {
 	struct folio *folio = page_folio(page);
 
-	if (maps_pfns(vma))
+	if (table->maps_pfns)
 		return;
 	if (dirty)
 		folio_mark_dirty(folio);
-	folio_remove_rmap_pte(folio, page, vma);
+	folio_remove_rmap_pte(folio, page, table->vma);
 	table->nr_cleared[mm_counter_file(folio)]++;
 	VM_WARN_ON_ONCE_FOLIO(folio_ref_count(folio) < 2, folio);
 	folio_put(folio);
@@ -274,24 +276,23 @@ static void unaccount(struct tlb_defer_table *table, struct vm_area_struct *vma,
  * entry (H14); and with TLB_DEFER_WRITABLE if it was writable: then they can,
  * too, if the CPU is not trusted.
  *
- * Context: @table is locked, @pte one of its entries, in a VM_MIXEDMAP or
+ * Context: @table is locked, @pte its entry of @addr, in a VM_MIXEDMAP or
  * VM_PFNMAP mapping that is not copy-on-write. The caller owns a reference to
  * @page of its own and keeps it until the flush: the PTE's is not the last, and
  * no stale entry outlives the page.
  */
 unsigned int tlb_defer_clear_pte(struct tlb_defer_table *table,
-				 struct vm_area_struct *vma,
 				 unsigned long addr, pte_t *pte,
 				 struct page *page)
 {
 	pte_t pteval = ptep_get(pte);
 
-	if (!pte_maps(vma, pteval, page))
+	if (!pte_maps(table, pteval, page))
 		return 0;
 
 	/* An xchg: what the CPU set in Accessed and Dirty is not lost. */
-	pteval = ptep_get_and_clear(vma->vm_mm, addr, pte);
-	unaccount(table, vma, page, pte_dirty(pteval));
+	pteval = ptep_get_and_clear(table->vma->vm_mm, addr, pte);
+	unaccount(table, page, pte_dirty(pteval));
 
 	return TLB_DEFER_CLEARED |
 	       (pte_dirty(pteval) ? TLB_DEFER_DIRTY : 0) |
@@ -305,19 +306,19 @@ unsigned int tlb_defer_clear_pte(struct tlb_defer_table *table,
  * already.
  * Context: as tlb_defer_clear_pte().
  */
-bool tlb_defer_protect_pte(struct vm_area_struct *vma, unsigned long addr,
-			   pte_t *pte, struct page *page)
+bool tlb_defer_protect_pte(const struct tlb_defer_table *table,
+			   unsigned long addr, pte_t *pte, struct page *page)
 {
 	pte_t pteval = ptep_get(pte);
 
-	if (!pte_maps(vma, pteval, page))
+	if (!pte_maps(table, pteval, page))
 		return false;
 	/* Not the raw bits: Dirty without Write is a shadow stack's. */
 	if (!pte_write(pteval) || pte_dirty(pteval))
 		return false;
 
 	/* A cmpxchg: a Dirty bit that is set meanwhile is kept. */
-	ptep_set_wrprotect(vma->vm_mm, addr, pte);
+	ptep_set_wrprotect(table->vma->vm_mm, addr, pte);
 	return true;
 }
 
@@ -325,9 +326,9 @@ bool tlb_defer_protect_pte(struct vm_area_struct *vma, unsigned long addr,
  * Whether @pte maps something, and whether its Accessed bit is set; with
  * @clear, clear that bit, without a flush: a CPU that has the entry in its TLB
  * does not set it again.
- * Context: the page-table lock of @pte is held.
+ * Context: @table is locked, @pte its entry of @addr.
  */
-unsigned int tlb_defer_test_young(struct vm_area_struct *vma,
+unsigned int tlb_defer_test_young(const struct tlb_defer_table *table,
 				  unsigned long addr, pte_t *pte, bool clear)
 {
 	pte_t pteval = ptep_get(pte);
@@ -336,7 +337,7 @@ unsigned int tlb_defer_test_young(struct vm_area_struct *vma,
 	if (!pte_present(pteval))
 		return 0;
 
-	young = clear ? ptep_test_and_clear_young(vma, addr, pte) :
+	young = clear ? ptep_test_and_clear_young(table->vma, addr, pte) :
 			pte_young(pteval);
 	return TLB_DEFER_MAPPED | (young ? TLB_DEFER_YOUNG : 0);
 }

@@ -58,24 +58,27 @@ void tlb_defer_zap(struct vm_area_struct *vma, unsigned long addr,
 		   unsigned long size);
 void tlb_defer_cond_resched(void);
 
-/* A locked page table, and what its rss has yet to lose. */
+/*
+ * A locked page table of a VMA, whether its PTEs own references, and what its
+ * rss has yet to lose.
+ */
 struct tlb_defer_table {
-	struct mm_struct *mm;
+	struct vm_area_struct *vma;
 	pte_t *pte;
 	spinlock_t *ptl;
+	bool maps_pfns;
 	int nr_cleared[NR_MM_COUNTERS];
 };
 
-bool tlb_defer_pte_lock(struct tlb_defer_table *table, struct mm_struct *mm,
-			unsigned long addr);
+bool tlb_defer_pte_lock(struct tlb_defer_table *table,
+			struct vm_area_struct *vma, unsigned long addr);
 void tlb_defer_pte_unlock(struct tlb_defer_table *table);
 unsigned int tlb_defer_clear_pte(struct tlb_defer_table *table,
-				 struct vm_area_struct *vma,
 				 unsigned long addr, pte_t *pte,
 				 struct page *page);
-bool tlb_defer_protect_pte(struct vm_area_struct *vma, unsigned long addr,
-			   pte_t *pte, struct page *page);
-unsigned int tlb_defer_test_young(struct vm_area_struct *vma,
+bool tlb_defer_protect_pte(const struct tlb_defer_table *table,
+			   unsigned long addr, pte_t *pte, struct page *page);
+unsigned int tlb_defer_test_young(const struct tlb_defer_table *table,
 				  unsigned long addr, pte_t *pte, bool clear);
 bool tlb_defer_flush_is_pending(struct mm_struct *mm);
 bool tlb_defer_page_exclusive(struct page *page);

@@ -218,27 +218,28 @@ pub(super) fn cond_resched() {
     unsafe { bindings::tlb_defer_cond_resched() }
 }
 
-/// A locked page table. Its `pte` is the entry of the address that it was locked for.
+/// A locked page table of a VMA. Its `pte` is the entry of the address that it was locked for.
 pub(super) type RawTable = bindings::tlb_defer_table;
 
 /// # Safety
 ///
-/// The rmap of a file must be locked that a VMA of `mm` over `addr` maps.
+/// `vma` must be valid, the rmap of its file locked, and `addr` lie within it.
 #[inline(never)]
-pub(super) unsafe fn pte_lock(mm: &Mm, addr: usize) -> Option<RawTable> {
+pub(super) unsafe fn pte_lock(vma: *mut bindings::vm_area_struct, addr: usize) -> Option<RawTable> {
     let mut table = RawTable::default();
-    // SAFETY: `mm` is a reference; the caller promises the lock that keeps the upper tables. `table`
-    // is written, and may be moved: the kernel keeps no pointer to it.
-    let is_locked = unsafe { bindings::tlb_defer_pte_lock(&raw mut table, mm.as_raw(), addr) };
+    // SAFETY: The caller promises a valid `vma`, and the lock that keeps the upper tables. `table` is
+    // written, and may be moved: the kernel keeps no pointer to it.
+    let is_locked = unsafe { bindings::tlb_defer_pte_lock(&raw mut table, vma, addr) };
     is_locked.then_some(table)
 }
 
 /// # Safety
 ///
-/// `table` must come from [`pte_lock`] in this task, not have been unlocked yet, and its mm be valid.
+/// `table` must come from [`pte_lock`] in this task, not have been unlocked yet, and its VMA be
+/// valid.
 #[inline(never)]
 pub(super) unsafe fn pte_unlock(table: &mut RawTable) {
-    // SAFETY: The caller promises that it is locked, and that its mm is valid.
+    // SAFETY: The caller promises that it is locked, and that its VMA is valid.
     unsafe { bindings::tlb_defer_pte_unlock(table) }
 }
 
@@ -255,20 +256,20 @@ pub(super) struct Cleared {
 ///
 /// # Safety
 ///
-/// - `table` must come from [`pte_lock`] in this task, and not have been unlocked yet.
-/// - `pte` must be its entry for `addr` of `vma`.
-/// - `vma` must be a `VM_MIXEDMAP` or a `VM_PFNMAP` mapping that is not copy-on-write.
+/// - `table` must come from [`pte_lock`] in this task, not have been unlocked yet, and its VMA be
+///   valid.
+/// - That VMA must be a `VM_MIXEDMAP` or a `VM_PFNMAP` mapping that is not copy-on-write.
+/// - `pte` must be the table's entry for `addr`.
 /// - The caller's own reference to `page` must be kept until the flush.
 #[inline(never)]
 pub(super) unsafe fn clear_pte(
     table: &mut RawTable,
-    vma: *mut bindings::vm_area_struct,
     addr: usize,
     pte: *mut bindings::pte_t,
     page: &Page,
 ) -> Option<Cleared> {
     // SAFETY: As promised by the caller.
-    let found = unsafe { bindings::tlb_defer_clear_pte(table, vma, addr, pte, page.as_ptr()) };
+    let found = unsafe { bindings::tlb_defer_clear_pte(table, addr, pte, page.as_ptr()) };
     (found & bindings::TLB_DEFER_CLEARED != 0).then_some(Cleared {
         dirty: found & bindings::TLB_DEFER_DIRTY != 0,
         writable: found & bindings::TLB_DEFER_WRITABLE != 0,
@@ -279,33 +280,34 @@ pub(super) unsafe fn clear_pte(
 ///
 /// # Safety
 ///
-/// - `pte` must be the entry for `addr` of `vma`, and its page table locked.
-/// - As to `vma` and `page`, see [`clear_pte`].
+/// As [`clear_pte`].
 #[inline(never)]
 pub(super) unsafe fn protect_pte(
-    vma: *mut bindings::vm_area_struct,
+    table: &RawTable,
     addr: usize,
     pte: *mut bindings::pte_t,
     page: &Page,
 ) -> bool {
     // SAFETY: As promised by the caller.
-    unsafe { bindings::tlb_defer_protect_pte(vma, addr, pte, page.as_ptr()) }
+    unsafe { bindings::tlb_defer_protect_pte(table, addr, pte, page.as_ptr()) }
 }
 
 /// Whether `pte` was accessed, if it maps anything; with `clear`, clears the Accessed bit.
 ///
 /// # Safety
 ///
-/// `pte` must be the entry for `addr` of `vma`, and its page table locked.
+/// - `table` must come from [`pte_lock`] in this task, not have been unlocked yet, and its VMA be
+///   valid.
+/// - `pte` must be the table's entry for `addr`.
 #[inline(never)]
 pub(super) unsafe fn test_young(
-    vma: *mut bindings::vm_area_struct,
+    table: &RawTable,
     addr: usize,
     pte: *mut bindings::pte_t,
     clear: bool,
 ) -> Option<bool> {
     // SAFETY: As promised by the caller.
-    let found = unsafe { bindings::tlb_defer_test_young(vma, addr, pte, clear) };
+    let found = unsafe { bindings::tlb_defer_test_young(table, addr, pte, clear) };
     (found & bindings::TLB_DEFER_MAPPED != 0).then_some(found & bindings::TLB_DEFER_YOUNG != 0)
 }
 

@@ -32,7 +32,7 @@ use core::ptr::NonNull;
 ///
 /// # Invariants
 ///
-/// - `table` comes from `pte_lock` on the mm of `vma`, and its lock is held by this task.
+/// - `table` comes from `pte_lock` on `vma`, and its lock is held by this task.
 /// - `table.pte` is the entry of `addr`, and `addr` lies in `range`.
 /// - `range` lies in the VMA, and one page table maps all of it.
 pub struct PageTable<'v> {
@@ -54,8 +54,8 @@ impl<'v> PageTable<'v> {
     pub fn lock(vma: &'v Vma, addr: usize) -> Option<Self> {
         let range = vma.window()?.table_of(addr)?;
         // SAFETY: A `Vma` exists only under the rmap lock of its file, and maps `addr`.
-        let table = unsafe { mechanism::pte_lock(vma.mm(), addr) }?;
-        // INVARIANT: `table` was locked for `addr` of this mm, and `table_of` returns what one table maps.
+        let table = unsafe { mechanism::pte_lock(vma.as_raw(), addr) }?;
+        // INVARIANT: `table` was locked for `addr` of this VMA, and `table_of` returns what one table maps.
         Some(Self {
             vma,
             table,
@@ -91,8 +91,9 @@ impl<'v> PageTable<'v> {
     /// in its TLB does not set the bit again.
     pub fn test_young(&mut self, addr: usize, clear: bool) -> Option<bool> {
         let pte = self.pte(addr)?;
-        // SAFETY: `pte` is the entry of `addr`, and the lock is held by the type invariants.
-        unsafe { mechanism::test_young(self.vma.as_raw(), addr, pte.as_ptr(), clear) }
+        // SAFETY: `pte` is the entry of `addr`. By the type invariants the table is that of `vma`, which
+        // is valid, and locked.
+        unsafe { mechanism::test_young(&self.table, addr, pte.as_ptr(), clear) }
     }
 
     /// Clears the PTE of `addr` if it maps `page`, and undoes its accounting.
@@ -102,13 +103,13 @@ impl<'v> PageTable<'v> {
     /// - `page` must be kept until after a flush that covers `addr`.
     /// - The policy that flushes must be told before this guard is dropped.
     pub(super) unsafe fn clear<P: StalePage>(&mut self, addr: usize, page: &P) -> Option<Cleared> {
-        let pte = self.pte(addr)?.as_ptr();
-        let (table, vma) = (&mut self.table, self.vma.as_raw());
+        let pte = self.pte(addr)?;
         // SAFETY:
-        // - `pte` is the entry of `addr`, and the lock is held by the type invariants.
+        // - By the type invariants the table is that of `vma`, which is valid, and locked.
         // - A `Vma` is a VM_MIXEDMAP or a VM_PFNMAP mapping that is not copy-on-write.
+        // - `pte` is the entry of `addr`.
         // - The caller keeps `page`, which owns a reference (`StalePage`), until the flush.
-        unsafe { mechanism::clear_pte(table, vma, addr, pte, page.page()) }
+        unsafe { mechanism::clear_pte(&mut self.table, addr, pte.as_ptr(), page.page()) }
     }
 
     /// Write-protects the PTE of `addr` if it maps `page` and is writable and clean. Returns whether
@@ -122,14 +123,14 @@ impl<'v> PageTable<'v> {
             return false;
         };
         // SAFETY: As for `clear`.
-        unsafe { mechanism::protect_pte(self.vma.as_raw(), addr, pte.as_ptr(), page.page()) }
+        unsafe { mechanism::protect_pte(&self.table, addr, pte.as_ptr(), page.page()) }
     }
 }
 
 impl Drop for PageTable<'_> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants the lock is held by this task; it is released only here. The
-        // VMA keeps its mm.
+        // SAFETY: By the type invariants the lock is held by this task; it is released only here, while
+        // `vma` is borrowed.
         unsafe { mechanism::pte_unlock(&mut self.table) }
     }
 }
