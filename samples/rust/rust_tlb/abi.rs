@@ -335,6 +335,9 @@ pub const SETUP_PFNMAP: u32 = 1 << 0;
 /// [`Setup::flags`]: map read-only first, and learn of the first write to each page
 /// (`page_mkwrite`, `pfn_mkwrite`). No PTE is ever writable and clean then.
 pub const SETUP_NOTIFY: u32 = 1 << 1;
+/// [`Setup::flags`]: `mmap()` fails when its VM operations are installed already (`ENODEV`).
+/// `EOPNOTSUPP` without `CONFIG_RUST_TLB_FAULTS`.
+pub const SETUP_BREAK_MAP: u32 = 1 << 2;
 
 /// Argument of [`SETUP`]: `EBUSY` if the file was mapped or populated before.
 #[repr(C)]

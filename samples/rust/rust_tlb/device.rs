@@ -7,6 +7,7 @@ use crate::{
     request::{
         self,
         Run,
+        Setup,
         Source,
         UnmapRequest, //
     },
@@ -100,7 +101,10 @@ impl MiscDevice for Device {
             (true, false) => vma.set_pfn_vm_ops::<Store>(store),
             (true, true) => vma.set_pfn_vm_ops::<Notified>(store),
         }?;
-        pages.setup.is_fixed = true;
+        if pages.setup.break_map {
+            return Err(ENODEV);
+        }
+        pages.is_set_up = true;
         Ok(())
     }
 
@@ -282,15 +286,12 @@ impl Call<'_> {
 
     fn setup(&self, arg: &mut abi::Setup) -> Result {
         request::all_zero(&arg.reserved.map(u64::from))?;
-        if arg.flags & !(abi::SETUP_PFNMAP | abi::SETUP_NOTIFY) != 0 {
-            return Err(EINVAL);
-        }
+        let setup = Setup::new(arg.flags)?;
         let mut pages = self.store.lock();
-        if pages.setup.is_fixed {
+        if pages.is_set_up {
             return Err(EBUSY);
         }
-        pages.setup.pfnmap = arg.flags & abi::SETUP_PFNMAP != 0;
-        pages.setup.notify = arg.flags & abi::SETUP_NOTIFY != 0;
+        pages.setup = setup;
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use crate::{
         BatchOfPages,
         Deferred, //
     },
+    request::Setup,
     scope::Membership, //
 };
 use kernel::{
@@ -88,18 +89,9 @@ pub(crate) struct Pages {
     /// The scope that the open file is in.
     pub(crate) membership: Option<Membership>,
     pub(crate) setup: Setup,
+    /// `setup` cannot be changed any more.
+    pub(crate) is_set_up: bool,
     pub(crate) counters: Counters,
-}
-
-/// How the open file is mapped.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Setup {
-    /// By frame number, without references.
-    pub(crate) pfnmap: bool,
-    /// Read-only until the first write.
-    pub(crate) notify: bool,
-    /// It cannot be changed any more.
-    pub(crate) is_fixed: bool,
 }
 
 /// Pages that memory pressure takes at a time: what the kernel's shrinkers scan at a time.
@@ -122,13 +114,14 @@ impl Pages {
             spare: Some(Batch::new(tlb::Broadcast::new(), SPARE_PAGES, GFP_KERNEL)?),
             membership: None,
             setup: Setup::default(),
+            is_set_up: false,
             counters: Counters::default(),
         })
     }
 
     /// Returns the page at `pgoff`, with a fresh one if there is none; [`None`] behind the device.
     pub(crate) fn get_or_populate(&mut self, pgoff: usize) -> Result<Option<&DriverPage>> {
-        self.setup.is_fixed = true;
+        self.is_set_up = true;
         if self.is_pending(pgoff) {
             self.counters.nr_pending_hits += 1;
             if let Some(deferred) = &self.deferred {

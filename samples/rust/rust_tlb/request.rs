@@ -6,6 +6,9 @@
 use crate::abi::{
     strategy,
     Unmap,
+    SETUP_BREAK_MAP,
+    SETUP_NOTIFY,
+    SETUP_PFNMAP,
     UNMAP_BREAK_RELEASE,
     UNMAP_BREAK_WRITE_BACK,
     UNMAP_DEFER,
@@ -149,6 +152,40 @@ fn breaks_release(flags: u32, strategy: u32) -> Result<bool> {
         return Err(EOPNOTSUPP);
     }
     Ok(true)
+}
+
+/// How an open file is mapped.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Setup {
+    /// By frame number, without references.
+    pub(crate) pfnmap: bool,
+    /// Read-only until the first write.
+    pub(crate) notify: bool,
+    /// Not at all.
+    pub(crate) break_map: bool,
+}
+
+impl Setup {
+    /// Checks the flags of [`SETUP`](crate::abi::SETUP).
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: an unknown flag.
+    /// - `EOPNOTSUPP`: it breaks a rule, and the kernel was built without `CONFIG_RUST_TLB_FAULTS`.
+    pub(crate) fn new(flags: u32) -> Result<Self> {
+        if flags & !(SETUP_PFNMAP | SETUP_NOTIFY | SETUP_BREAK_MAP) != 0 {
+            return Err(EINVAL);
+        }
+        let break_map = flags & SETUP_BREAK_MAP != 0;
+        if break_map && !cfg!(CONFIG_RUST_TLB_FAULTS) {
+            return Err(EOPNOTSUPP);
+        }
+        Ok(Self {
+            pfnmap: flags & SETUP_PFNMAP != 0,
+            notify: flags & SETUP_NOTIFY != 0,
+            break_map,
+        })
+    }
 }
 
 /// Whether contents are saved before pages are released.

@@ -15,10 +15,12 @@ use crate::device::{Device, REAL_STRATEGIES};
 use crate::kernel_module::{self, Unloaded};
 use crate::ktap::{skip, Options};
 use crate::mapping::{Mapping, PAGE_SIZE};
+use crate::memory_use::MemoryUse;
 use crate::selection::Selection;
 
 crate::tests! {
     fork_and_exit,
+    a_failed_mmap_leaves_nothing,
     kill_in_the_middle_of_unmaps,
     kill_with_an_own_device,
     exit_with_a_batch_pending_on_a_shared_file,
@@ -68,6 +70,40 @@ fn fork_and_exit(_: &Options) -> Result<()> {
         }
     }
     expect_working(&device)
+}
+
+/// The VMA owned a reference already: if it is not put, all that belongs to the file stays, some 75
+/// pages of memory each time.
+fn a_failed_mmap_leaves_nothing(_: &Options) -> Result<()> {
+    const NR_FILES: usize = 1000;
+    const FLAVOURS: [u32; 4] = [
+        0,
+        abi::SETUP_NOTIFY,
+        abi::SETUP_PFNMAP,
+        abi::SETUP_PFNMAP | abi::SETUP_NOTIFY,
+    ];
+    let fail = || -> Result<()> {
+        for flavour in FLAVOURS {
+            let device = Device::open()?;
+            device.setup(abi::SETUP_BREAK_MAP | flavour)?;
+            let failed = device.map(NR_PAGES).err();
+            ensure!(failed == Some(Errno::NODEV), "{failed:?}");
+            // It can be mapped as any other, when nothing breaks it.
+            device.setup(flavour)?;
+            let mapping = device.map(NR_PAGES)?;
+            mapping.word(0, 0).store(1, Relaxed);
+        }
+        Ok(())
+    };
+    if Device::open()?.setup(abi::SETUP_BREAK_MAP) == Err(Errno::OPNOTSUPP) {
+        return skip("the kernel was built without CONFIG_RUST_TLB_FAULTS");
+    }
+    fail()?;
+    let before = MemoryUse::read()?.free;
+    (0..NR_FILES / FLAVOURS.len()).try_for_each(|_| fail())?;
+    let lost = before - MemoryUse::read()?.free;
+    ensure!(lost < 1000, "{lost} pages are lost");
+    Ok(())
 }
 
 /// Touches and unmaps until it is killed.
