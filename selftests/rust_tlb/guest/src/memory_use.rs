@@ -17,7 +17,7 @@ pub struct MemoryUse {
     pub rss: i64,
     /// Pages of files and devices that any process maps.
     pub mapped: i64,
-    /// Free pages of the system.
+    /// Free pages of the system, with those that its CPUs keep in stock.
     pub free: i64,
 }
 
@@ -28,15 +28,16 @@ impl MemoryUse {
         let _ = fs::write("/proc/sys/vm/stat_refresh", "1");
         let status = fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
         let vmstat = fs::read_to_string("/proc/vmstat").context("/proc/vmstat")?;
-        Self::parse(&status, &vmstat).context("an account is missing in /proc")
+        let zones = fs::read_to_string("/proc/zoneinfo").context("/proc/zoneinfo")?;
+        Self::parse(&status, &vmstat, &zones).context("an account is missing in /proc")
     }
 
-    fn parse(status: &str, vmstat: &str) -> Option<Self> {
+    fn parse(status: &str, vmstat: &str, zones: &str) -> Option<Self> {
         Some(Self {
             file_rss: pages(status, "RssFile")? + pages(status, "RssShmem")?,
             rss: pages(status, "VmRSS")?,
             mapped: counter(vmstat, "nr_mapped")? as i64,
-            free: counter(vmstat, "nr_free_pages")? as i64,
+            free: counter(vmstat, "nr_free_pages")? as i64 + in_stock(zones)?,
         })
     }
 }
@@ -54,6 +55,17 @@ pub fn expect_no_leak(readings: &[MemoryUse]) -> Result<()> {
     Ok(())
 }
 
+/// Pages that the CPUs keep, of all zones; [`None`] if there is no CPU.
+fn in_stock(zones: &str) -> Option<i64> {
+    let counts = zones
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("count:"));
+    let counts: Vec<i64> = counts
+        .map(|count| count.trim().parse().ok())
+        .collect::<Option<_>>()?;
+    (!counts.is_empty()).then(|| counts.iter().sum())
+}
+
 /// Pages in a line `name: value kB`.
 fn pages(text: &str, name: &str) -> Option<i64> {
     let value = text
@@ -67,13 +79,16 @@ fn pages(text: &str, name: &str) -> Option<i64> {
 mod tests {
     use super::*;
 
+    const ZONES: &str = "Node 0, zone DMA\n  pagesets\n    cpu: 0\n              count:    7\n\
+        \x20             high: 9\nNode 0, zone Normal\n    cpu: 0\n              count:    11\n";
+
     #[test]
     fn parses_the_accounts() {
         let status = "Name:\tx\nVmRSS:\t    2048 kB\nRssAnon:\t 4 kB\nRssFile:\t    1024 kB\n\
             RssShmem:\t       8 kB\n";
-        let used = MemoryUse::parse(status, "nr_free_pages 100\nnr_mapped 12\n").unwrap();
+        let used = MemoryUse::parse(status, "nr_free_pages 100\nnr_mapped 12\n", ZONES).unwrap();
         assert_eq!((used.rss, used.file_rss), (512, 258));
-        assert_eq!((used.mapped, used.free), (12, 100));
+        assert_eq!((used.mapped, used.free), (12, 118));
     }
 
     #[test]
@@ -93,6 +108,10 @@ mod tests {
 
     #[test]
     fn a_missing_account_is_not_zero() {
-        assert!(MemoryUse::parse("VmRSS:\t 4 kB\n", "nr_mapped 1\nnr_free_pages 1\n").is_none());
+        let vmstat = "nr_mapped 1\nnr_free_pages 1\n";
+        assert!(MemoryUse::parse("VmRSS:\t 4 kB\n", vmstat, ZONES).is_none());
+        let status = "VmRSS:\t 4 kB\nRssFile:\t 4 kB\nRssShmem:\t 4 kB\n";
+        assert!(MemoryUse::parse(status, vmstat, ZONES).is_some());
+        assert!(MemoryUse::parse(status, vmstat, "Node 0, zone DMA\n").is_none());
     }
 }

@@ -5,9 +5,10 @@
 
 use core::time::Duration;
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::process::{self, Child, Command, Stdio};
 use std::thread;
+use std::time::Instant;
 
 use anyhow::{ensure, Context, Result};
 use rust_tlb_trace::history::{History, Round};
@@ -25,6 +26,9 @@ const TRACEFS: &str = "/sys/kernel/tracing";
 /// The demo unmaps once more than it is told to, to warm up.
 const ROUNDS: usize = 2;
 const NR_MMS: u64 = 4;
+/// Where scripts complain that are killed: a pipe could be held open by what they leave behind.
+const SAID: &str = "/tmp/rust-tlb-script-said";
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Seconds that no other test sleeps for.
 const SLEEP: &str = "987";
 
@@ -153,9 +157,9 @@ pub fn a_killed_recording_is_put_back(_: &Options) -> Result<()> {
         let mut command = script(TRACE, &["sleep", "1000"]);
         let mut child = command
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(File::create(SAID)?)
             .spawn()?;
-        let killed = await_sleep(&before).and_then(|()| kill(&child, signal));
+        let killed = await_sleep(&before, &mut child).and_then(|()| kill(&child, signal));
         if killed.is_err() {
             let _ = child.kill();
         }
@@ -169,8 +173,9 @@ pub fn a_killed_recording_is_put_back(_: &Options) -> Result<()> {
 }
 
 /// Waits until there is an instance more, which records.
-fn await_sleep(before: &[String; 4]) -> Result<()> {
+fn await_sleep(before: &[String; 4], child: &mut Child) -> Result<()> {
     wait_for("a recording", || {
+        expect_running(child)?;
         let now = state()?;
         let added = now[0].split(' ').find(|name| !before[0].contains(name));
         let Some(name) = added.filter(|name| !name.is_empty()) else {
@@ -207,10 +212,13 @@ fn kill_recording(text: &str, arguments: &[&str]) -> Result<()> {
         .args(["sleep", SLEEP])
         .env("TMPDIR", &folder)
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(File::create(SAID)?)
         .spawn()?;
-    let killed = wait_for("the command to begin", || Ok(nr_sleeping()? > 0))
-        .and_then(|()| kill(&child, Signal::TERM));
+    let begun = wait_for("the command to begin", || {
+        expect_running(&mut child)?;
+        Ok(nr_sleeping()? > 0)
+    });
+    let killed = begun.and_then(|()| kill(&child, Signal::TERM));
     if killed.is_err() {
         let _ = child.kill();
     }
@@ -232,14 +240,23 @@ fn nr_sleeping() -> Result<usize> {
     Ok(nr)
 }
 
+fn expect_running(child: &mut Child) -> Result<()> {
+    let ended = child.try_wait()?;
+    let said = || fs::read_to_string(SAID).unwrap_or_default();
+    ensure!(ended.is_none(), "it ended by itself: {ended:?} {}", said());
+    Ok(())
+}
+
 fn wait_for(what: &str, mut is_done: impl FnMut() -> Result<bool>) -> Result<()> {
-    for _ in 0..2000 {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
         if is_done()? {
             return Ok(());
         }
         thread::sleep(Duration::from_millis(10));
     }
-    anyhow::bail!("waited in vain for {what}")
+    let said = fs::read_to_string(SAID).unwrap_or_default();
+    anyhow::bail!("waited in vain for {what}: {said}")
 }
 
 fn kill(child: &Child, signal: Signal) -> Result<()> {
