@@ -47,10 +47,11 @@ chosen() {
     done
 }
 
-# All of bpftrace's group goes, the command with it. Ours are the folder and, if it was not there, the mount.
+# All of bpftrace's group goes, the command with it: again and again, since a shell that is about to become the command
+# misses a signal. Ours are the folder and, if it was not there, the mount.
 restore() {
     trap '' INT TERM HUP
-    [[ -z $CHILD ]] || { kill -- "-$CHILD" && wait "$CHILD"; } 2>/dev/null || true
+    while [[ -n $RUNNING ]] && kill -- "-${!:-}" 2>/dev/null; do sleep 0.1; done
     rm -rf "$FOLDER"
     [[ -z $MOUNTED ]] || umount "$TRACEFS"
 }
@@ -67,7 +68,7 @@ shift 2
 [[ $(id -u) == 0 ]] || die "only root may trace"
 command -v bpftrace >/dev/null || die "there is no bpftrace (on Debian: apt-get install bpftrace)"
 MOUNTED=
-CHILD=
+RUNNING=
 FOLDER=$(mktemp -d)
 trap restore EXIT
 trap 'exit 130' INT TERM HUP
@@ -83,11 +84,11 @@ trap 'exit 130' INT TERM HUP
 } >"$FOLDER/command"
 STATUS=0
 # In the background, so that a signal to this script is not put off until the command ends, and in a group of its own.
+RUNNING=1
 set -m
 bpftrace -q -e "$PROGRAM" -c "/bin/bash $FOLDER/command" </dev/null &
-CHILD=$!
 set +m
-wait "$CHILD" || STATUS=$?
-CHILD=
+wait $! || STATUS=$?
+RUNNING=
 [[ $STATUS != 0 ]] || STATUS=$(cat "$FOLDER/status" 2>/dev/null || echo 1)
 [[ $STATUS == 0 ]] || exit "$STATUS"

@@ -30,23 +30,24 @@ die() {
     exit 1
 }
 
-# perf has its events off when it ends, but perf stat does not end its command: all of the group goes. Ours are the folder
-# and, if it was not there, the mount.
+# perf has its events off when it ends, but perf stat does not end its command: all of the group goes. Again and again,
+# since a shell that is about to become the command misses a signal. Ours are the folder and, if it was not there, the
+# mount.
 restore() {
     trap '' INT TERM HUP
-    [[ -z $CHILD ]] || { kill -- "-$CHILD" && wait "$CHILD"; } 2>/dev/null || true
+    while [[ -n $RUNNING ]] && kill -- "-${!:-}" 2>/dev/null; do sleep 0.1; done
     rm -rf "$FOLDER"
     [[ -z $MOUNTED ]] || umount "$TRACEFS"
 }
 
 # In the background, so that a signal to this script is not put off until perf ends, and in a group of its own.
 run_perf() {
+    RUNNING=1
     set -m
     perf "$@" </dev/null >&2 &
-    CHILD=$!
     set +m
-    wait "$CHILD" || STATUS=$?
-    CHILD=
+    wait $! || STATUS=$?
+    RUNNING=
 }
 
 perf_stat() {
@@ -69,7 +70,7 @@ SWITCHED=
 [[ $(id -u) == 0 ]] || die "only root may trace"
 command -v perf >/dev/null || die "there is no perf (on Debian: apt-get install linux-perf)"
 MOUNTED=
-CHILD=
+RUNNING=
 FOLDER=$(mktemp -d)
 trap restore EXIT
 trap 'exit 130' INT TERM HUP

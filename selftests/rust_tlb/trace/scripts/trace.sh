@@ -29,10 +29,10 @@ die() {
 }
 
 # Removing an instance switches its events off. The command may still write to its files, so it goes first, with all of
-# its group.
+# its group: again and again, since a shell that is about to become the command misses a signal.
 restore() {
     trap '' INT TERM HUP
-    [[ -z $CHILD ]] || { kill -- "-$CHILD" && wait "$CHILD"; } 2>/dev/null || true
+    while [[ -n $RUNNING ]] && kill -- "-${!:-}" 2>/dev/null; do sleep 0.1; done
     if [[ -d $INSTANCE ]]; then
         echo 0 >"$INSTANCE/tracing_on" || true
         rmdir "$INSTANCE"
@@ -56,7 +56,7 @@ SWITCHED=
 (($#)) || die "which command? (see the head of this file)"
 [[ $(id -u) == 0 ]] || die "only root may trace"
 MOUNTED=
-CHILD=
+RUNNING=
 INSTANCE=$TRACEFS/instances/rust-tlb-$$
 trap restore EXIT
 trap 'exit 130' INT TERM HUP
@@ -68,12 +68,12 @@ prepare
 [[ -n $SWITCHED ]] || echo 1 >"$INSTANCE/tracing_on"
 STATUS=0
 # In the background, so that a signal to this script is not put off until the command ends, and in a group of its own.
+RUNNING=1
 set -m
 RUST_TLB_RECORDER=ftrace:$INSTANCE "$@" </dev/null >&2 &
-CHILD=$!
 set +m
-wait "$CHILD" || STATUS=$?
-CHILD=
+wait $! || STATUS=$?
+RUNNING=
 echo 0 >"$INSTANCE/tracing_on"
 cat "$INSTANCE/trace"
 grep -H '^overrun: *[1-9]' "$INSTANCE"/per_cpu/cpu*/stats >&2 && printf 'trace.sh: events were lost\n' >&2
