@@ -51,7 +51,10 @@ chosen() {
 # misses a signal. Ours are the folder and, if it was not there, the mount.
 restore() {
     trap '' INT TERM HUP
-    while [[ -n $RUNNING ]] && kill -- "-${!:-}" 2>/dev/null; do sleep 0.1; done
+    if [[ -n $RUNNING ]]; then
+        while kill -0 "${!:-}" && kill -- "-$!"; do sleep 0.1; done 2>/dev/null
+        kill -KILL -- "-${!:-}" 2>/dev/null || true
+    fi
     rm -rf "$FOLDER"
     [[ -z $MOUNTED ]] || umount "$TRACEFS"
 }

@@ -35,7 +35,10 @@ die() {
 # mount.
 restore() {
     trap '' INT TERM HUP
-    while [[ -n $RUNNING ]] && kill -- "-${!:-}" 2>/dev/null; do sleep 0.1; done
+    if [[ -n $RUNNING ]]; then
+        while kill -0 "${!:-}" && kill -- "-$!"; do sleep 0.1; done 2>/dev/null
+        kill -KILL -- "-${!:-}" 2>/dev/null || true
+    fi
     rm -rf "$FOLDER"
     [[ -z $MOUNTED ]] || umount "$TRACEFS"
 }
@@ -58,7 +61,9 @@ perf_stat() {
 perf_record() {
     run_perf record -q -a -k CLOCK_MONOTONIC -o "$FOLDER/data" -e "$EVENTS" "${CONTROL[@]}" -- "$@"
     # Nanoseconds: flushes are short.
-    perf script -i "$FOLDER/data" --ns -F comm,tid,cpu,time,event,trace 2>/dev/null
+    perf script -i "$FOLDER/data" --ns -F comm,tid,cpu,time,event,trace 2>"$FOLDER/errors"
+    grep -qi lost "$FOLDER/errors" && printf 'perf.sh: events were lost\n' >&2
+    return 0
 }
 
 MODE=${1:-}

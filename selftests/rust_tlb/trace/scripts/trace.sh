@@ -32,7 +32,10 @@ die() {
 # its group: again and again, since a shell that is about to become the command misses a signal.
 restore() {
     trap '' INT TERM HUP
-    while [[ -n $RUNNING ]] && kill -- "-${!:-}" 2>/dev/null; do sleep 0.1; done
+    if [[ -n $RUNNING ]]; then
+        while kill -0 "${!:-}" && kill -- "-$!"; do sleep 0.1; done 2>/dev/null
+        kill -KILL -- "-${!:-}" 2>/dev/null || true
+    fi
     if [[ -d $INSTANCE ]]; then
         echo 0 >"$INSTANCE/tracing_on" || true
         rmdir "$INSTANCE"
