@@ -227,8 +227,8 @@ pub(super) type RawTable = bindings::tlb_defer_table;
 #[inline(never)]
 pub(super) unsafe fn pte_lock(vma: *mut bindings::vm_area_struct, addr: usize) -> Option<RawTable> {
     let mut table = RawTable::default();
-    // SAFETY: The caller promises a valid `vma`, and the lock that keeps the upper tables. `table` is
-    // written, and may be moved: the kernel keeps no pointer to it.
+    // SAFETY: The caller promises a valid `vma`, and the lock that keeps the upper tables. `table`
+    // is written, and may be moved: the kernel keeps no pointer to it.
     let is_locked = unsafe { bindings::tlb_defer_pte_lock(&raw mut table, vma, addr) };
     is_locked.then_some(table)
 }

@@ -55,7 +55,8 @@ impl<'v> PageTable<'v> {
         let range = vma.window()?.table_of(addr)?;
         // SAFETY: A `Vma` exists only under the rmap lock of its file, and maps `addr`.
         let table = unsafe { mechanism::pte_lock(vma.as_raw(), addr) }?;
-        // INVARIANT: `table` was locked for `addr` of this VMA, and `table_of` returns what one table maps.
+        // INVARIANT: `table` was locked for `addr` of this VMA, and `table_of` returns what one
+        // table maps.
         Some(Self {
             vma,
             table,
@@ -91,8 +92,8 @@ impl<'v> PageTable<'v> {
     /// in its TLB does not set the bit again.
     pub fn test_young(&mut self, addr: usize, clear: bool) -> Option<bool> {
         let pte = self.pte(addr)?;
-        // SAFETY: `pte` is the entry of `addr`. By the type invariants the table is that of `vma`, which
-        // is valid, and locked.
+        // SAFETY: `pte` is the entry of `addr`. By the type invariants the table is that of `vma`,
+        // which is valid, and locked.
         unsafe { mechanism::test_young(&self.table, addr, pte.as_ptr(), clear) }
     }
 
@@ -112,8 +113,8 @@ impl<'v> PageTable<'v> {
         unsafe { mechanism::clear_pte(&mut self.table, addr, pte.as_ptr(), page.page()) }
     }
 
-    /// Write-protects the PTE of `addr` if it maps `page` and is writable and clean. Returns whether
-    /// it did.
+    /// Write-protects the PTE of `addr` if it maps `page` and is writable and clean. Returns
+    /// whether it did.
     ///
     /// # Safety
     ///
@@ -129,8 +130,8 @@ impl<'v> PageTable<'v> {
 
 impl Drop for PageTable<'_> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants the lock is held by this task; it is released only here, while
-        // `vma` is borrowed.
+        // SAFETY: By the type invariants the lock is held by this task; it is released only here,
+        // while `vma` is borrowed.
         unsafe { mechanism::pte_unlock(&mut self.table) }
     }
 }

@@ -130,8 +130,8 @@ pub struct RmapGuard<'a> {
 }
 
 impl RmapGuard<'_> {
-    /// Returns the VMAs over `data` (see [`set_vm_ops`]) that map any of pages `first` to `last`, in
-    /// the order in which a walk has to visit them: a VMA that PTEs are copied or moved to comes
+    /// Returns the VMAs over `data` (see [`set_vm_ops`]) that map any of pages `first` to `last`,
+    /// in the order in which a walk has to visit them: a VMA that PTEs are copied or moved to comes
     /// after the one they come from.
     ///
     /// [`set_vm_ops`]: super::virt::VmaNew::set_vm_ops
@@ -244,8 +244,8 @@ impl Vma {
         Some(Window::new(PageRange::new(start, end)?, pgoff))
     }
 
-    /// Zaps pages `first` to `last` of the file, as far as this VMA shows them, with a gather of its
-    /// own: PTEs cleared, one flush, page references put. Returns whether it shows any.
+    /// Zaps pages `first` to `last` of the file, as far as this VMA shows them, with a gather of
+    /// its own: PTEs cleared, one flush, page references put. Returns whether it shows any.
     ///
     /// # Context
     ///

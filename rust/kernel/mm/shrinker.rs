@@ -18,8 +18,8 @@ use core::ptr::NonNull;
 /// A cache that can be shrunk.
 ///
 /// Both functions run in whatever task needs memory, with whatever locks it holds: of the driver's
-/// own locks, they may only try those under which the driver allocates. Several tasks can be in them
-/// at a time.
+/// own locks, they may only try those under which the driver allocates. Several tasks can be in
+/// them at a time.
 pub trait Shrink: Send + Sync + 'static {
     /// Returns how many objects could be freed; `0` if that is not known now.
     ///

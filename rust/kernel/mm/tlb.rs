@@ -10,7 +10,8 @@
 //! 1. **Own.** The driver moves the page into a [`Batch`] ([`Staging::push`]). From here on nobody
 //!    can free or reuse it.
 //! 2. **Clear.** [`Staging::unmap`] clears the PTEs that map it, in all processes, each under its
-//!    page-table lock and with a locked read-modify-write, so that no Accessed or Dirty bit is lost.
+//!    page-table lock and with a locked read-modify-write, so that no Accessed or Dirty bit is
+//!    lost.
 //! 3. **Record.** Under the same lock the policy is told. Then, or at the flush, the generation of
 //!    the mm goes up, and *after that* its set of CPUs is read. The other way round, a CPU that
 //!    switches to the mm in between would be left out. Also under this lock, mprotect, munmap,
@@ -21,17 +22,18 @@
 //!    for example for direct I/O, still does: only an [`ExclusivePage`] may be overwritten.
 //!
 //! Release before flush, and another process's data turns up in this one. Record after the lock
-//! is gone, and a munmap in between frees what it believes nobody can reach. Steps 1, 4 and 5 are in
-//! the types: [`batch`]. Steps 2 and 3 are in one loop: `tlb/unmap.rs`. Which flush, and when, is
-//! the [`policy`]'s to say: [`Broadcast`], [`Precise`] or [`PerPage`]. The whole argument, with locks
-//! and barriers, is in [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst).
+//! is gone, and a munmap in between frees what it believes nobody can reach. Steps 1, 4 and 5 are
+//! in the types: [`batch`]. Steps 2 and 3 are in one loop: `tlb/unmap.rs`. Which flush, and when,
+//! is the [`policy`]'s to say: [`Broadcast`], [`Precise`] or [`PerPage`]. The whole argument, with
+//! locks and barriers, is in
+//! [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst).
 //!
 //! # What is not guaranteed
 //!
 //! - Between 2 and 4, other CPUs can read the page, and write to it if the PTE was dirty. Who saves
 //!   the contents calls [`Batch::flush_dirty`] first.
-//! - A fault after 3 maps whatever the fault handler gives it. If that is *another* page, the handler
-//!   has to flush the batch first, or two CPUs see two pages at one address.
+//! - A fault after 3 maps whatever the fault handler gives it. If that is *another* page, the
+//!   handler has to flush the batch first, or two CPUs see two pages at one address.
 //! - x86-64 only, pages of one size only, no freed page tables: those need an `mmu_gather`.
 //!
 //! # Examples
@@ -158,14 +160,14 @@ pub type Hoistable = scope::Hoistable<Chosen>;
 /// # Safety
 ///
 /// The value must own a reference to the page that [`page`](StalePage::page) returns, must return
-/// the same page each time, and must not put that reference before it is dropped. A [`Proof`] must not
-/// be handed on but to what owns that very page.
+/// the same page each time, and must not put that reference before it is dropped. A [`Proof`] must
+/// not be handed on but to what owns that very page.
 pub unsafe trait StalePage: Stale {
     /// Returns the page.
     fn page(&self) -> &Page;
 
-    /// All PTEs at `pgoff`, `from` there, that map the page were cleared. Other CPUs may still reach
-    /// it, until [`Stale::flushed`].
+    /// All PTEs at `pgoff`, `from` there, that map the page were cleared. Other CPUs may still
+    /// reach it, until [`Stale::flushed`].
     fn unmapped(&mut self, _from: Place, _pgoff: usize, _proof: Proof) {}
 
     /// Returns whether no PTE can map the page that owns no reference to it.

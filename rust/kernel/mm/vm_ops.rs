@@ -57,14 +57,14 @@ pub trait VmOperations: 'static {
     /// A VMA was copied: by fork, mremap or a split. The `mmap_lock` is held for writing.
     fn open(_data: ArcBorrow<'_, Self::Data>) {}
 
-    /// A VMA is about to go. The `mmap_lock` is held, for reading at least: faults in other VMAs and
-    /// other calls of this may run at the same time.
+    /// A VMA is about to go. The `mmap_lock` is held, for reading at least: faults in other VMAs
+    /// and other calls of this may run at the same time.
     fn close(_data: ArcBorrow<'_, Self::Data>) {}
 
-    /// A page that is mapped read-only, by reference, is about to be written to. With this function,
-    /// PTEs start out read-only in writable mappings, and a write to a clean page comes here first;
-    /// none is ever writable and clean. On success the PTE becomes writable and dirty, unless it has
-    /// changed meanwhile: then the access is tried again.
+    /// A page that is mapped read-only, by reference, is about to be written to. With this
+    /// function, PTEs start out read-only in writable mappings, and a write to a clean page comes
+    /// here first; none is ever writable and clean. On success the PTE becomes writable and dirty,
+    /// unless it has changed meanwhile: then the access is tried again.
     ///
     /// # Errors
     ///
@@ -217,7 +217,8 @@ fn inserted(fault: bindings::vm_fault_t) -> Result<(), FaultError> {
 /// The C view of [`VmOperations`].
 ///
 /// All functions share one contract: `vma` is valid, its `vm_private_data` was set by
-/// [`VmaNew::set_vm_ops`] for the same `T`, and so is a reference to a `T::Data` that this VMA owns.
+/// [`VmaNew::set_vm_ops`] for the same `T`, and so is a reference to a `T::Data` that this VMA
+/// owns.
 struct VmOperationsVTable<T: VmOperations>(PhantomData<T>);
 
 impl<T: VmOperations> VmOperationsVTable<T> {
@@ -347,7 +348,8 @@ pub(super) fn is_ours(ops: &bindings::vm_operations_struct) -> bool {
 impl VmaNew {
     /// Returns which page of the file is mapped at the start of this VMA.
     pub fn pgoff(&self) -> usize {
-        // SAFETY: The VMA is being set up under the `mmap_lock`, so it is valid and does not change.
+        // SAFETY: The VMA is being set up under the `mmap_lock`, so it is valid and does not
+        // change.
         unsafe { mechanism::vma_pgoff(self.as_ptr()) }
     }
 

@@ -10,8 +10,8 @@
 //! Errors that every call can return: `ENOTTY` (no such ioctl), `EFAULT` (a pointer that cannot be
 //! read or written), `EINVAL` (unknown flag or strategy, non-zero reserved field, an offset, length
 //! or stride that is not a multiple of the page size, an empty range), `ENXIO` (a range that ends
-//! behind the device), `E2BIG` (more pages in one call than `max_list`), `ENOMEM`. Flags that do not
-//! go together are `EINVAL`, too.
+//! behind the device), `E2BIG` (more pages in one call than `max_list`), `ENOMEM`. Flags that do
+//! not go together are `EINVAL`, too.
 
 #![allow(
     dead_code,
@@ -78,8 +78,8 @@ pub mod strategy {
     pub const PRECISE: u32 = 4;
     /// Clear, and do not flush: the negative control. Only with `CONFIG_RUST_TLB_FAULTS`.
     pub const NONE: u32 = 5;
-    /// As [`BROADCAST`], but mprotect, munmap, mremap and madvise are not told that a flush is owed:
-    /// a negative control. Only with `CONFIG_RUST_TLB_FAULTS`.
+    /// As [`BROADCAST`], but mprotect, munmap, mremap and madvise are not told that a flush is
+    /// owed: a negative control. Only with `CONFIG_RUST_TLB_FAULTS`.
     pub const UNNOTED: u32 = 6;
 
     /// Number of strategies known to this version, each below it.
@@ -144,8 +144,8 @@ pub struct Populate {
 /// [`Unmap::flags`]: take the pages from [`Unmap::list`] instead of offset, length and stride.
 pub const UNMAP_LIST: u32 = 1 << 0;
 /// [`Unmap::flags`]: return with the flush still owed. Only for [`strategy::BROADCAST`],
-/// [`strategy::PRECISE`] and the negative controls. The batch is flushed by [`FLUSH`], by a fault on
-/// one of its pages, by a later unmap by another strategy or without this flag, when it is full
+/// [`strategy::PRECISE`] and the negative controls. The batch is flushed by [`FLUSH`], by a fault
+/// on one of its pages, by a later unmap by another strategy or without this flag, when it is full
 /// ([`Describe::max_pending`]) or old ([`Describe::max_age_ms`]), under memory pressure, and at the
 /// last close. More than that many pages in one call is `E2BIG`. In a [`SCOPE`] it goes without
 /// saying.
@@ -155,8 +155,8 @@ pub const UNMAP_FREE: u32 = 1 << 2;
 
 /// [`Unmap::flags`]: save the contents before the page is released; the next fault brings them back
 /// instead of a zeroed page. Only for strategies with a batch, not [`strategy::ZAP`] and
-/// [`strategy::UNMAP_MAPPING`]. A page that someone else holds a reference to is not saved but kept:
-/// the next fault maps it again.
+/// [`strategy::UNMAP_MAPPING`]. A page that someone else holds a reference to is not saved but
+/// kept: the next fault maps it again.
 pub const UNMAP_WRITE_BACK: u32 = 1 << 3;
 /// [`Unmap::flags`]: do not trust the CPU to fault on a write through a stale translation that was
 /// writable and clean: write-protect those PTEs, flush, unmap, flush. Read-only and dirty PTEs are
@@ -164,11 +164,11 @@ pub const UNMAP_WRITE_BACK: u32 = 1 << 3;
 /// strategies with a batch.
 pub const UNMAP_TWO_PHASE: u32 = 1 << 4;
 /// [`Unmap::flags`]: release the pages before the flush: a negative control. `EOPNOTSUPP` without
-/// `CONFIG_RUST_TLB_FAULTS`. Only for [`strategy::BROADCAST`] and [`strategy::PRECISE`], and not with
-/// [`UNMAP_WRITE_BACK`].
+/// `CONFIG_RUST_TLB_FAULTS`. Only for [`strategy::BROADCAST`] and [`strategy::PRECISE`], and not
+/// with [`UNMAP_WRITE_BACK`].
 pub const UNMAP_BREAK_RELEASE: u32 = 1 << 30;
-/// [`Unmap::flags`]: with [`UNMAP_WRITE_BACK`], save the contents without the flush that has to come
-/// first: a negative control. `EOPNOTSUPP` without `CONFIG_RUST_TLB_FAULTS`.
+/// [`Unmap::flags`]: with [`UNMAP_WRITE_BACK`], save the contents without the flush that has to
+/// come first: a negative control. `EOPNOTSUPP` without `CONFIG_RUST_TLB_FAULTS`.
 pub const UNMAP_BREAK_WRITE_BACK: u32 = 1 << 31;
 
 /// Argument of [`UNMAP`]. After it returned without [`UNMAP_DEFER`], no CPU can reach the pages
@@ -363,9 +363,9 @@ pub const SCOPE_NO_FILE: i32 = -1;
 /// next used. Leaving happens by itself at the last close.
 ///
 /// Errors: `EINVAL`: unknown `op`; a strategy that cannot be deferred, or is not the scope's; left
-/// without having entered; `outer` is not in a scope. `EBADF`: `outer` is not an open file; `EXDEV`:
-/// not one of this device. `EBUSY`: this file is in another scope. An unmap in a scope by another
-/// strategy is `EINVAL`.
+/// without having entered; `outer` is not in a scope. `EBADF`: `outer` is not an open file;
+/// `EXDEV`: not one of this device. `EBUSY`: this file is in another scope. An unmap in a scope by
+/// another strategy is `EINVAL`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(CONFIG_RUST_TLB, derive(FromBytes, IntoBytes, Immutable))]

@@ -222,8 +222,8 @@ impl Pages {
         true
     }
 
-    /// Takes the page at `pgoff` back into use. Returns whether it was idle, and whether it was taken
-    /// since it was marked.
+    /// Takes the page at `pgoff` back into use. Returns whether it was idle, and whether it was
+    /// taken since it was marked.
     pub(crate) fn unmark_idle(&mut self, pgoff: usize) -> (bool, bool) {
         let Some(slot) = self.slots.get_mut(pgoff) else {
             return (false, false);

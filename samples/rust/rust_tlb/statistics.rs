@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What all open files did since the module was loaded, or since it was reset: `rust_tlb/` in
-//! debugfs. A line each is explained in `Documentation/mm/tlb_batch.rst`.
+//! debugfs. A line each is explained in `Documentation/mm/tlb_batch_trace.rst`.
 
 use kernel::{
     debugfs::Dir,

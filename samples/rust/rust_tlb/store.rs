@@ -44,8 +44,8 @@ use kernel::{
 /// What an open file and its mappings share.
 ///
 /// Lock order: `mmap_lock` (a fault) → `pages` → `i_mmap_rwsem` → page-table lock. User memory is
-/// read and written outside of `pages`: it may be a mapping of this very device. Pages are allocated
-/// under `pages`, so memory pressure only tries to lock it.
+/// read and written outside of `pages`: it may be a mapping of this very device. Pages are
+/// allocated under `pages`, so memory pressure only tries to lock it.
 #[pin_data]
 pub(crate) struct Store {
     limits: Limits,
@@ -79,8 +79,9 @@ impl Store {
         self.pages.lock()
     }
 
-    /// Unmaps up to `nr` pages, [`SPARE_PAGES`] at most, that `next` finds at `scanned_to` or behind
-    /// and takes out, flushes, and frees them. Allocates nothing. Returns how many there were.
+    /// Unmaps up to `nr` pages, [`SPARE_PAGES`] at most, that `next` finds at `scanned_to` or
+    /// behind and takes out, flushes, and frees them. Allocates nothing. Returns how many there
+    /// were.
     fn evict(
         this: ArcBorrow<'_, Self>,
         pages: &mut Pages,
@@ -165,8 +166,8 @@ impl VmOperations for Notified {
         Ok(())
     }
 
-    // Waits for an unmap in both its phases: what it finds afterwards is a PTE that has changed, and
-    // the write faults anew.
+    // Waits for an unmap in both its phases: what it finds afterwards is a PTE that has changed,
+    // and the write faults anew.
     fn page_mkwrite(store: ArcBorrow<'_, Store>, _vmf: &VmFault<'_>) -> Result<(), FaultError> {
         store.lock().counters.nr_mkwrites += 1;
         Ok(())

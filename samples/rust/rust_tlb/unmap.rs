@@ -206,8 +206,8 @@ impl Target<'_> {
     }
 
     /// Pages that are mapped without references come back through a batch alone: that the core has
-    /// unmapped them is its word, and not to be had as a type. This walk finds nothing to clear, and
-    /// flushes only what others owe.
+    /// unmapped them is its word, and not to be had as a type. This walk finds nothing to clear,
+    /// and flushes only what others owe.
     fn prove(
         &self,
         mut proof: Deferred,

@@ -21,8 +21,8 @@ use crate::{
 };
 use core::mem::ManuallyDrop;
 
-/// A page of a driver, that may be mapped by its frame number ([`VmFault::insert_pfn`]): then no PTE
-/// owns a reference to it, and this value is all that keeps it.
+/// A page of a driver, that may be mapped by its frame number ([`VmFault::insert_pfn`]): then no
+/// PTE owns a reference to it, and this value is all that keeps it.
 ///
 /// Once it was mapped so, it is not freed before it went through a [`Batch`](super::Batch) over the
 /// same mappings. Dropped earlier, it is leaked, with a warning: a page that processes may reach is
@@ -235,12 +235,12 @@ mod tests {
         let page = mapped();
         let raw = page.page().as_ptr();
         drop(page);
-        // SAFETY: A `struct page` outlives its page, and no more of it than the count is read before
-        // it is known that the page was not freed.
+        // SAFETY: A `struct page` outlives its page, and no more of it than the count is read
+        // before it is known that the page was not freed.
         let leaked = unsafe { BorrowedPage::from_raw(NonNull::new(raw).unwrap()) };
         assert!(mechanism::page_exclusive(&leaked));
-        // SAFETY: Nobody else has the reference that was leaked: `leaked` does not put it when it is
-        // dropped. Nobody maps the page.
+        // SAFETY: Nobody else has the reference that was leaked: `leaked` does not put it when it
+        // is dropped. Nobody maps the page.
         drop(unsafe { core::ptr::read(&*leaked) });
     }
 }

@@ -2,8 +2,9 @@
 
 //! Which address spaces a batch owes a flush, and for which range.
 //!
-//! A fixed table: it is written under the page-table lock, where nothing can be allocated. Pure, and
-//! generic over what stands for an address space: the kernel keeps an `ARef<Mm>`, the host a model.
+//! A fixed table: it is written under the page-table lock, where nothing can be allocated. Pure,
+//! and generic over what stands for an address space: the kernel keeps an `ARef<Mm>`, the host a
+//! model.
 
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]

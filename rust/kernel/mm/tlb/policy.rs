@@ -16,9 +16,9 @@
 //! 1. A walker clears PTEs under a page-table lock, each with a locked read-modify-write. Where it
 //!    finds none, but someone else has yet to flush that mm, it goes on as if it had (H2).
 //! 2. [`Flush::cleared`] for each of them; only [`PerPage`] acts on it.
-//! 3. [`Flush::record`] once for all PTEs cleared under this lock, *before* it is released: mprotect,
-//!    munmap, mremap and madvise of that mm learn that a flush is owed (H4). From here on, now or
-//!    at the flush, the generation is bumped and then `mm_cpumask()` read (H1).
+//! 3. [`Flush::record`] once for all PTEs cleared under this lock, *before* it is released:
+//!    mprotect, munmap, mremap and madvise of that mm learn that a flush is owed (H4). From here
+//!    on, now or at the flush, the generation is bumped and then `mm_cpumask()` read (H1).
 //! 4. The lock is released. Other CPUs may use the stale entries until:
 //! 5. [`Flush::flush`], with no lock held. Afterwards no CPU has them.
 //!
@@ -155,8 +155,8 @@ pub trait Flush: sealed::Sealed {
         false
     }
 
-    /// The PTE of `page` was cleared, by the caller under the page-table lock that it still holds or
-    /// by someone else, or is to be flushed without being cleared.
+    /// The PTE of `page` was cleared, by the caller under the page-table lock that it still holds
+    /// or by someone else, or is to be flushed without being cleared.
     fn cleared(&mut self, _mm: &Self::Mm, _page: PageRange) {}
 
     /// `pending` is all that [`Flush::cleared`] was called for since the last call. If the caller

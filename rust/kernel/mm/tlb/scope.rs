@@ -14,8 +14,8 @@
 //! Flushes are numbered. What is recorded, is recorded for the next one, under the spinlock `next`,
 //! and the recorder keeps its number. A flush takes the mutex `flushing`, then takes what was
 //! recorded so far out under the spinlock, and flushes it after it let go of that. Then, under the
-//! spinlock again, it is done. Whoever waits for number `n` takes the mutex, and so waits for a flush
-//! that is being made; if number `n` is done by then, there is nothing left to do.
+//! spinlock again, it is done. Whoever waits for number `n` takes the mutex, and so waits for a
+//! flush that is being made; if number `n` is done by then, there is nothing left to do.
 //!
 //! Locks: `flushing` → `next`; page-table lock → `next`. Nothing is allocated under either.
 //!

@@ -283,14 +283,15 @@ fn change<P: StalePage>(
     let cleared = unsafe { table.clear(addr, &entry.page) }?;
     done.nr_cleared += 1;
     done.nr_dirty += usize::from(cleared.dirty);
-    Some((1, cleared.dirty || is_doubtful(table, cleared, action)))
+    let is_trusted = action == Action::Clear;
+    Some((1, cleared.dirty || !is_trusted && is_doubtful(table, cleared)))
 }
 
 /// In two phases the CPU is not trusted, and so a clean PTE is no proof that nobody writes: not if
-/// mprotect made it writable again between the phases, nor if someone else made it read-only and has
-/// yet to flush that.
-fn is_doubtful(table: &PageTable<'_>, cleared: Cleared, action: Action) -> bool {
-    action != Action::Clear && (cleared.writable || mechanism::flush_is_pending(table.vma().mm()))
+/// mprotect made it writable again between the phases, nor if someone else made it read-only and
+/// has yet to flush that.
+fn is_doubtful(table: &PageTable<'_>, cleared: Cleared) -> bool {
+    cleared.writable || mechanism::flush_is_pending(table.vma().mm())
 }
 
 /// Pages without a PTE of ours to clear, if someone else has cleared PTEs of this mm and has yet to
