@@ -46,8 +46,9 @@ pub fn suites_script(module: &Path, binaries: &[(String, String)], limit: u64) -
     script
 }
 
-/// What the bench needs: 4096 scattered pages, one more, and 64 behind them.
-const PAGES_PER_DEVICE: u32 = 8192 + 1 + 64;
+/// What the bench needs: 4096 scattered pages, one more, and 64 behind them; and more than two thirds
+/// of 256 MiB, in pages, for two threads.
+const PAGES_PER_DEVICE: u32 = 32768;
 
 /// Loads the module, prepares, and runs `command` with one list of further words after the other.
 pub fn bench_script(

@@ -4,8 +4,8 @@
 //! memory, read by a thread on each CPU, while pages are taken back to make room.
 //!
 //! Linux does it with a file. With the device, each thread makes room itself, like a task in direct
-//! reclaim: it has pages of its own device taken back when it has read so many more, and other CPUs
-//! are interrupted since all threads are of one process.
+//! reclaim: when its share of memory is mapped, it has the oldest pages of its own device taken back,
+//! and other CPUs are interrupted since all threads are of one process.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
@@ -13,7 +13,7 @@ use std::fs;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{anyhow, Context, Result};
+use anyhow::{anyhow, ensure, Context, Result};
 use serde::Serialize;
 
 use crate::abi::{self, strategy};
@@ -28,9 +28,8 @@ use super::script::touch;
 /// Reclaim takes 31 pages at a time; a driver knows more of its pages.
 const RECLAIMS_BATCH: u64 = 32;
 const LARGE_BATCH: u64 = 512;
-/// Pages of a thread's device, and how many of them are mapped at a time.
-const NR_DEVICE_PAGES: u64 = 4096;
-const WINDOW: u64 = 2048;
+/// Of the memory that is available, the part in which pages of the device are mapped.
+const PART: f64 = 0.75;
 
 /// What makes room.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +91,7 @@ pub fn run(
     rng: &mut fastrand::Rng,
     mut emit: impl FnMut(Turn) -> Result<()>,
 ) -> Result<()> {
-    let memory_pages = memory_pages()?;
+    let memory_pages = meminfo("MemTotal")?;
     let nr_pages = (memory_pages as f64 * size.memories) as u64;
     let mut order = WAYS;
     for _ in 0..size.nr_turns {
@@ -111,6 +110,7 @@ pub fn run(
 fn turn(way: Way, path: &str, nr_pages: u64, limit: Duration) -> Result<Turn> {
     let nr_cpus = cpu::nr_cpus();
     let share = nr_pages / nr_cpus as u64;
+    let window = (meminfo("MemAvailable")? as f64 * PART) as u64 / nr_cpus as u64;
     let before = Reading::now()?;
     let end = before.time + limit;
     let nr_read = AtomicU64::new(0);
@@ -125,7 +125,7 @@ fn turn(way: Way, path: &str, nr_pages: u64, limit: Duration) -> Result<Turn> {
                     strategy, batch, ..
                 },
                 _,
-            ) => read_device(strategy, batch, share, end)?,
+            ) => read_device(strategy, batch, share, window, end)?,
             (Way::Reclaim, Some(file)) => read_file(file, index as u64 * share, share, end),
             (Way::Reclaim, None) => 0,
         };
@@ -178,20 +178,31 @@ fn read_file(file: &MappedFile, first: u64, nr: u64, end: Instant) -> u64 {
     done
 }
 
-/// Reads `nr` pages, around and around through a device, of which only the last few stay mapped.
-fn read_device(strategy: u32, batch: u64, nr: u64, end: Instant) -> Result<u64> {
+/// Reads `nr` pages, around and around through a device, of which only the last `window` stay mapped.
+fn read_device(strategy: u32, batch: u64, nr: u64, window: u64, end: Instant) -> Result<u64> {
     let device = Device::open()?;
-    let mapping = device.map(NR_DEVICE_PAGES)?;
+    let nr_pages = whole_batches(device.describe()?.nr_pages, batch);
+    let window = whole_batches(window, batch);
+    ensure!(
+        (batch..nr_pages).contains(&window),
+        "a device of {nr_pages} pages is too small to have {window} mapped"
+    );
+    let mapping = device.map(nr_pages)?;
     let mut done = 0;
     while done < nr && Instant::now() < end {
-        (done..done + batch).for_each(|page| touch(&mapping, page % NR_DEVICE_PAGES));
+        (done..done + batch).for_each(|page| touch(&mapping, page % nr_pages));
         done += batch;
-        if let Some(oldest) = done.checked_sub(WINDOW) {
-            let oldest = Selection::run(oldest % NR_DEVICE_PAGES, batch);
+        if let Some(oldest) = done.checked_sub(window) {
+            let oldest = Selection::run(oldest % nr_pages, batch);
             device.unmap(&oldest, strategy, abi::UNMAP_FREE)?;
         }
     }
     Ok(done)
+}
+
+/// So that no batch goes over the end.
+fn whole_batches(nr_pages: u64, batch: u64) -> u64 {
+    nr_pages / batch * batch
 }
 
 /// What is read before and after.
@@ -225,11 +236,13 @@ fn system_seconds(stat: &str) -> Result<f64> {
     Ok(ticks.sum::<Result<u64>>()? as f64 / TICKS_PER_SECOND)
 }
 
-fn memory_pages() -> Result<u64> {
+/// A line of `/proc/meminfo`, in pages.
+fn meminfo(name: &str) -> Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kilobytes = line.and_then(|rest| rest.split_whitespace().next());
-    Ok(kilobytes.context("no MemTotal")?.parse::<u64>()? / 4)
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let kilobytes = line.and_then(|rest| rest.strip_prefix(':')?.split_whitespace().next());
+    let kilobytes = kilobytes.with_context(|| format!("no {name}"))?;
+    Ok(kilobytes.parse::<u64>()? / 4)
 }
 
 #[cfg(test)]
@@ -245,9 +258,10 @@ mod tests {
     }
 
     #[test]
-    fn batches_fit_into_a_device() {
+    fn no_batch_goes_over_the_end() {
         for batch in [RECLAIMS_BATCH, LARGE_BATCH] {
-            assert_eq!((NR_DEVICE_PAGES % batch, WINDOW % batch), (0, 0));
+            assert_eq!(whole_batches(8257, batch) % batch, 0);
+            assert!(8257 - whole_batches(8257, batch) < batch);
         }
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod abi;
 pub mod accounting;
+pub mod bench;
 pub mod counts;
 pub mod fault;
 pub mod gup;
@@ -31,7 +32,7 @@ mod tests {
 
     const LIST: &str = include_str!("../../../tests.list");
 
-    const SUITES: [(&str, &[Test]); 19] = [
+    const SUITES: [(&str, &[Test]); 20] = [
         ("abi", super::abi::TESTS),
         ("fault", super::fault::TESTS),
         ("unmap", super::unmap::TESTS),
@@ -40,6 +41,7 @@ mod tests {
         ("races", super::races::TESTS),
         ("oracle", super::oracle::TESTS),
         ("counts", super::counts::TESTS),
+        ("bench", super::bench::TESTS),
         ("residency", super::residency::TESTS),
         ("others", super::others::TESTS),
         ("writeback", super::writeback::TESTS),

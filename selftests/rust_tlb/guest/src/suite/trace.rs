@@ -60,9 +60,11 @@ crate::tests! {
 const NR_PAGES: u64 = 32;
 
 /// Ours, and those of the kernel that they line up with.
-const EVENTS: [&str; 7] = [
+const EVENTS: [&str; 9] = [
     "rust_tlb",
     "tlb/tlb_flush",
+    "ipi/ipi_send_cpu",
+    "ipi/ipi_send_cpumask",
     "csd",
     "irq_vectors/call_function_entry",
     "irq_vectors/call_function_exit",

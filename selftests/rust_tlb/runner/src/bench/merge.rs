@@ -46,6 +46,7 @@ fn join(timed: &Measured, counted: &Measured, stale_accesses: Option<u64>) -> Ro
         nr_cpus: timed.nr_cpus,
         placement: timed.placement.clone(),
         nr_samples: timed.nr_samples,
+        nr_samples_counted: counted.nr_samples,
         nr_taken: timed.nr_taken as u64,
         nr_flush_calls: timed.nr_flush_calls.map(|nr| nr as u64),
         rounds: timed.rounds.median as u64,

@@ -84,7 +84,9 @@ fn write(results: &Results, places: &Places) -> Result<()> {
     for plot in &plots {
         fs::write(folder.join(format!("{}.svg", plot.name)), &plot.svg)?;
     }
-    fs::write(folder.join("results.json"), results.to_json()? + "\n")?;
+    let json = results.to_json()?;
+    fs::write(folder.join("results.json"), json.clone() + "\n")?;
+    results::validate(&serde_json::from_str(&json)?)?;
     let page = folder.join("index.html");
     fs::write(&page, page::render(results, &plots))?;
     for path in [&folder.join("results.json"), &page] {

@@ -81,8 +81,8 @@ fn method(results: &Results) -> Markup {
     let cpus = results.environment.cpus;
     html! {
         p {
-            "The same pages are taken back from the same threads in each of these ways, in one boot, in an order "
-            "that changes from round to round; a row is the median of all rounds. Before each round everybody "
+            "The same pages are taken back from the same threads in each of these ways, all of them in each of three "
+            "boots (below: on what), in an order that changes from round to round; a row is the median of all rounds. Before each round everybody "
             "uses every page, and what the way before it has left to flush is flushed."
         }
         dl {
@@ -129,7 +129,7 @@ mod tests {
         let page = page();
         for text in [
             "What it costs to take pages back",
-            "512 scattered pages, 1 process(es), 8 CPUs",
+            "512 scattered pages, one process, 8 CPUs",
             "<svg",
             "reclaim of a file",
             "QEMU emulator version 9",

@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::environment::Environment;
 
@@ -14,6 +15,7 @@ use super::plots::STRATEGIES;
 use super::said::{Check, Headline, Said, Spread, Victims};
 use super::targets::{self, Target};
 
+const SCHEMA: &str = include_str!("../../../bench.schema.json");
 /// Of the schema. A field that is added leaves it as it is.
 const VERSION: u32 = 1;
 
@@ -51,6 +53,7 @@ pub struct Row {
     pub nr_cpus: u64,
     pub placement: String,
     pub nr_samples: u64,
+    pub nr_samples_counted: u64,
     pub nr_taken: u64,
     pub nr_flush_calls: Option<u64>,
     pub rounds: u64,
@@ -82,9 +85,9 @@ pub struct Row {
 }
 
 impl Row {
-    /// Without what the device does beside unmapping and flushing.
+    /// Without what the device does beside unmapping and flushing: of the round that took least.
     pub fn own_instructions_per_page(&self) -> f64 {
-        self.instructions_per_page - self.instructions_per_page_release.unwrap_or(0.0)
+        self.instructions_per_page_min - self.instructions_per_page_release.unwrap_or(0.0)
     }
 }
 
@@ -261,19 +264,32 @@ fn headline_row(turns: &[&Headline]) -> HeadlineRow {
     }
 }
 
+/// Holds what is written against its schema.
+///
+/// # Errors
+///
+/// If it does not follow it, with the places where.
+pub fn validate(results: &Value) -> Result<()> {
+    let schema = serde_json::from_str(SCHEMA)?;
+    let validator = jsonschema::validator_for(&schema)?;
+    let errors: Vec<String> = validator
+        .iter_errors(results)
+        .map(|error| format!("{}: {error}", error.instance_path))
+        .collect();
+    ensure!(
+        errors.is_empty(),
+        "the results break their schema: {errors:#?}"
+    );
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::sample;
     use super::*;
-    use serde_json::Value;
-
-    const SCHEMA: &str = include_str!("../../../bench.schema.json");
 
     fn is_valid(results: &Value) -> bool {
-        let schema = serde_json::from_str(SCHEMA).unwrap();
-        jsonschema::validator_for(&schema)
-            .unwrap()
-            .is_valid(results)
+        validate(results).is_ok()
     }
 
     fn results() -> Value {
@@ -282,14 +298,15 @@ mod tests {
 
     #[test]
     fn what_is_written_is_valid() {
-        let schema = serde_json::from_str(SCHEMA).unwrap();
-        let validator = jsonschema::validator_for(&schema).unwrap();
-        let results = results();
-        let errors: Vec<String> = validator
-            .iter_errors(&results)
-            .map(|error| format!("{}: {error}", error.instance_path))
-            .collect();
-        assert!(errors.is_empty(), "{errors:#?}");
+        validate(&results()).unwrap();
+    }
+
+    #[test]
+    fn an_error_says_where() {
+        let mut bad = results();
+        bad["rows"][0]["nr_pages"] = Value::from(0);
+        let error = validate(&bad).unwrap_err().to_string();
+        assert!(error.contains("/rows/0/nr_pages"), "{error}");
     }
 
     #[test]

@@ -39,7 +39,8 @@ pub fn targets(results: &Results) -> Markup {
         }
         p.note {
             "The release is what all of the device's strategies do beside unmapping and flushing: they look the "
-            "pages up, fill them with poison, and keep them. It is measured on a device that nobody maps."
+            "pages up, fill them with poison, and keep them. It is measured on a device that nobody maps. The aims are "
+            "judged with it, by the least of the rounds: in that one no timer ticked."
         }
     }
 }
@@ -94,10 +95,11 @@ pub fn victims(results: &Results) -> Markup {
     };
     html! {
         p {
-            (first.nr_victims) " thread(s) on other CPUs do nothing but read 64 pages of their own, over and over; the "
+            "A thread on each other CPU (" (first.nr_victims) ") does nothing but read 64 pages of its own, over and over; the "
             "driver has " (first.nr_pages) " scattered pages taken back every 3 ms, or as often as that way can. "
             "CPUs really run at the same time here, so that a host with other work to do shows. Throughput is "
-            "of what they do just before, while the driver uses its pages and nothing is unmapped: the control."
+            "of what they do just before, while the driver uses its pages and nothing is unmapped: the control. "
+            "Reclaim swaps the pages out, which takes most of its turn: its losses are not those of its flushes."
         }
         table {
             thead { tr {
@@ -149,10 +151,12 @@ pub fn headline(results: &Results) -> Markup {
     };
     html! {
         p {
-            "The workload of 2015: a thread on each of " (first.nr_cpus) " CPUs reads through more mapped pages than "
-            "there is memory (" (first.memory_pages / 256) " MiB), while others are taken back to make room. Linux "
-            "does it with a file (with read-ahead, and 16 pages a fault); with the device each thread takes its own "
-            "oldest pages back, and a page is a fault."
+            "The workload of 2015: a thread on each of " (first.nr_cpus) " CPUs reads through more pages than there is "
+            "memory (" (first.memory_pages / 256) " MiB), while others are taken back to make room. Linux does it with a "
+            "file: with read-ahead, 16 pages a fault, and lists that tell which pages to take. With the device a page "
+            "is a fault, and each thread takes its own oldest pages back as soon as three quarters of what was "
+            "available are mapped: it knows which, and has no lists to keep. So what compares the cost of flushes is "
+            "the three of the device among themselves; reclaim does more."
         }
         table {
             thead { tr {
@@ -189,8 +193,8 @@ pub fn rows(results: &Results) -> Markup {
                     thead { tr {
                         th { "strategy" } th.n { "rounds" } th.n { "IPIs" } th.n { "full flushes here" }
                         th.n { "page flushes here" } th.n { "instructions a page" } th.n { "of which release" }
-                        th.n { "ns a page" } th.n { "p99" } th.n { "kept" } th.n { "control" } th.n { "stale" }
-                        th.n { "samples" }
+                        th.n { "ns a page" } th.n { "the most" } th.n { "kept" } th.n { "control" } th.n { "stale" }
+                        th.n { "samples" } th.n { "of instructions" }
                     } }
                     tbody { @for row in block { (full_row(row)) } }
                 }
@@ -212,8 +216,20 @@ fn place(row: &Row) -> impl PartialEq + '_ {
 
 fn place_name(row: &Row) -> String {
     format!(
-        "{}: {} {} pages, {} process(es), {} CPUs, threads: {}",
-        row.axis, row.nr_pages, row.layout, row.nr_mms, row.nr_cpus, row.placement
+        "{}: {} {} pages, {}, {} CPUs, threads {}",
+        row.axis,
+        row.nr_pages,
+        row.layout,
+        match row.nr_mms {
+            1 => "one process".into(),
+            nr => format!("{nr} processes"),
+        },
+        row.nr_cpus,
+        match row.placement.as_str() {
+            "all" => "busy on all",
+            "one" => "busy on one",
+            _ => "asleep",
+        }
     )
 }
 
@@ -225,14 +241,15 @@ fn full_row(row: &Row) -> Markup {
             td.n { (count(row.ipis_received, row.ipis_received_min, row.ipis_received_max)) }
             td.n { (row.local_full_flushes) }
             td.n { (row.local_page_flushes) }
-            td.n { (short(row.instructions_per_page)) }
+            td.n { (spread(row.instructions_per_page, row.instructions_per_page_min, row.instructions_per_page_max)) }
             td.n { (optional(row.instructions_per_page_release)) }
-            td.n { (short(row.ns_per_page)) }
+            td.n { (spread(row.ns_per_page, row.ns_per_page_min, row.ns_per_page_max)) }
             td.n { (short(row.ns_per_page_p99)) }
             td.n { (percent(row.victim_translations_kept)) }
             td.n { (percent(row.victim_translations_kept_control)) }
             td.n { (row.stale_accesses.map_or("–".into(), |nr| nr.to_string())) }
             td.n { (row.nr_samples) }
+            td.n { (row.nr_samples_counted) }
         }
     }
 }
@@ -245,11 +262,15 @@ fn count(median: u64, min: u64, max: u64) -> String {
     }
 }
 
+fn spread(median: f64, min: f64, max: f64) -> String {
+    format!("{} ({}–{})", short(median), short(min), short(max))
+}
+
 /// Whether the counters agree.
 pub fn checks(results: &Results) -> Markup {
     html! {
         table {
-            thead { tr { th { "boot" } th { "what" } th.n { "the first" } th.n { "the second" } th { "" } } }
+            thead { tr { th { "boot" } th { "what: the first, the second" } th.n { "the first" } th.n { "the second" } th { "" } } }
             tbody {
                 @for check in &results.checks {
                     tr {

@@ -25,7 +25,7 @@ const MANY: u64 = 512;
 /// All aims.
 pub fn judge(rows: &[Row]) -> Vec<Target> {
     let most_rounds = rows.iter().filter(|row| row.strategy == "broadcast");
-    let most_rounds = most_rounds.map(|row| row.rounds).max();
+    let most_rounds = most_rounds.map(|row| row.rounds_max).max();
     let of = |layout, nr| Place { rows, layout, nr };
     vec![
         target(
@@ -67,8 +67,9 @@ impl Place<'_> {
         let name = format!("instructions a page, {pages}: {ours} / {theirs}");
         let pair = self.row(ours).zip(self.row(theirs));
         let ratio = |value: fn(&Row) -> f64| pair.map(|(ours, theirs)| value(ours) / value(theirs));
+        // The least of the rounds, in which no timer ticked: a tick is more than what is compared.
         let own = ratio(Row::own_instructions_per_page);
-        target(&name, aim, ratio(|row| row.instructions_per_page), own)
+        target(&name, aim, ratio(|row| row.instructions_per_page_min), own)
     }
 
     fn row(&self, strategy: &str) -> Option<&Row> {
@@ -120,8 +121,8 @@ mod tests {
     fn an_aim_can_be_missed() {
         let mut rows = sample::results().rows;
         for row in rows.iter_mut().filter(|row| row.strategy == "broadcast") {
-            row.instructions_per_page = 2600.0;
-            row.rounds = 2;
+            row.instructions_per_page_min = 2600.0;
+            row.rounds_max = 2;
         }
         let targets = judge(&rows);
         let met: Vec<bool> = targets.iter().map(|target| target.met).collect();

@@ -4,6 +4,7 @@
 //! answer before it ends.
 
 use anyhow::{bail, ensure, Context, Result};
+use rust_tlb_trace::event::Event;
 use rust_tlb_trace::history::{Call, History, Round};
 
 use super::tracing;
@@ -23,6 +24,8 @@ const NR_TRIES: usize = 10;
 /// One recorded unmap among busy CPUs: what was recorded of the driver, and what the kernel counted.
 struct Recorded {
     history: History,
+    /// What the driver sent: `ipi:*`.
+    ipis: Vec<Event>,
     events: TlbEvents,
 }
 
@@ -51,6 +54,7 @@ fn record(tracing: &Tracing, scene: &Scene, strategy: u32) -> Result<Recorded> {
     let ((_, events), counted) = scene.counted(unmap)?;
     let pid = std::process::id();
     let mut history = History::of(&events);
+    let is_ipi = |event: &Event| event.pid == pid && event.name.starts_with("ipi_send_cpu");
     // An index into the list stays good: nobody else uses the device.
     ensure!(
         history.calls.iter().all(|call| call.who.pid == pid),
@@ -59,6 +63,7 @@ fn record(tracing: &Tracing, scene: &Scene, strategy: u32) -> Result<Recorded> {
     history.rounds.retain(|round| round.who.pid == pid);
     Ok(Recorded {
         history,
+        ipis: events.into_iter().filter(is_ipi).collect(),
         events: counted,
     })
 }
@@ -85,9 +90,20 @@ fn expect_round(call: &Call, round: &Round) -> Result<()> {
     Ok(())
 }
 
+/// The interrupt of a round goes out within its call.
+fn expect_ipi(recorded: &Recorded, call: &Call) -> Result<()> {
+    let ipis = &recorded.ipis;
+    let within =
+        |ipi: &&Event| ipi.cpu == call.who.cpu && (call.begin..=call.end).contains(&ipi.at);
+    ensure!(ipis.iter().any(|ipi| within(&ipi)), "{call:?} {ipis:?}");
+    Ok(())
+}
+
 /// The trace has what `/proc/vmstat` and `/proc/interrupts` counted meanwhile.
 fn expect_counts(recorded: &Recorded, nr_rounds: usize, nr_asked: usize) -> Result<()> {
-    let Recorded { history, events } = recorded;
+    let Recorded {
+        history, events, ..
+    } = recorded;
     let asked: usize = history.rounds.iter().map(|round| round.nr_asked).sum();
     ensure!(
         (history.rounds.len(), asked) == (nr_rounds, nr_asked),
@@ -120,6 +136,7 @@ pub fn a_broadcast_asks_every_cpu_once(_: &Options) -> Result<()> {
                 bail!("{flushes:?} {calls:?}");
             };
             expect_round(call, &rounds[0])?;
+            expect_ipi(recorded, call)?;
             ensure!(
                 call.flush == Some(0) && call.is_full() && call.mm == 0,
                 "{call:?}"
