@@ -91,6 +91,9 @@ pub(crate) struct Pages {
     pub(crate) setup: Setup,
     /// `setup` cannot be changed any more.
     pub(crate) is_set_up: bool,
+    /// A negative control released pages without a flush, so that CPUs may still write to them: no
+    /// page is freed any more, for it would be somebody else's.
+    pub(crate) is_broken: bool,
     pub(crate) counters: Counters,
 }
 
@@ -115,6 +118,7 @@ impl Pages {
             membership: None,
             setup: Setup::default(),
             is_set_up: false,
+            is_broken: false,
             counters: Counters::default(),
         })
     }
@@ -279,11 +283,24 @@ impl Pages {
 
     fn keep(&mut self, page: ExclusivePage, free: bool) {
         // Memory pressure comes here, too: nothing is allocated.
-        if !free && self.pool.push_within_capacity(page).is_ok() {
-            self.counters.nr_recycled += 1;
-            self.counters.nr_pages_held += 1;
-        } else {
+        if free && !self.is_broken {
             self.counters.nr_freed += 1;
+            return;
+        }
+        match self.pool.push_within_capacity(page) {
+            Ok(()) => {
+                self.counters.nr_recycled += 1;
+                self.counters.nr_pages_held += 1;
+            }
+            Err(refused) if self.is_broken => core::mem::forget(refused.0),
+            Err(_) => self.counters.nr_freed += 1,
+        }
+    }
+
+    /// Leaks the pages of the pool, if they must not be freed.
+    pub(crate) fn leak_broken(&mut self) {
+        if self.is_broken {
+            self.pool.drain_all().for_each(core::mem::forget);
         }
     }
 
@@ -312,6 +329,9 @@ impl Pages {
 
     /// Frees up to `nr` pages of the pool, and returns how many.
     pub(crate) fn shrink_pool(&mut self, nr: usize) -> usize {
+        if self.is_broken {
+            return 0;
+        }
         let nr = nr.min(self.pool.len());
         self.pool.truncate(self.pool.len() - nr);
         self.counters.nr_pages_held -= nr as u64;

@@ -243,7 +243,6 @@ pub(crate) struct UnmapRequest {
     pub(crate) write_back: WriteBack,
     pub(crate) two_phase: bool,
     /// Release the pages before the flush.
-    #[cfg_attr(not(CONFIG_RUST_TLB_FAULTS), expect(dead_code))]
     pub(crate) break_release: bool,
     pub(crate) source: Source,
 }
@@ -283,6 +282,11 @@ impl UnmapRequest {
                 stride(limits, arg)?
             },
         })
+    }
+
+    /// Whether it is a negative control that releases pages before their flush.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.break_release || self.strategy == strategy::NONE
     }
 }
 

@@ -125,6 +125,7 @@ impl Store {
     pub(crate) fn clear(this: ArcBorrow<'_, Self>) {
         let mut pages = this.lock();
         pages.flush_deferred(Why::Dropped);
+        pages.leak_broken();
         if !pages.setup.pfnmap {
             return;
         }

@@ -73,6 +73,7 @@ impl Target<'_> {
     /// Ours: everything into one batch, one walk over all processes, then the flush.
     fn unmap_by_batch(&self, pages: &mut Pages, request: &UnmapRequest, out: &mut Unmap) -> Result {
         let defer = request.defer || pages.membership.is_some();
+        pages.is_broken |= request.is_broken();
         let mut work = self.open_batch(pages, request, defer, out)?;
         let nr_before = work.nr_pages();
         let mut staging = work.batch.stage();
