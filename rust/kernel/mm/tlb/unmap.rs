@@ -284,7 +284,8 @@ fn change<P: StalePage>(
     done.nr_cleared += 1;
     done.nr_dirty += usize::from(cleared.dirty);
     let is_trusted = action == Action::Clear;
-    Some((1, cleared.dirty || !is_trusted && is_doubtful(table, cleared)))
+    let writable = cleared.dirty || !is_trusted && is_doubtful(table, cleared);
+    Some((1, writable))
 }
 
 /// In two phases the CPU is not trusted, and so a clean PTE is no proof that nobody writes: not if
