@@ -15,7 +15,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 # shellcheck source=scripts/kernel-version.sh
 source "$TOP/scripts/kernel-version.sh"
 
-NEW_FILES=(mm include rust samples Documentation)
+NEW_FILES=(arch drivers mm include rust samples Documentation)
 SELFTESTS=selftests/rust_tlb
 KERNEL_SELFTESTS=tools/testing/$SELFTESTS
 
