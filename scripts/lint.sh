@@ -65,7 +65,7 @@ kernel_lint() {
 # Our files as such, and our patches. They have no sender yet, and MAINTAINERS is for the series.
 check_patch() {
     local files
-    mapfile -t files < <(ours '^(mm|include|rust|samples)/' | grep -vxF -f <(patched_files))
+    mapfile -t files < <(ours '^(arch|drivers|mm|include|rust|samples)/' | grep -vxF -f <(patched_files))
     local checkpatch=("$TREE/scripts/checkpatch.pl" --root="$TREE" --quiet --no-summary --terse --show-types
         --ignore MISSING_SIGN_OFF --ignore FILE_PATH_CHANGES)
     (cd "$TREE" && "${checkpatch[@]}" --file "${files[@]}") || failed "checkpatch, new files"

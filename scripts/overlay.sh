@@ -3,8 +3,8 @@
 #
 # USAGE: overlay.sh [TREE]
 #
-# Puts this project onto a kernel tree: new files at the same path, hunks of patches/ into existing files. Doing it
-# again changes nothing, not even a time stamp.
+# Puts this project onto a kernel tree: new files at the same path, then the stack of patches/, in order, into existing
+# files. Doing it again changes nothing, not even a time stamp.
 #
 # Without TREE, onto the tree in the cache, and as it ought to be now: what an earlier overlay put there and this one
 # does not, goes. With TREE, onto a tree of the user's, where nothing else is left behind, so that there a file which
@@ -20,7 +20,7 @@ SELFTESTS=selftests/rust_tlb
 KERNEL_SELFTESTS=tools/testing/$SELFTESTS
 
 STAGE=$(mktemp -d)
-trap 'rm -rf "$STAGE"' EXIT
+trap 'rm -rf "$STAGE" "$STAGE".*' EXIT
 
 # Every file of the project under the given folders, one per line: what git tracks, or would if asked.
 project_files() {
@@ -31,7 +31,8 @@ project_files() {
 }
 
 stage_new_files() {
-    (cd "$TOP" && project_files "${NEW_FILES[@]}" | cpio -pdm --quiet "$STAGE")
+    project_files "${NEW_FILES[@]}" >"$STAGE.new"
+    (cd "$TOP" && cpio -pdm --quiet "$STAGE" <"$STAGE.new")
     mkdir -p "$STAGE/$KERNEL_SELFTESTS"
     (cd "$TOP/$SELFTESTS" && project_files "$SELFTESTS" | sed "s|^$SELFTESTS/||" |
         cpio -pdm --quiet "$STAGE/$KERNEL_SELFTESTS")
@@ -41,16 +42,7 @@ stage_new_files() {
 
 # The files that a patch touches, one per line.
 files_of_patch() {
-    if grep -q '^--- /dev/null' "$1"; then
-        die "${1#"$TOP/"} creates a file: a new file goes into this tree, at its path"
-    fi
     sed -n 's|^+++ [^/]*/\([^\t]*\).*|\1|p' "$1"
-}
-
-check_one_patch_a_file() {
-    local twice
-    twice=$(for patch in "$@"; do files_of_patch "$patch"; done | sort | uniq -d)
-    [[ -z $twice ]] || die "more than one patch touches $twice"
 }
 
 # The unpatched contents of a file: as it was before an earlier overlay, where that is known.
@@ -62,25 +54,47 @@ original() {
     fi
 }
 
-stage_patch() {
-    local patch=$1 path from
+# What a patch touches, as it is in the tree. Several patches may touch one file.
+stage_files_of_patch() {
+    local patch=$1 name=${1#"$TOP/"} path from
+    if grep -q '^--- /dev/null' "$patch"; then
+        die "$name creates a file: a new file goes into this tree, at its path"
+    fi
     while IFS= read -r path; do
+        ! grep -qxF "$path" "$STAGE.new" || die "$name changes $path, a new file of this project: change it there"
         from=$(original "$path")
-        [[ -f $from ]] || die "${patch#"$TOP/"} changes $path, which $TREE does not have"
+        [[ -f $from ]] || die "$name changes $path, which $TREE does not have"
         mkdir -p "$STAGE/$(dirname "$path")"
         cp "$from" "$STAGE/$path"
     done < <(files_of_patch "$patch")
-    # Exact context only: a hunk that has to be guessed into place is a hunk to look at.
-    local try=(patch -d "$STAGE" -p1 -F0 --no-backup-if-mismatch -r - -i "$patch")
-    if "${try[@]}" --dry-run -R -f >/dev/null 2>&1; then
-        return # the tree has it already
+}
+
+# patch_stage PATCH OPTION...: exact context only, as a hunk that has to be guessed into place is a hunk to look at.
+patch_stage() {
+    patch -d "$STAGE" -p1 -F0 --no-backup-if-mismatch -r - -i "$@"
+}
+
+# Takes a patch out of the staged files, if it is in.
+unapply_patch() {
+    if patch_stage "$1" -R -f --dry-run >/dev/null 2>&1; then
+        patch_stage "$1" -R -f >/dev/null
     fi
-    if ! "${try[@]}" -N >"$STAGE.log" 2>&1; then
+}
+
+apply_patch() {
+    if ! patch_stage "$1" -N >"$STAGE.log" 2>&1; then
         grep -v '^File .* is read-only' "$STAGE.log" >&2
-        rm -f "$STAGE.log"
-        die "${patch#"$TOP/"} does not apply exactly to $TREE; the hunks that fail are above"
+        die "${1#"$TOP/"} does not apply exactly to $TREE; the hunks that fail are above"
     fi
-    rm -f "$STAGE.log"
+}
+
+# The patches are a stack, each made against the tree with those before it. A tree that has them already, or the first
+# of them, loses them from the last one to the first before it gets all.
+stage_patches() {
+    local at
+    for at in "${!PATCHES[@]}"; do stage_files_of_patch "${PATCHES[at]}"; done
+    for ((at = ${#PATCHES[@]} - 1; at >= 0; at--)); do unapply_patch "${PATCHES[at]}"; done
+    for at in "${!PATCHES[@]}"; do apply_patch "${PATCHES[at]}"; done
 }
 
 # Keeps a file that was there before us, so that it can come back.
@@ -136,9 +150,8 @@ else
     [[ -f $STATE/manifest ]] || : >"$STATE/manifest"
 fi
 shopt -s nullglob
-patches=("$TOP"/patches/*.patch)
+PATCHES=("$TOP"/patches/*.patch)
 stage_new_files
-check_one_patch_a_file "${patches[@]}"
-for patch in "${patches[@]}"; do stage_patch "$patch"; done
+stage_patches
 install_stage
 [[ -z $STATE ]] || remove_stale
