@@ -98,6 +98,10 @@ pub mod per_page;
 pub mod policy;
 pub mod precise;
 pub mod range;
+#[cfg(CONFIG_RUST_TLB_RING)]
+pub mod ring;
+#[cfg(CONFIG_RUST_TLB_RING)]
+pub mod run;
 pub mod scope;
 pub mod trace;
 pub mod two_phase;

@@ -8,6 +8,9 @@ use std::{
     sync::{self, MutexGuard, PoisonError},
 };
 
+pub mod atomic;
+pub mod barrier;
+
 /// As the kernel's `Arc`.
 pub struct Arc<T>(sync::Arc<T>);
 

@@ -25,6 +25,10 @@ pub mod policy;
 pub mod precise;
 #[path = "../../../srctree/rust/kernel/mm/tlb/range.rs"]
 pub mod range;
+#[path = "../../../srctree/rust/kernel/mm/tlb/ring.rs"]
+pub mod ring;
+#[path = "../../../srctree/rust/kernel/mm/tlb/run.rs"]
+pub mod run;
 #[path = "../../../srctree/rust/kernel/mm/tlb/scope.rs"]
 pub mod scope;
 mod trace;
