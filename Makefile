@@ -12,7 +12,7 @@ RUNNER := scripts/runner.sh
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help tools source overlay kernel module run test bench events trace perf bpftrace kcsan litmus stress shell lint clean distclean
+.PHONY: help tools source overlay kernel module run test model bench events trace perf bpftrace kcsan litmus stress shell lint clean distclean
 
 ifeq ($(V),0)
 Q := @
@@ -26,6 +26,7 @@ help:
 	@echo 'make trace     what a flush is made of, by ftrace: one batch on all CPUs, and totals by strategy; build/trace/'
 	@echo 'make perf      the same by perf: events counted, and how long each flush took whom; build/trace/'
 	@echo 'make bpftrace  questions to the same events by programs of one line; build/trace/'
+	@echo 'make model     all that can happen on a machine in small steps: larger ones than in make test, and each control shown'
 	@echo 'make kcsan     the tests that run in the VM, on a kernel that looks for data races in C'
 	@echo 'make litmus    the memory orderings that the project relies on, checked by herd7'
 	@echo 'make stress    use the device at random for DURATION=600 seconds; SEED= replays the choices of an earlier run'
@@ -55,6 +56,7 @@ trace: export STEPS = 7
 perf: export STEPS = 7
 bpftrace: export STEPS = 7
 kcsan: export STEPS = 7
+model: export STEPS = 2
 litmus: export STEPS = 3
 stress: export STEPS = 7
 shell: export STEPS = 6
@@ -108,6 +110,9 @@ bpftrace: tools
 test: tools
 	$(Q)scripts/kernel-build.sh test
 	$(Q)$(RUNNER) test
+
+model: tools
+	$(Q)scripts/model.sh
 
 kcsan: tools
 	$(Q)scripts/kernel-build.sh kcsan

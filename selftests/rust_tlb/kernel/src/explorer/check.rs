@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What must hold in every state.
+
+use super::{
+    machine::bits,
+    state::{Cached, Context, Cpu, Life, State, Work, INIT, NONE},
+    trace::{frame_name, name},
+};
+
+/// Returns what does not hold.
+pub(super) fn broken(state: &State, nr_cpus: usize) -> Option<String> {
+    state.cpus[..nr_cpus]
+        .iter()
+        .enumerate()
+        .find_map(|(number, cpu)| Some(format!("{} {}", name(number as u8), of_cpu(state, cpu)?)))
+}
+
+fn of_cpu(state: &State, cpu: &Cpu) -> Option<String> {
+    let contexts = cpu.contexts.iter().zip(&cpu.cached);
+    contexts
+        .filter(|(context, _)| context.mm < INIT)
+        .find_map(|(context, cached)| revoked(state, *context, cached))
+        .or_else(|| walks_freed_table(state, cpu))
+        .or_else(|| reaches_freed_page(state, cpu))
+        .or_else(|| reads_freed_table(state, cpu))
+}
+
+/// The claim that all rests on: a CPU whose generation is at least g holds nothing that g revoked.
+fn revoked(state: &State, context: Context, cached: &Cached) -> Option<String> {
+    let is_revoked = |generation: u8| generation != 0 && generation <= context.generation;
+    let mut frames = cached.frames.iter().flat_map(|frames| bits(*frames));
+    let mut tables = cached
+        .tables
+        .iter()
+        .flat_map(|tables| bits((*tables).into()));
+    if let Some(frame) = frames.find(|&frame| is_revoked(state.frames[frame].revoked)) {
+        return Some(format!(
+            "is at generation {}, and may hold {}, which {} revoked",
+            context.generation,
+            frame_name(state, frame),
+            state.frames[frame].revoked
+        ));
+    }
+    let table = tables.find(|&table| is_revoked(state.tables[table].revoked))?;
+    Some(format!(
+        "is at generation {}, and may hold a paging-structure entry for table {table}, which {} revoked",
+        context.generation, state.tables[table].revoked
+    ))
+}
+
+fn current(cpu: &Cpu) -> Option<&Cached> {
+    (cpu.root != INIT).then(|| &cpu.cached[usize::from(cpu.asid)])
+}
+
+/// Speculation needs no reason: also on a lazy CPU, and with interrupts off.
+fn walks_freed_table(state: &State, cpu: &Cpu) -> Option<String> {
+    let mut tables = current(cpu)?
+        .tables
+        .iter()
+        .flat_map(|tables| bits((*tables).into()));
+    let table = tables.find(|&table| state.tables[table].life == Life::Freed)?;
+    Some(format!("may walk page table {table}, which is freed"))
+}
+
+/// A lazy CPU and one that has interrupts off access no user memory.
+fn reaches_freed_page(state: &State, cpu: &Cpu) -> Option<String> {
+    if cpu.loaded.is_lazy || cpu.work != Work::None {
+        return None;
+    }
+    let mut frames = current(cpu)?.frames.iter().flat_map(|frames| bits(*frames));
+    let frame = frames.find(|&frame| state.frames[frame].life == Life::Freed)?;
+    Some(format!(
+        "may access {}, which is freed",
+        frame_name(state, frame)
+    ))
+}
+
+/// By software, in an RCU section.
+fn reads_freed_table(state: &State, cpu: &Cpu) -> Option<String> {
+    let table = cpu.task.read;
+    let is_freed =
+        cpu.task.in_rcu && table != NONE && state.tables[usize::from(table)].life == Life::Freed;
+    is_freed.then(|| format!("walks page table {table} in software, which is freed"))
+}

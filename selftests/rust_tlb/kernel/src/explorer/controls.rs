@@ -1,0 +1,454 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The controls: for each rule, a machine that breaks it, on which the search has to find what
+//! follows, by the shortest way; and the same machine with the rule kept, on which nothing is found.
+
+use super::{
+    machine::{Broken, Machine},
+    program::{Info, Op, ALL},
+    scenes::{
+        batch, bit, free_table, munmap, publish, run, run_of, unmap, A, B, PAGE_A, PAGE_B, PAGE_C,
+        PAGE_K, X,
+    },
+    search::exhaust,
+    sound::tell,
+    trace::columns,
+};
+use crate::mm::tlb::ring::{Rule, Run};
+use std::io::Write as _;
+
+const MAX_STATES: usize = 10_000_000;
+
+/// With the rule broken something is found, whose description has `what` in it; with the rule kept,
+/// nothing.
+fn is_found(name: &str, broken: &Machine, kept: &Machine, what: &str) {
+    let report = exhaust(broken, MAX_STATES);
+    tell(name, &report);
+    let found = report.found.unwrap_or_else(|| panic!("{name}: not found"));
+    let way = columns(broken, &found);
+    let _ = writeln!(std::io::stderr(), "{way}");
+    assert!(
+        found.what.contains(what),
+        "{name}: found another thing:\n{way}"
+    );
+    let report = exhaust(kept, MAX_STATES);
+    tell(&format!("{name}, kept"), &report);
+    if let Some(found) = report.found {
+        panic!(
+            "{name}: found with the rule kept:\n{}",
+            columns(kept, &found)
+        );
+    }
+    assert!(report.is_complete);
+}
+
+/// The same scene, broken and not.
+fn breaks(name: &str, how: Broken, what: &str, scene: impl Fn() -> Machine) {
+    let broken = Machine {
+        broken: how,
+        ..scene()
+    };
+    is_found(name, &broken, &scene(), what);
+}
+
+const ACCESS: &str = "may access";
+const REVOKED: &str = "revoked";
+const WALK: &str = "may walk page table";
+
+/// X, and A, which runs in a kernel thread.
+fn two() -> Machine {
+    Machine::new(2).kernel_thread(A)
+}
+
+/// And B.
+fn three() -> Machine {
+    Machine::new(3).kernel_thread(A).kernel_thread(B)
+}
+
+fn end(info: Info) -> [Op; 2] {
+    [Op::Send(info), Op::Free]
+}
+
+// The order of the steps of a flush.
+
+/// The bug of 2021: the generation goes up at the first deferral only.
+#[test]
+fn bumped_only_the_first_time() {
+    let scene = |bump: fn(u8, u8) -> Op| {
+        let defer = |page| [unmap(0, page), vec![bump(0, bit(page)), Op::Mask(0)]].concat();
+        let mut machine = two()
+            .without_ring(0)
+            .decisions(X, 4)
+            .program(A, defer(PAGE_A))
+            .program(A, defer(PAGE_B))
+            .program(A, end(Info::BATCH));
+        machine.has_pcid = false;
+        machine
+    };
+    is_found(
+        "C0 mail",
+        &scene(Op::BumpFirstTime),
+        &scene(Op::Bump),
+        ACCESS,
+    );
+}
+
+#[test]
+fn published_before_the_pte_is_cleared() {
+    let end = || end(Info::range(0, bit(PAGE_A)));
+    let early = two()
+        .decisions(X, 2)
+        .program(A, publish(0, PAGE_A))
+        .program(A, unmap(0, PAGE_A))
+        .program(A, end());
+    let kept = two().decisions(X, 2).program(A, munmap(0, PAGE_A));
+    is_found("C1 early slot", &early, &kept, ACCESS);
+}
+
+#[test]
+fn mask_read_before_the_generation() {
+    let bump = || vec![Op::Bump(0, bit(PAGE_A)), Op::Publish(0, vec![run(PAGE_A)])];
+    let first = two()
+        .elsewhere(X)
+        .decisions(X, 1)
+        .program(A, unmap(0, PAGE_A))
+        .program(A, [Op::Mask(0)])
+        .program(A, bump())
+        .program(A, end(Info::range(0, bit(PAGE_A))));
+    let kept = two()
+        .elsewhere(X)
+        .decisions(X, 1)
+        .program(A, munmap(0, PAGE_A));
+    is_found("C2 mask first", &first, &kept, ACCESS);
+}
+
+#[test]
+fn generation_read_before_the_mask_is_set() {
+    breaks("C2 twin", Broken::MaskAfterGeneration, ACCESS, || {
+        two()
+            .elsewhere(X)
+            .decisions(X, 1)
+            .program(A, munmap(0, PAGE_A))
+    });
+}
+
+#[test]
+fn published_slot_extended() {
+    let more = |late: bool| {
+        let publish = if late {
+            vec![Op::Extend(0, run(PAGE_B))]
+        } else {
+            publish(0, PAGE_B)
+        };
+        [unmap(0, PAGE_B), publish].concat()
+    };
+    let scene = |late| {
+        two()
+            .decisions(X, 2)
+            .program(A, unmap(0, PAGE_A))
+            .program(A, publish(0, PAGE_A))
+            .program(A, more(late))
+            .program(A, end(Info::BATCH))
+    };
+    is_found("C3 slot extended", &scene(true), &scene(false), ACCESS);
+}
+
+/// A fills the slot of the generation that it expects; B takes that for a flush of its own.
+#[test]
+fn generation_predicted() {
+    let everything = Info {
+        pages: ALL,
+        ..Info::range(0, ALL)
+    };
+    let scene = |publish: Vec<Op>| {
+        let unpublished = [Op::Bump(0, bit(PAGE_B)), Op::Mask(0)];
+        three()
+            .program(A, unmap(0, PAGE_A))
+            .program(A, publish)
+            .program(A, end(Info::BATCH))
+            .program(B, unmap(0, PAGE_B))
+            .program(B, unpublished)
+            .program(B, end(everything))
+    };
+    let ahead = vec![
+        Op::PublishNext(0, vec![run(PAGE_A)]),
+        Op::Bump(0, bit(PAGE_A)),
+        Op::Mask(0),
+    ];
+    is_found(
+        "C7 predicted",
+        &scene(ahead),
+        &scene(publish(0, PAGE_A)),
+        REVOKED,
+    );
+}
+
+#[test]
+fn freed_before_the_flush() {
+    let early = two()
+        .program(A, unmap(0, PAGE_A))
+        .program(A, [Op::Free])
+        .program(A, publish(0, PAGE_A))
+        .program(A, [Op::Send(Info::BATCH)]);
+    is_found(
+        "freed early",
+        &early,
+        &two().program(A, batch(0, PAGE_A)),
+        ACCESS,
+    );
+}
+
+// The slots.
+
+/// X is lazy, and comes back while its slots are used again.
+fn reused() -> Machine {
+    two()
+        .decisions(X, 2)
+        .program(A, batch(0, PAGE_A))
+        .program(A, batch(0, PAGE_B))
+        .program(A, batch(0, PAGE_C))
+}
+
+#[test]
+fn tag_not_checked_after() {
+    breaks(
+        "C4 tag before only",
+        Broken::Ring(Rule::TagAfter),
+        REVOKED,
+        reused,
+    );
+}
+
+#[test]
+fn slot_not_claimed() {
+    breaks("C8 no claim", Broken::Ring(Rule::Claim), REVOKED, || {
+        three()
+            .program(A, batch(0, PAGE_A))
+            .program(B, batch(0, PAGE_B))
+            .program(B, batch(0, PAGE_C))
+    });
+}
+
+#[test]
+fn unpublished_taken_for_nothing() {
+    breaks(
+        "C9 nothing",
+        Broken::Ring(Rule::UnpublishedIsFull),
+        REVOKED,
+        || {
+            three()
+                .program(A, batch(0, PAGE_A))
+                .program(B, batch(0, PAGE_B))
+        },
+    );
+}
+
+#[test]
+fn odd_range_taken_for_nothing() {
+    for (name, published, page) in [
+        ("C12 everything", Run::FULL, PAGE_A),
+        ("C14 kernel's half", run(PAGE_K), PAGE_K),
+    ] {
+        breaks(name, Broken::Ring(Rule::OddIsFull), REVOKED, || {
+            two()
+                .program(A, unmap(0, page))
+                .program(
+                    A,
+                    [
+                        Op::Bump(0, bit(page)),
+                        Op::Publish(0, vec![published]),
+                        Op::Mask(0),
+                    ],
+                )
+                .program(A, end(Info::BATCH))
+        });
+    }
+}
+
+#[test]
+fn stride_of_the_larger_page() {
+    let scene = |runs: Vec<Run>| {
+        let both = bit(PAGE_A) | bit(PAGE_B);
+        two()
+            .program(
+                A,
+                [
+                    Op::Lock(0),
+                    Op::Clear(0, PAGE_A),
+                    Op::Clear(0, PAGE_B),
+                    Op::Unlock(0),
+                ],
+            )
+            .program(A, [Op::Bump(0, both), Op::Publish(0, runs), Op::Mask(0)])
+            .program(A, end(Info::BATCH))
+    };
+    let coarse = scene(vec![run_of(PAGE_A, 21, false)]);
+    let fine = scene(vec![run(PAGE_A), run(PAGE_B)]);
+    is_found("C13 coarser stride", &coarse, &fine, REVOKED);
+}
+
+#[test]
+fn ring_copied_by_fork() {
+    breaks("C11 copied", Broken::RingIsCopied, REVOKED, || {
+        three()
+            .program(A, batch(0, PAGE_A))
+            .program(B, batch(1, PAGE_B))
+    });
+}
+
+// The CPU that catches up.
+
+#[test]
+fn local_generation_ahead() {
+    breaks("C5 local ahead", Broken::LocalIsReadAgain, REVOKED, || {
+        three()
+            .program(A, batch(0, PAGE_A))
+            .program(B, batch(0, PAGE_B))
+    });
+}
+
+#[test]
+fn switching_cpu_not_asked() {
+    breaks("C10 switching", Broken::SwitchingIsNotAsked, ACCESS, || {
+        two().decisions(X, 2).program(A, munmap(0, PAGE_A))
+    });
+}
+
+#[test]
+fn no_barrier_on_the_return_from_lazy_mode() {
+    breaks(
+        "return unordered",
+        Broken::NoBarrierOnReturn,
+        ACCESS,
+        || two().decisions(X, 2).program(A, batch(0, PAGE_A)),
+    );
+}
+
+#[test]
+fn no_barrier_on_a_switch() {
+    breaks(
+        "switch unordered",
+        Broken::NoBarrierOnSwitch,
+        ACCESS,
+        || two().decisions(X, 2).program(A, munmap(0, PAGE_A)),
+    );
+}
+
+// Those who share a flush.
+
+/// A and B unmap under one scope; the first to need its flush makes it for both.
+#[test]
+fn flushing_taken_for_flushed() {
+    breaks("C6 flushing", Broken::FlushingIsFlushed, ACCESS, || {
+        let shared = |page| {
+            let flush = [
+                Op::Bump(0, bit(PAGE_A) | bit(PAGE_B)),
+                Op::Mask(0),
+                Op::Send(Info::BATCH),
+                Op::Ended,
+            ];
+            let ops = [Op::Share, Op::Join(flush.len() as u8)];
+            let ops = [unmap(0, page), ops.into(), flush.into()].concat();
+            [ops, vec![Op::Free]].concat()
+        };
+        three()
+            .program(A, shared(PAGE_A))
+            .program(B, shared(PAGE_B))
+    });
+}
+
+// Page tables.
+
+/// A takes the table of pages a and b out, and frees it.
+fn frees_a_table() -> Machine {
+    two().decisions(X, 1).program(
+        A,
+        free_table(0, 0, [PAGE_A, PAGE_B], run_of(PAGE_A, 12, true)),
+    )
+}
+
+/// The same, with its last steps in another order, or changed.
+fn changed(change: impl Fn(&mut Vec<Op>)) -> Machine {
+    let mut machine = frees_a_table();
+    change(&mut machine.programs[A]);
+    machine
+}
+
+fn is(which: &'static str) -> impl Fn(&Op) -> bool {
+    move |op| format!("{op:?}").starts_with(which)
+}
+
+/// Puts the first operation called `which` before the first called `before`.
+fn put_before(ops: &mut Vec<Op>, which: &'static str, before: &'static str) {
+    let from = ops.iter().position(is(which)).expect("is there");
+    let op = ops.remove(from);
+    let to = ops.iter().position(is(before)).expect("is there");
+    ops.insert(to, op);
+}
+
+#[test]
+fn table_freed_before_the_flush() {
+    let early = changed(|ops| put_before(ops, "FreeTables", "Bump"));
+    is_found("table freed early", &early, &frees_a_table(), WALK);
+}
+
+/// Then, the grace period may end before the flush does.
+#[test]
+fn grace_period_begun_before_the_flush() {
+    let early = changed(|ops| {
+        put_before(ops, "CallRcu", "Bump");
+        put_before(ops, "FreeTables", "Send");
+    });
+    is_found("call_rcu early", &early, &frees_a_table(), WALK);
+}
+
+#[test]
+fn lazy_cpu_not_asked_when_tables_are_freed() {
+    let unasked = changed(|ops| {
+        for op in ops {
+            if let Op::Send(info) = op {
+                info.tables_freed = false;
+            }
+        }
+    });
+    is_found("lazy not asked", &unasked, &frees_a_table(), WALK);
+}
+
+#[test]
+fn table_freed_without_a_grace_period() {
+    breaks(
+        "no grace period",
+        Broken::NoGracePeriod,
+        "in software",
+        || {
+            let walk = [Op::RcuLock, Op::Walk(0, 0), Op::RcuUnlock];
+            let tables = free_table(0, 0, [PAGE_A, PAGE_B], run_of(PAGE_A, 12, true));
+            three().program(A, tables).program(B, walk)
+        },
+    );
+}
+
+/// A generation that freed a table is replayed by an INVLPG elsewhere. Where an INVLPG drops all
+/// paging-structure entries, that is enough; where it drops those on its path, it is not.
+#[test]
+fn freed_table_replayed_by_another_address() {
+    let scene = |invlpg_drops_all, published| {
+        let mut machine = two().program(A, free_table(0, 0, [PAGE_A, PAGE_B], published));
+        for op in &mut machine.programs[A] {
+            if let Op::Send(info) = op {
+                info.pages = ALL;
+            }
+        }
+        machine.invlpg_drops_all = invlpg_drops_all;
+        machine.broken = Broken::Ring(Rule::TablesAreFull);
+        machine
+    };
+    let elsewhere = run_of(PAGE_C, 12, true);
+    let own = Run::new(0, 2 << 12, 12, true);
+    is_found(
+        "C15 TCE",
+        &scene(false, elsewhere),
+        &scene(false, own),
+        REVOKED,
+    );
+}

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The kernel's ring, one access to shared memory a step.
+//!
+//! A function of the ring does the same whenever its accesses are answered the same. So what a CPU
+//! is at in the middle of one is the list of answers that it has had, and the next step is found by
+//! running the function again: it gets these answers, and its first access beyond them is the next.
+
+use super::state::{NR_RUNS, NR_SLOTS};
+use crate::mm::tlb::ring::{self, Doubt, GaveUp, Rule, Run, Words, BUSY};
+use std::cell::{Cell, RefCell};
+
+/// An access to shared memory, or what else is a step. Tags and runs are numbers that stand for
+/// them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    LoadTag { slot: u8, again: bool },
+    Claim { slot: u8, seen: u8 },
+    Release { slot: u8, tag: u8 },
+    LoadRun { slot: u8, index: u8 },
+    StoreRun { slot: u8, index: u8, run: u8 },
+    Invalidate(Run),
+}
+
+/// The number of the tag [`BUSY`]; any other tag is its own.
+pub(super) const BUSY_NUMBER: u8 = u8::MAX;
+
+fn tag_of(number: u8) -> u64 {
+    match number {
+        BUSY_NUMBER => BUSY,
+        _ => u64::from(number),
+    }
+}
+
+fn number_of_tag(tag: u64) -> u8 {
+    match tag {
+        BUSY => BUSY_NUMBER,
+        _ => u8::try_from(tag).expect("generations of the model are small"),
+    }
+}
+
+thread_local! {
+    /// All runs that this thread has seen: their places are their numbers.
+    static RUNS: RefCell<Vec<Run>> = const { RefCell::new(Vec::new()) };
+}
+
+fn number_of_run(run: Run) -> u8 {
+    if run.is_none() {
+        return 0;
+    }
+    RUNS.with_borrow_mut(|runs| {
+        let known = runs.iter().position(|known| *known == run);
+        let at = known.unwrap_or_else(|| {
+            runs.push(run);
+            runs.len() - 1
+        });
+        u8::try_from(at + 1).expect("few runs")
+    })
+}
+
+pub(super) fn run_of(number: u8) -> Run {
+    match number.checked_sub(1) {
+        None => Run::NONE,
+        Some(at) => RUNS.with_borrow(|runs| runs[usize::from(at)]),
+    }
+}
+
+/// How far a function of the ring has come.
+pub(super) enum Ran<R> {
+    Next(Access),
+    Done(R),
+}
+
+/// Memory that knows some answers. The first access that it knows none for is the next step. What
+/// it says to later ones is of no account.
+struct Replay<'a, const NR_SLOTS: usize> {
+    answers: &'a [u8],
+    nr_asked: Cell<usize>,
+    next: Cell<Option<Access>>,
+    broken: Option<Rule>,
+}
+
+impl<const SLOTS: usize> Replay<'_, SLOTS> {
+    fn ask(&self, access: Access) -> u8 {
+        let nr = self.nr_asked.replace(self.nr_asked.get() + 1);
+        self.answers.get(nr).copied().unwrap_or_else(|| {
+            self.next.set(self.next.get().or(Some(access)));
+            0
+        })
+    }
+}
+
+impl<const SLOTS: usize> Words for Replay<'_, SLOTS> {
+    const NR_SLOTS: usize = SLOTS;
+    const NR_RUNS: usize = NR_RUNS;
+
+    fn load_tag(&self, slot: usize) -> u64 {
+        let (slot, again) = (slot as u8, false);
+        tag_of(self.ask(Access::LoadTag { slot, again }))
+    }
+
+    fn reload_tag(&self, slot: usize) -> u64 {
+        let (slot, again) = (slot as u8, true);
+        tag_of(self.ask(Access::LoadTag { slot, again }))
+    }
+
+    fn claim(&self, slot: usize, seen: u64) -> bool {
+        let (slot, seen) = (slot as u8, number_of_tag(seen));
+        self.ask(Access::Claim { slot, seen }) != 0
+    }
+
+    fn release(&self, slot: usize, tag: u64) {
+        let (slot, tag) = (slot as u8, number_of_tag(tag));
+        self.ask(Access::Release { slot, tag });
+    }
+
+    fn load_run(&self, slot: usize, index: usize) -> Run {
+        let (slot, index) = (slot as u8, index as u8);
+        run_of(self.ask(Access::LoadRun { slot, index }))
+    }
+
+    fn store_run(&self, slot: usize, index: usize, run: Run) {
+        let (slot, index, run) = (slot as u8, index as u8, number_of_run(run));
+        self.ask(Access::StoreRun { slot, index, run });
+    }
+
+    fn keeps(&self, rule: Rule) -> bool {
+        self.broken != Some(rule)
+    }
+}
+
+/// A ring of the model: how many slots it has, and which rule its functions break.
+#[derive(Clone, Copy)]
+pub(super) struct Ring {
+    pub(super) nr_slots: usize,
+    pub(super) broken: Option<Rule>,
+}
+
+impl Ring {
+    fn run<R, const SLOTS: usize>(
+        self,
+        answers: &[u8],
+        f: impl FnOnce(&Replay<'_, SLOTS>) -> R,
+    ) -> Ran<R> {
+        let replay = Replay {
+            answers,
+            nr_asked: Cell::new(0),
+            next: Cell::new(None),
+            broken: self.broken,
+        };
+        let result = f(&replay);
+        match replay.next.get() {
+            Some(access) => Ran::Next(access),
+            None => Ran::Done(result),
+        }
+    }
+
+    /// `publish()`, after these answers.
+    pub(super) fn publish(
+        self,
+        answers: &[u8],
+        generation: u8,
+        runs: &[Run],
+    ) -> Ran<Result<(), GaveUp>> {
+        let generation = u64::from(generation);
+        match self.nr_slots {
+            NR_SLOTS => self.run(answers, |w: &Replay<'_, NR_SLOTS>| {
+                ring::publish(w, generation, runs)
+            }),
+            _ => self.run(answers, |w: &Replay<'_, 2>| {
+                ring::publish(w, generation, runs)
+            }),
+        }
+    }
+
+    /// `extend()`, which is a fault.
+    pub(super) fn extend(self, answers: &[u8], generation: u8, run: Run) -> Ran<bool> {
+        let generation = u64::from(generation);
+        match self.nr_slots {
+            NR_SLOTS => self.run(answers, |w: &Replay<'_, NR_SLOTS>| {
+                ring::extend(w, generation, run)
+            }),
+            _ => self.run(answers, |w: &Replay<'_, 2>| {
+                ring::extend(w, generation, run)
+            }),
+        }
+    }
+
+    /// `catch_up()`, after these answers.
+    pub(super) fn catch_up(
+        self,
+        answers: &[u8],
+        local: u8,
+        target: u8,
+        limit: usize,
+    ) -> Ran<Result<usize, Doubt>> {
+        match self.nr_slots {
+            NR_SLOTS => self.run(answers, |w: &Replay<'_, NR_SLOTS>| {
+                catch_up(w, local, target, limit)
+            }),
+            _ => self.run(answers, |w: &Replay<'_, 2>| {
+                catch_up(w, local, target, limit)
+            }),
+        }
+    }
+}
+
+fn catch_up<const SLOTS: usize>(
+    words: &Replay<'_, SLOTS>,
+    local: u8,
+    target: u8,
+    limit: usize,
+) -> Result<usize, Doubt> {
+    ring::catch_up(words, local.into(), target.into(), limit, |run| {
+        words.ask(Access::Invalidate(run));
+    })
+}
