@@ -34,7 +34,7 @@ format() {
 # cargo looks for its subcommands in the user's home first, where those of another toolchain may be.
 cargo_command() {
     (cd "$TOP/selftests/rust_tlb" && PATH=$RUST_BIN:$PATH RUSTFMT=$RUST_BIN/rustfmt RUSTC=$RUST_BIN/rustc \
-        CARGO_TARGET_DIR=$RUST_TLB_CACHE/cargo "$RUST_BIN/cargo-$1" "$@")
+        CARGO_TARGET_DIR=$OUT/cargo "$RUST_BIN/cargo-$1" "$@")
 }
 
 clippy_user_space() {
