@@ -4,7 +4,8 @@
 # USAGE: kernel-build.sh CONFIG
 #
 # From whatever is there to a built, patched kernel with our module: source, overlay, configuration, make. The build is
-# kept in the cache, one for each configuration; build/kernel-CONFIG links to it, build/kernel-CONFIG.log is its log.
+# kept in the cache, one for each configuration; build/kernel-CONFIG links to it, build/boot-CONFIG has what boots,
+# build/kernel-CONFIG.log is its log.
 
 # shellcheck source=scripts/steps.sh
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
@@ -68,3 +69,6 @@ BUILD=$RUST_TLB_CACHE/build/$(basename "$TREE")/$CONFIG_NAME
 "$TOP/scripts/kernel-config.sh" "$CONFIG_NAME" "$BUILD" "$LOG"
 build
 ln -sfn "$BUILD" "$OUT/kernel-$CONFIG_NAME"
+# What boots is this checkout's, whoever else builds there from now on.
+install -D -m 644 -t "$OUT/boot-$CONFIG_NAME" "$BUILD/arch/x86/boot/bzImage" \
+    "$BUILD/samples/rust/rust_tlb/rust_tlb.ko" "$BUILD/include/config/kernel.release"

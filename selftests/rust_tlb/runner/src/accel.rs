@@ -139,15 +139,11 @@ fn trial_boot(kernel: &Kernel, places: &Places) -> Result<bool> {
         "trying KVM, for at most {} seconds",
         TRIAL.as_secs()
     ));
-    let kernel = Kernel {
-        config: kernel.config.clone(),
-        build: kernel.build.clone(),
-    };
     let session = Session {
         name: "boot-kvm-trial".into(),
         script: guest::command_script(None, &["true".into()]),
         limit: TRIAL,
     };
-    let ended = Machine::new(kernel, Accel::Kvm, 2).run(&session, places, &mut |_| {})?;
+    let ended = Machine::new(kernel.clone(), Accel::Kvm, 2).run(&session, places, &mut |_| {})?;
     Ok(ended.ending == Ending::Exited(0))
 }

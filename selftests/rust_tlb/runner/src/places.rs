@@ -27,8 +27,10 @@ pub struct Places {
 pub struct Kernel {
     /// `bench`, `test`, or another of `scripts/config/`.
     pub config: String,
-    /// Its build folder.
+    /// Its build folder, which other checkouts build in, too.
     pub build: PathBuf,
+    /// What boots, as this checkout built it.
+    pub boot: PathBuf,
 }
 
 impl Places {
@@ -55,6 +57,7 @@ impl Places {
         let kernel = Kernel {
             config: config.into(),
             build,
+            boot: self.out.join(format!("boot-{config}")),
         };
         if !kernel.image().exists() {
             bail!("the {config} kernel is not built: make kernel CONFIG={config}");
@@ -71,17 +74,17 @@ impl Places {
 impl Kernel {
     /// What the machine boots.
     pub fn image(&self) -> PathBuf {
-        self.build.join("arch/x86/boot/bzImage")
+        self.boot.join("bzImage")
     }
 
     /// Our module.
     pub fn module(&self) -> PathBuf {
-        self.build.join("samples/rust/rust_tlb/rust_tlb.ko")
+        self.boot.join("rust_tlb.ko")
     }
 
     /// What `uname -r` says in it.
     pub fn release(&self) -> Result<String> {
-        read_trimmed(&self.build.join("include/config/kernel.release"))
+        read_trimmed(&self.boot.join("kernel.release"))
     }
 }
 
