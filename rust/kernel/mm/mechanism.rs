@@ -35,10 +35,18 @@ pub(super) use self::{
     trace::*, //
 };
 
-/// The CPUs of this machine, and its own kind of batch.
-#[derive(Default)]
+/// The CPUs of this machine, and its own kind of batch: what a policy is made for.
 pub struct Cpus {
     batch: bindings::arch_tlbflush_unmap_batch,
+}
+
+impl Cpus {
+    /// Begins a batch that owes nothing.
+    pub fn new() -> Self {
+        Self {
+            batch: Default::default(),
+        }
+    }
 }
 
 impl Sealed for Cpus {}
@@ -52,7 +60,7 @@ impl Machine for Cpus {
     }
 
     #[inline(never)]
-    fn ceiling_pages() -> usize {
+    fn ceiling_pages(&self) -> usize {
         // SAFETY: Reads a variable, in any context.
         unsafe { bindings::tlb_defer_ceiling() }
     }

@@ -42,11 +42,11 @@
 //!
 //! ```
 //! use kernel::{
-//!     mm::tlb::{Batch, Broadcast},
+//!     mm::tlb::{Batch, Broadcast, Cpus},
 //!     page::Page, //
 //! };
 //!
-//! let mut batch = Batch::new(Broadcast::new(), 2, GFP_KERNEL)?;
+//! let mut batch = Batch::new(Broadcast::new(Cpus::new()), 2, GFP_KERNEL)?;
 //! let mut staging = batch.stage();
 //! staging.push(7, Page::alloc_page(GFP_KERNEL)?).map_err(|_| ENOSPC)?;
 //! // `staging.unmap(mapping, data)` would clear the PTEs; without it the page stays out.
@@ -63,11 +63,11 @@
 //!
 //! ```
 //! use kernel::{
-//!     mm::tlb::{Batch, Full, Precise},
+//!     mm::tlb::{Batch, Cpus, Full, Precise},
 //!     page::Page, //
 //! };
 //!
-//! let mut batch = Batch::new(Precise::new(), 0, GFP_KERNEL)?;
+//! let mut batch = Batch::new(Precise::new(Cpus::new()), 0, GFP_KERNEL)?;
 //! let page = Page::alloc_page(GFP_KERNEL)?;
 //! let Err(Full(page)) = batch.stage().push(7, page) else {
 //!     return Err(EINVAL);
@@ -81,15 +81,14 @@
 //! [`arch/x86/include/asm/tlbflush.h`](srctree/arch/x86/include/asm/tlbflush.h)
 
 use super::{
-    mechanism::Cpus,
-    rmap::Place, //
+    rmap::Place,
+    Mm, //
 };
 use crate::page::Page;
 
 pub mod batch;
 pub mod broadcast;
 pub mod ceiling;
-pub mod chosen;
 pub mod driver_page;
 pub mod exclusive;
 pub mod ledger;
@@ -126,8 +125,10 @@ pub use exclusive::{
     ExclusivePage,
     Unwritable, //
 };
+pub use super::mechanism::Cpus;
 pub use policy::{
     Flush,
+    Policy,
     Report,
     Why, //
 };
@@ -139,25 +140,23 @@ pub use two_phase::{
 pub use unmap::invalidate;
 
 /// One round for all processes: see [`broadcast::Broadcast`].
-pub type Broadcast = broadcast::Broadcast<Cpus>;
-/// A ranged flush a process: see [`precise::Precise`].
-pub type Precise = precise::Precise<Cpus>;
-/// A flush a page: see [`per_page::PerPage`].
-pub type PerPage = per_page::PerPage<Cpus>;
+pub type Broadcast = Policy<Cpus, broadcast::Broadcast>;
+/// A ranged flush per process: see [`precise::Precise`].
+pub type Precise = Policy<Cpus, precise::Precise>;
+/// A flush per page: see [`per_page::PerPage`].
+pub type PerPage = Policy<Cpus, per_page::PerPage>;
 /// No flush, to show that tests notice: see [`unflushed::Unflushed`].
 #[cfg(CONFIG_RUST_TLB_FAULTS)]
-pub type Unflushed = unflushed::Unflushed<Cpus>;
+pub type Unflushed = Policy<Cpus, unflushed::Unflushed>;
 /// One round, unknown to others: see [`unnoted::Unnoted`].
 #[cfg(CONFIG_RUST_TLB_FAULTS)]
-pub type Unnoted = broadcast::Broadcast<unnoted::Unnoted<Cpus>>;
-/// A policy chosen at run time: see [`chosen::Chosen`].
-pub type Chosen = chosen::Chosen<Cpus>;
+pub type Unnoted = Policy<unnoted::Unnoted<Cpus>, broadcast::Broadcast>;
+/// A policy chosen at run time, in a box.
+pub type AnyPolicy = dyn Flush<Mm = Mm> + Send;
 /// A flush that several batches share: see [`scope::Scope`].
-pub type Scope = scope::Scope<Chosen>;
+pub type Scope = scope::Scope<AnyPolicy>;
 /// The policy of a batch in a [`Scope`]: see [`scope::Hoisted`].
-pub type Hoisted = scope::Hoisted<Chosen>;
-/// A policy that may be in a [`Scope`]: see [`scope::Hoistable`].
-pub type Hoistable = scope::Hoistable<Chosen>;
+pub type Hoisted = scope::Hoisted<AnyPolicy>;
 
 /// What owns a page that may still be reachable through a stale translation.
 ///

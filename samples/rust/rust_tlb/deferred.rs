@@ -31,7 +31,7 @@ use kernel::{
     }, //
 };
 
-pub(crate) type BatchOfPages = Batch<DriverPage, tlb::Hoistable>;
+pub(crate) type BatchOfPages = Batch<DriverPage, tlb::AnyPolicy>;
 
 /// Pages that a batch may have held to be kept for the next time, empty.
 const MAX_KEPT_PAGES: usize = 128;
@@ -78,14 +78,14 @@ impl Deferred {
     ) -> Result<BatchOfPages> {
         let used = pages.used.get_mut(strategy as usize);
         let policy = match (scope, used.and_then(Option::take)) {
-            (Some(scope), _) => tlb::Hoistable::Shared(scope.policy()),
+            (Some(scope), _) => scope.policy()?,
             (None, Some(mut batch)) => {
                 batch.reserve(nr_pages, GFP_KERNEL)?;
                 return Ok(batch);
             }
-            (None, None) => tlb::Hoistable::Own(policy(strategy).ok_or(EINVAL)?),
+            (None, None) => policy(strategy)?,
         };
-        Ok(Batch::new(policy, nr_pages, GFP_KERNEL)?)
+        Ok(Batch::with_policy(policy, nr_pages, GFP_KERNEL)?)
     }
 
     /// Its flush is left to later.

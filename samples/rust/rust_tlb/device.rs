@@ -277,7 +277,7 @@ impl Call<'_> {
         }
         let limits = self.store.limits();
         let run = Run::at_most(limits, arg.offset, arg.len, limits.max_list as usize)?;
-        let mut policy = KBox::new(unmap::policy(strategy).ok_or(EINVAL)?, GFP_KERNEL)?;
+        let mut policy = unmap::policy(strategy)?;
         let mapping = self.store.mapping();
         let report = tlb::invalidate(&mut *policy, mapping, self.store, run.first, run.last());
         arg.nr_flush_calls = report.nr_calls as u64;

@@ -83,10 +83,9 @@ pub(crate) struct OpenScope {
 
 impl OpenScope {
     fn new(strategy: u32) -> Result<Arc<Self>> {
-        unmap::policy(strategy).ok_or(EINVAL)?;
-        let policy = || unmap::policy(strategy).unwrap_or_default();
+        let policies = [unmap::policy(strategy)?, unmap::policy(strategy)?];
         let scope = Self {
-            flush: tlb::Scope::new(policy, GFP_KERNEL)?,
+            flush: tlb::Scope::new(policies, GFP_KERNEL)?,
             strategy,
             nr_levels: Atomic::new(0),
         };
@@ -94,8 +93,8 @@ impl OpenScope {
     }
 
     /// Returns a policy that leaves the flush to this scope.
-    pub(crate) fn policy(&self) -> tlb::Hoisted {
-        tlb::Hoisted::new(self.flush.clone())
+    pub(crate) fn policy(&self) -> Result<KBox<tlb::AnyPolicy>> {
+        Ok(KBox::new(tlb::Hoisted::new(self.flush.clone()), GFP_KERNEL)?)
     }
 
     fn add_levels(&self, nr: i32) -> u32 {

@@ -21,6 +21,7 @@ use kernel::{
     alloc::flags::GFP_KERNEL,
     mm::tlb::{
         self,
+        Cpus,
         DriverPage,
         Phases,
         Staging,
@@ -30,18 +31,24 @@ use kernel::{
     sync::ArcBorrow, //
 };
 
-/// The flush policy behind a strategy; [`None`] for those that leave it to the core.
-pub(crate) fn policy(strategy: u32) -> Option<tlb::Chosen> {
-    match strategy {
-        strategy::PAGE => Some(tlb::Chosen::PerPage(tlb::PerPage::new())),
-        strategy::BROADCAST => Some(tlb::Chosen::Broadcast(tlb::Broadcast::new())),
-        strategy::PRECISE => Some(tlb::Chosen::Precise(tlb::Precise::new())),
+/// Makes the flush policy behind a strategy.
+///
+/// # Errors
+///
+/// - `EINVAL` for a strategy that leaves the flush to the core.
+/// - `ENOMEM` if there is no memory.
+pub(crate) fn policy(strategy: u32) -> Result<KBox<tlb::AnyPolicy>> {
+    let cpus = Cpus::new();
+    Ok(match strategy {
+        strategy::PAGE => KBox::new(tlb::PerPage::new(cpus), GFP_KERNEL)?,
+        strategy::BROADCAST => KBox::new(tlb::Broadcast::new(cpus), GFP_KERNEL)?,
+        strategy::PRECISE => KBox::new(tlb::Precise::new(cpus), GFP_KERNEL)?,
         #[cfg(CONFIG_RUST_TLB_FAULTS)]
-        strategy::NONE => Some(tlb::Chosen::Unflushed(tlb::Unflushed::new())),
+        strategy::NONE => KBox::new(tlb::Unflushed::new(cpus), GFP_KERNEL)?,
         #[cfg(CONFIG_RUST_TLB_FAULTS)]
-        strategy::UNNOTED => Some(tlb::Chosen::Unnoted(tlb::Unnoted::new())),
-        _ => None,
-    }
+        strategy::UNNOTED => KBox::new(tlb::Unnoted::new(tlb::unnoted::Unnoted(cpus)), GFP_KERNEL)?,
+        _ => return Err(EINVAL),
+    })
 }
 
 /// What an unmap works on.
@@ -111,7 +118,7 @@ impl Target<'_> {
     /// Clears the PTEs, in one phase or two.
     fn unmap_staged(
         &self,
-        staging: Staging<'_, DriverPage, tlb::Hoistable>,
+        staging: Staging<'_, DriverPage, tlb::AnyPolicy>,
         request: &UnmapRequest,
     ) -> Phases {
         let mapping = self.store.mapping();

@@ -78,15 +78,15 @@ impl<P: Stale> Drop for Entries<P> {
 }
 
 /// A policy that is flushed when it is dropped.
-struct Owed<F: Flush>(KBox<F>);
+struct Owed<F: Flush + ?Sized>(KBox<F>);
 
-impl<F: Flush> Owed<F> {
+impl<F: Flush + ?Sized> Owed<F> {
     fn flush(&mut self, why: Why) -> Report {
         trace::flush(&mut *self.0, why)
     }
 }
 
-impl<F: Flush> Drop for Owed<F> {
+impl<F: Flush + ?Sized> Drop for Owed<F> {
     fn drop(&mut self) {
         self.flush(Why::Dropped);
     }
@@ -99,7 +99,7 @@ impl<F: Flush> Drop for Owed<F> {
 /// - The first `nr_unmapped` entries were unmapped, or are being, under `owed`; the others are
 ///   staged, and have not been touched.
 /// - `owed` is declared, and so dropped, before `entries`: no page is dropped before the flush.
-pub struct Batch<P: Stale, F: Flush> {
+pub struct Batch<P: Stale, F: Flush + ?Sized> {
     owed: Owed<F>,
     entries: Entries<P>,
 }
@@ -119,9 +119,21 @@ impl<P: Stale, F: Flush> Batch<P, F> {
     ///
     /// May sleep, as `flags` say. No lock is needed.
     pub fn new(policy: F, nr_pages: usize, flags: Flags) -> Result<Self, AllocError> {
+        Self::with_policy(KBox::new(policy, flags)?, nr_pages, flags)
+    }
+}
+
+impl<P: Stale, F: Flush + ?Sized> Batch<P, F> {
+    /// As [`Batch::new`], with a policy of any kind: for callers who find out at run time which one
+    /// they want.
+    ///
+    /// # Errors
+    ///
+    /// - [`AllocError`] (`ENOMEM`) if there is no memory for its storage.
+    pub fn with_policy(policy: KBox<F>, nr_pages: usize, flags: Flags) -> Result<Self, AllocError> {
         // INVARIANT: No entries.
         Ok(Self {
-            owed: Owed(KBox::new(policy, flags)?),
+            owed: Owed(policy),
             entries: Entries {
                 list: KVVec::with_capacity(nr_pages, flags)?,
                 nr_unmapped: 0,
@@ -227,11 +239,11 @@ impl<P: Stale, F: Flush> Batch<P, F> {
 
 /// Pages on their way into a batch: in it, but not unmapped yet. Dropped without being unmapped,
 /// it leaves the pages to the batch, which drops them at its next use.
-pub struct Staging<'b, P: Stale, F: Flush> {
+pub struct Staging<'b, P: Stale, F: Flush + ?Sized> {
     batch: &'b mut Batch<P, F>,
 }
 
-impl<'b, P: Stale, F: Flush> Staging<'b, P, F> {
+impl<'b, P: Stale, F: Flush + ?Sized> Staging<'b, P, F> {
     /// Moves `page`, page `pgoff` of the file, into the batch. In ascending order is cheapest.
     ///
     /// # Errors
@@ -265,12 +277,12 @@ impl<'b, P: Stale, F: Flush> Staging<'b, P, F> {
 }
 
 /// Pages of a batch, from one on, that were walked over together.
-pub(super) struct Walked<'b, P: Stale, F: Flush> {
+pub(super) struct Walked<'b, P: Stale, F: Flush + ?Sized> {
     pub(super) batch: &'b mut Batch<P, F>,
     from: usize,
 }
 
-impl<P: Stale, F: Flush> Walked<'_, P, F> {
+impl<P: Stale, F: Flush + ?Sized> Walked<'_, P, F> {
     fn entries(&mut self) -> &mut [Entry<P>] {
         let entries = self.batch.entries.list.get_mut(self.from..);
         entries.unwrap_or(&mut [])
@@ -302,13 +314,13 @@ impl<P> Settled<'_, P> {
 }
 
 /// Pages that no stale translation reaches any more.
-pub struct Flushed<P: Stale, F: Flush> {
+pub struct Flushed<P: Stale, F: Flush + ?Sized> {
     report: Report,
     owed: Owed<F>,
     entries: Entries<P>,
 }
 
-impl<P: Stale, F: Flush> Flushed<P, F> {
+impl<P: Stale, F: Flush + ?Sized> Flushed<P, F> {
     /// Returns what the flush did.
     pub fn report(&self) -> Report {
         self.report

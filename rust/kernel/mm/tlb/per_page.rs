@@ -5,77 +5,41 @@
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
-use super::policy::{
-    note,
-    sealed,
-    settle,
-    sum,
-    Direct,
-    Flush,
-    Kind,
-    Machine,
-    Owed,
-    Report, //
-};
-use super::range::{
-    PageRange,
-    Pending, //
+use super::{
+    policy::{
+        sealed,
+        Kind,
+        Machine,
+        Owed,
+        Rule, //
+    },
+    range::{
+        PageRange,
+        Pending, //
+    }, //
 };
 
 /// A flush for each PTE, at once: what Linux did before it had batches. For comparison.
-pub struct PerPage<M: Machine> {
-    machine: M,
-    owed: Owed<M>,
+#[derive(Default)]
+pub struct PerPage {
     nr_calls: usize,
 }
 
-impl<M: Machine> PerPage<M> {
-    /// Makes a policy that owes nothing; it never does.
-    pub fn new() -> Self {
-        Self {
-            machine: M::default(),
-            owed: Owed::<M>::new(),
-            nr_calls: 0,
-        }
-    }
-}
+impl sealed::Sealed for PerPage {}
 
-impl<M: Machine> Default for PerPage<M> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+impl<M: Machine> Rule<M> for PerPage {
+    const KIND: Kind = Kind::PerPage;
+    const FLUSHES_EACH: bool = true;
 
-impl<M: Machine> sealed::Sealed for PerPage<M> {}
-
-impl<M: Machine> Direct for PerPage<M> {}
-
-impl<M: Machine> Flush for PerPage<M> {
-    type Mm = M::Mm;
-
-    fn kind(&self) -> Kind {
-        Kind::PerPage
-    }
-
-    fn flushes_each(&self) -> bool {
-        true
-    }
-
-    fn cleared(&mut self, mm: &M::Mm, page: PageRange) {
-        self.machine.flush_mm(mm, Some(page));
+    fn cleared(&mut self, machine: &mut M, mm: &M::Mm, page: PageRange) {
+        machine.flush_mm(mm, Some(page));
         self.nr_calls += 1;
     }
 
-    fn record(&mut self, mm: &M::Mm, pending: Pending) {
-        // Flushed already: this only counts.
-        note::<M>(&mut self.owed, mm, pending);
-    }
+    /// Flushed already: what is owed is only counted.
+    fn record(&mut self, _: &mut M, _: &Owed<M>, _: &M::Mm, _: Pending, _is_noted: bool) {}
 
-    fn owed(&self) -> Report {
-        sum::<M>(&self.owed)
-    }
-
-    fn flush(&mut self) -> Report {
-        settle::<M>(&mut self.owed, core::mem::take(&mut self.nr_calls))
+    fn flush(&mut self, _: &mut M, _: &Owed<M>) -> usize {
+        core::mem::take(&mut self.nr_calls)
     }
 }

@@ -15,12 +15,15 @@
 //!
 //! 1. A walker clears PTEs under a page-table lock, each with a locked read-modify-write. Where it
 //!    finds none, but someone else has yet to flush that mm, it goes on as if it had (H2).
-//! 2. [`Flush::cleared`] for each of them; only [`PerPage`] acts on it.
-//! 3. [`Flush::record`] once for all PTEs cleared under this lock, *before* it is released:
+//! 2. [`Record::cleared`] for each of them; only [`PerPage`] acts on it.
+//! 3. [`Record::record`] once for all PTEs cleared under this lock, *before* it is released:
 //!    mprotect, munmap, mremap and madvise of that mm learn that a flush is owed (H4). From here
 //!    on, now or at the flush, the generation is bumped and then `mm_cpumask()` read (H1).
 //! 4. The lock is released. Other CPUs may use the stale entries until:
 //! 5. [`Flush::flush`], with no lock held. Afterwards no CPU has them.
+//!
+//! A [`Policy`] is what is owed, the machine that it was handed, and one [`Rule`]: what of that the
+//! machine is told at once, and what it is asked at the flush.
 //!
 //! [`Broadcast`]: super::broadcast::Broadcast
 //! [`PerPage`]: super::per_page::PerPage
@@ -47,7 +50,7 @@ pub(crate) mod sealed {
 }
 
 /// What a policy asks of the machine below it.
-pub trait Machine: sealed::Sealed + Default {
+pub trait Machine: sealed::Sealed {
     /// An address space.
     type Mm;
     /// What keeps an address space from being freed (it may die).
@@ -56,7 +59,7 @@ pub trait Machine: sealed::Sealed + Default {
     /// Pins `mm`. Does not sleep.
     fn pin(mm: &Self::Mm) -> Self::Pin;
     /// Returns the most pages that the machine flushes one by one.
-    fn ceiling_pages() -> usize;
+    fn ceiling_pages(&self) -> usize;
     /// Owes `mm` a flush of `range`: bumps its generation, then notes its CPUs. Does not sleep.
     fn add_pending(&mut self, mm: &Self::Mm, range: PageRange);
     /// Tells whoever else changes page tables of `mm` that a flush is owed. Does not sleep.
@@ -142,15 +145,13 @@ pub enum Touched {
     Kept = 2,
 }
 
-/// A flush policy. Sealed: all of them are in this folder.
-pub trait Flush: sealed::Sealed {
+/// Who is told which PTEs a walk has changed. Sealed, as is [`Flush`]: all policies are in this
+/// folder.
+pub trait Record: sealed::Sealed {
     /// The address spaces it is for.
     type Mm;
 
-    /// Returns which policy it is.
-    fn kind(&self) -> Kind;
-
-    /// Returns whether [`Flush::cleared`] does anything: it is called for each page only then.
+    /// Returns whether [`Record::cleared`] does anything: it is called for each page only then.
     fn flushes_each(&self) -> bool {
         false
     }
@@ -159,9 +160,15 @@ pub trait Flush: sealed::Sealed {
     /// or by someone else, or is to be flushed without being cleared.
     fn cleared(&mut self, _mm: &Self::Mm, _page: PageRange) {}
 
-    /// `pending` is all that [`Flush::cleared`] was called for since the last call. If the caller
+    /// `pending` is all that [`Record::cleared`] was called for since the last call. If the caller
     /// cleared any of it, it still holds their page-table lock.
     fn record(&mut self, mm: &Self::Mm, pending: Pending);
+}
+
+/// A flush policy.
+pub trait Flush: Record {
+    /// Returns which policy it is.
+    fn kind(&self) -> Kind;
 
     /// Returns what a flush now would be for; its `nr_calls` is zero.
     fn owed(&self) -> Report;
@@ -170,34 +177,94 @@ pub trait Flush: sealed::Sealed {
     fn flush(&mut self) -> Report;
 }
 
-/// A policy that makes its flushes itself, and sleeps only in [`Flush::flush`].
-pub trait Direct: Flush {}
-
 /// Who waits for a flush, by address space.
-pub(super) type Owed<M> = Ledger<<M as Machine>::Pin, MAX_MMS>;
+pub type Owed<M> = Ledger<<M as Machine>::Pin, MAX_MMS>;
 
-/// Notes `pending` for `mm`; false if the table is full.
-pub(super) fn note<M: Machine>(owed: &mut Owed<M>, mm: &M::Mm, pending: Pending) -> bool {
-    let same = |pin: &M::Pin| core::ptr::eq::<M::Mm>(&**pin, mm);
-    owed.note(pending, same, || M::pin(mm)).is_ok()
+/// When to flush what is owed, and how: all in which one [`Policy`] differs from another.
+pub trait Rule<M: Machine>: sealed::Sealed + Default {
+    /// Which policy it makes.
+    const KIND: Kind;
+    /// As [`Record::flushes_each`].
+    const FLUSHES_EACH: bool = false;
+
+    /// As [`Record::cleared`].
+    fn cleared(&mut self, _machine: &mut M, _mm: &M::Mm, _page: PageRange) {}
+
+    /// As [`Record::record`]. `owed` has `pending` already, if it had room for `mm`
+    /// (`is_noted`); else nobody but this rule will flush it.
+    fn record(
+        &mut self,
+        machine: &mut M,
+        owed: &Owed<M>,
+        mm: &M::Mm,
+        pending: Pending,
+        is_noted: bool,
+    );
+
+    /// Flushes what is `owed`, and returns how many calls into the machine's flush functions that
+    /// took.
+    fn flush(&mut self, machine: &mut M, owed: &Owed<M>) -> usize;
 }
 
-/// Sums the table up.
-pub(super) fn sum<M: Machine>(owed: &Owed<M>) -> Report {
-    Report {
-        nr_ptes: owed.nr_pages(),
-        nr_mms: owed.nr_mms(),
-        dirty: owed.is_dirty(),
-        nr_calls: 0,
+/// A policy of its own: what is owed, and a rule for it.
+pub struct Policy<M: Machine, R: Rule<M>> {
+    machine: M,
+    owed: Owed<M>,
+    rule: R,
+}
+
+impl<M: Machine, R: Rule<M>> Policy<M, R> {
+    /// Makes a policy for `machine` that owes nothing.
+    pub fn new(machine: M) -> Self {
+        Self {
+            machine,
+            owed: Owed::<M>::new(),
+            rule: R::default(),
+        }
     }
 }
 
-/// Empties the table into a report.
-pub(super) fn settle<M: Machine>(owed: &mut Owed<M>, nr_calls: usize) -> Report {
-    let report = Report {
-        nr_calls,
-        ..sum::<M>(owed)
-    };
-    owed.clear();
-    report
+impl<M: Machine, R: Rule<M>> sealed::Sealed for Policy<M, R> {}
+
+impl<M: Machine, R: Rule<M>> Record for Policy<M, R> {
+    type Mm = M::Mm;
+
+    fn flushes_each(&self) -> bool {
+        R::FLUSHES_EACH
+    }
+
+    fn cleared(&mut self, mm: &M::Mm, page: PageRange) {
+        self.rule.cleared(&mut self.machine, mm, page);
+    }
+
+    fn record(&mut self, mm: &M::Mm, pending: Pending) {
+        let same = |pin: &M::Pin| core::ptr::eq::<M::Mm>(&**pin, mm);
+        let noted = self.owed.note(pending, same, || M::pin(mm));
+        self.rule
+            .record(&mut self.machine, &self.owed, mm, pending, noted.is_ok());
+    }
+}
+
+impl<M: Machine, R: Rule<M>> Flush for Policy<M, R> {
+    fn kind(&self) -> Kind {
+        R::KIND
+    }
+
+    fn owed(&self) -> Report {
+        Report {
+            nr_ptes: self.owed.nr_pages(),
+            nr_mms: self.owed.nr_mms(),
+            dirty: self.owed.is_dirty(),
+            nr_calls: 0,
+        }
+    }
+
+    fn flush(&mut self) -> Report {
+        let report = Report {
+            nr_calls: self.rule.flush(&mut self.machine, &self.owed),
+            ..self.owed()
+        };
+        self.owed.clear();
+        report
+    }
 }

@@ -5,24 +5,19 @@
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
-use super::policy::{
-    note,
-    sealed,
-    settle,
-    sum,
-    Direct,
-    Flush,
-    Kind,
-    Machine,
-    Owed,
-    Report, //
-};
 use super::{
     ceiling::{
-        self,
-        Decision, //
+        Decision,
+        Limits, //
     },
     ledger::Entry,
+    policy::{
+        sealed,
+        Kind,
+        Machine,
+        Owed,
+        Rule, //
+    },
     range::Pending, //
 };
 
@@ -36,114 +31,89 @@ pub const MAX_PRECISE_MMS: usize = 8;
 /// # Invariants
 ///
 /// If `spilled`, all that is owed was handed to the machine's own batch; otherwise nothing was, and
-/// every address space that is owed a flush is in `owed`.
-pub struct Precise<M: Machine> {
-    machine: M,
-    owed: Owed<M>,
+/// every address space that is owed a flush is in the table.
+#[derive(Default)]
+pub struct Precise {
+    // INVARIANT: At first, nothing is owed.
     spilled: bool,
 }
 
-impl<M: Machine> Precise<M> {
-    /// Makes a policy that owes nothing.
-    pub fn new() -> Self {
-        // INVARIANT: Nothing is owed.
-        Self {
-            machine: M::default(),
-            owed: Owed::<M>::new(),
-            spilled: false,
-        }
+fn limits<M: Machine>(machine: &M) -> Limits {
+    Limits {
+        ceiling_pages: machine.ceiling_pages(),
+        max_mms: MAX_PRECISE_MMS,
     }
+}
 
-    fn limits() -> ceiling::Limits {
-        ceiling::Limits {
-            ceiling_pages: M::ceiling_pages(),
-            max_mms: MAX_PRECISE_MMS,
-        }
-    }
-
+impl Precise {
     /// Hands what is owed to the machine's batch. That reads the generation and the CPUs of each
     /// address space later than its PTEs were cleared, which is as good: the order is what counts.
-    fn spill(&mut self) {
+    fn spill<M: Machine>(&mut self, machine: &mut M, owed: &Owed<M>) {
         // INVARIANT: All entries are handed over.
-        for Entry { mm, pending } in self.owed.iter() {
-            self.machine.add_pending(mm, pending.range());
+        for Entry { mm, pending } in owed.iter() {
+            machine.add_pending(mm, pending.range());
         }
         self.spilled = true;
     }
 
     /// Flushes address space by address space, unless it is better to flush them all at once.
-    fn flush_each(&mut self) -> usize {
-        let limits = Self::limits();
-        let nr_mms = self.owed.nr_mms();
-        let nr_far = self
-            .owed
-            .iter()
-            .filter(|e| limits.is_far(&e.pending))
-            .count();
+    fn flush_each<M: Machine>(&mut self, machine: &mut M, owed: &Owed<M>) -> usize {
+        let limits = limits(machine);
+        let nr_mms = owed.nr_mms();
+        let nr_far = owed.iter().filter(|e| limits.is_far(&e.pending)).count();
         let decide = |pending: &Pending| limits.decide(nr_mms, nr_far, pending);
         let is_all = |e: &Entry<M::Pin>| decide(&e.pending) == Decision::Broadcast;
-        if self.owed.iter().any(is_all) {
-            return self.flush_all();
+        if owed.iter().any(is_all) {
+            return self.flush_all(machine, owed);
         }
-        for Entry { mm, pending } in self.owed.iter() {
+        for Entry { mm, pending } in owed.iter() {
             let is_ranged = decide(pending) == Decision::Ranged;
-            let range = is_ranged.then(|| pending.range());
-            self.machine.flush_mm(mm, range);
+            machine.flush_mm(mm, is_ranged.then(|| pending.range()));
         }
         nr_mms
     }
 
-    fn flush_all(&mut self) -> usize {
+    fn flush_all<M: Machine>(&mut self, machine: &mut M, owed: &Owed<M>) -> usize {
         if !self.spilled {
-            self.spill();
+            self.spill(machine, owed);
         }
-        self.machine.flush_pending();
+        machine.flush_pending();
         1
     }
 }
 
-impl<M: Machine> Default for Precise<M> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+impl sealed::Sealed for Precise {}
 
-impl<M: Machine> sealed::Sealed for Precise<M> {}
+impl<M: Machine> Rule<M> for Precise {
+    const KIND: Kind = Kind::Precise;
 
-impl<M: Machine> Direct for Precise<M> {}
-
-impl<M: Machine> Flush for Precise<M> {
-    type Mm = M::Mm;
-
-    fn kind(&self) -> Kind {
-        Kind::Precise
-    }
-
-    fn record(&mut self, mm: &M::Mm, pending: Pending) {
-        let noted = note::<M>(&mut self.owed, mm, pending);
+    fn record(
+        &mut self,
+        machine: &mut M,
+        owed: &Owed<M>,
+        mm: &M::Mm,
+        pending: Pending,
+        is_noted: bool,
+    ) {
         let was_spilled = self.spilled;
-        if !was_spilled && (!noted || Self::limits().outgrown(self.owed.nr_mms())) {
-            self.spill();
+        if !was_spilled && (!is_noted || limits(machine).outgrown(owed.nr_mms())) {
+            self.spill(machine, owed);
         }
         // INVARIANT: After a spill, what is recorded goes to the machine at once; and so does what
         // the spill did not find in the table.
-        if was_spilled || !noted {
-            self.machine.add_pending(mm, pending.range());
+        if was_spilled || !is_noted {
+            machine.add_pending(mm, pending.range());
         }
-        self.machine.note_batched(mm);
+        machine.note_batched(mm);
     }
 
-    fn owed(&self) -> Report {
-        sum::<M>(&self.owed)
-    }
-
-    fn flush(&mut self) -> Report {
+    fn flush(&mut self, machine: &mut M, owed: &Owed<M>) -> usize {
         let nr_calls = match self.spilled {
-            true => self.flush_all(),
-            false => self.flush_each(),
+            true => self.flush_all(machine, owed),
+            false => self.flush_each(machine, owed),
         };
         // INVARIANT: Nothing is owed.
         self.spilled = false;
-        settle::<M>(&mut self.owed, nr_calls)
+        nr_calls
     }
 }

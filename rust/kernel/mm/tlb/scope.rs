@@ -28,9 +28,9 @@ use super::{
     locks,
     policy::{
         sealed,
-        Direct,
         Flush,
         Kind,
+        Record,
         Report,
         Why, //
     },
@@ -55,7 +55,7 @@ use kernel::{
 };
 
 /// What the next flush is for.
-struct Next<F> {
+struct Next<F: ?Sized> {
     policy: KBox<F>,
     number: u64,
     /// All flushes below this number are done.
@@ -63,28 +63,33 @@ struct Next<F> {
 }
 
 /// A flush that several batches share, over and over.
-pub struct Scope<F: Direct> {
+pub struct Scope<F: Flush + ?Sized> {
     next: Pin<KBox<SpinLock<Next<F>>>>,
     /// Owes nothing, unless a flush is being made.
     flushing: Pin<KBox<Mutex<KBox<F>>>>,
 }
 
-impl<F: Direct> Scope<F> {
-    /// Makes a scope that owes nothing. `make` makes two policies, of which one is filled while the
-    /// other is flushed.
+impl<F: Flush + ?Sized> Scope<F> {
+    /// Makes a scope that owes nothing. `policies` are of one kind, and owe nothing: one of them is
+    /// filled while the other is flushed.
     ///
     /// # Errors
     ///
+    /// - `EINVAL` if one of them leaves its flush to a scope.
     /// - `ENOMEM` if there is no memory.
-    pub fn new(make: impl Fn() -> F, flags: Flags) -> Result<Arc<Self>> {
+    pub fn new(policies: [KBox<F>; 2], flags: Flags) -> Result<Arc<Self>> {
+        if policies.iter().any(|policy| policy.kind() == Kind::Hoisted) {
+            return Err(EINVAL);
+        }
+        let [policy, other] = policies;
         let next = Next {
-            policy: KBox::new(make(), flags)?,
+            policy,
             number: 0,
             done: 0,
         };
         let scope = Self {
             next: locks::spinlock(next, flags)?,
-            flushing: locks::mutex(KBox::new(make(), flags)?, flags)?,
+            flushing: locks::mutex(other, flags)?,
         };
         Ok(Arc::new(scope, flags)?)
     }
@@ -117,14 +122,14 @@ impl<F: Direct> Scope<F> {
 }
 
 /// The policy of a batch that leaves its flush to a [`Scope`].
-pub struct Hoisted<F: Direct> {
+pub struct Hoisted<F: Flush + ?Sized> {
     scope: Arc<Scope<F>>,
     /// What this batch has recorded, and for which flush at the latest.
     own: Report,
     number: Option<u64>,
 }
 
-impl<F: Direct> Hoisted<F> {
+impl<F: Flush + ?Sized> Hoisted<F> {
     /// Makes a policy that owes nothing.
     pub fn new(scope: Arc<Scope<F>>) -> Self {
         Self {
@@ -135,14 +140,10 @@ impl<F: Direct> Hoisted<F> {
     }
 }
 
-impl<F: Direct> sealed::Sealed for Hoisted<F> {}
+impl<F: Flush + ?Sized> sealed::Sealed for Hoisted<F> {}
 
-impl<F: Direct> Flush for Hoisted<F> {
+impl<F: Flush + ?Sized> Record for Hoisted<F> {
     type Mm = F::Mm;
-
-    fn kind(&self) -> Kind {
-        Kind::Hoisted
-    }
 
     fn flushes_each(&self) -> bool {
         self.scope.next.lock().policy.flushes_each()
@@ -163,6 +164,12 @@ impl<F: Direct> Flush for Hoisted<F> {
         self.own.nr_ptes += pending.nr_pages();
         self.own.dirty |= pending.is_dirty();
     }
+}
+
+impl<F: Flush + ?Sized> Flush for Hoisted<F> {
+    fn kind(&self) -> Kind {
+        Kind::Hoisted
+    }
 
     /// As far as this batch has recorded it; the address spaces are those of the scope.
     fn owed(&self) -> Report {
@@ -181,61 +188,5 @@ impl<F: Direct> Flush for Hoisted<F> {
             None => 0,
         };
         Report { nr_calls, ..own }
-    }
-}
-
-/// A policy of its own, or one that leaves the flush to a scope: for who finds out at run time.
-pub enum Hoistable<F: Direct> {
-    /// Its own.
-    Own(F),
-    /// See [`Hoisted`].
-    Shared(Hoisted<F>),
-}
-
-impl<F: Direct> Hoistable<F> {
-    fn as_flush(&mut self) -> &mut dyn Flush<Mm = F::Mm> {
-        match self {
-            Self::Own(policy) => policy,
-            Self::Shared(policy) => policy,
-        }
-    }
-}
-
-impl<F: Direct> sealed::Sealed for Hoistable<F> {}
-
-impl<F: Direct> Flush for Hoistable<F> {
-    type Mm = F::Mm;
-
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Own(policy) => policy.kind(),
-            Self::Shared(policy) => policy.kind(),
-        }
-    }
-
-    fn flushes_each(&self) -> bool {
-        match self {
-            Self::Own(policy) => policy.flushes_each(),
-            Self::Shared(policy) => policy.flushes_each(),
-        }
-    }
-
-    fn cleared(&mut self, mm: &F::Mm, page: PageRange) {
-        self.as_flush().cleared(mm, page);
-    }
-
-    fn record(&mut self, mm: &F::Mm, pending: Pending) {
-        self.as_flush().record(mm, pending);
-    }
-
-    fn owed(&self) -> Report {
-        match self {
-            Self::Own(policy) => policy.owed(),
-            Self::Shared(policy) => policy.owed(),
-        }
-    }
-
-    fn flush(&mut self) -> Report {
-        self.as_flush().flush()
     }
 }

@@ -22,14 +22,14 @@ fn id<F: ?Sized>(policy: &F) -> usize {
 }
 
 /// An empty batch, with room for `nr_pages`, is opened.
-pub(super) fn batch_open<F: Flush>(policy: &F, nr_pages: usize) {
+pub(super) fn batch_open<F: Flush + ?Sized>(policy: &F, nr_pages: usize) {
     if mechanism::is_traced() {
         mechanism::trace_batch_open(id(policy), policy.kind() as i32, nr_pages);
     }
 }
 
 /// Flushes, between two events, if there is something to flush.
-pub(super) fn flush<F: Flush>(policy: &mut F, why: Why) -> Report {
+pub(super) fn flush<F: Flush + ?Sized>(policy: &mut F, why: Why) -> Report {
     if !mechanism::is_traced() {
         return policy.flush();
     }
@@ -45,7 +45,7 @@ pub(super) fn flush<F: Flush>(policy: &mut F, why: Why) -> Report {
 }
 
 /// Returns by what a batch is known, if someone watches the release of its pages.
-pub(super) fn watched_releases<F>(policy: &F) -> Option<usize> {
+pub(super) fn watched_releases<F: ?Sized>(policy: &F) -> Option<usize> {
     mechanism::is_traced().then(|| id(policy))
 }
 

@@ -62,12 +62,12 @@ pub struct Phases {
 ///
 /// Dropped, it leaves the pages to the batch, and some of them mapped.
 #[must_use = "the pages are not unmapped yet"]
-pub struct WriteProtected<'b, P: Stale, F: Flush> {
+pub struct WriteProtected<'b, P: Stale, F: Flush + ?Sized> {
     walked: Walked<'b, P, F>,
     first: Walk,
 }
 
-impl<'b, P: Stale, F: Flush> Staging<'b, P, F> {
+impl<'b, P: Stale, F: Flush + ?Sized> Staging<'b, P, F> {
     /// Write-protects or clears the PTEs of the staged pages, with `walk`, under the same contract
     /// as that of `commit_with`.
     pub(crate) fn write_protect_with(
@@ -79,7 +79,7 @@ impl<'b, P: Stale, F: Flush> Staging<'b, P, F> {
     }
 }
 
-impl<'b, P: Stale, F: Flush> WriteProtected<'b, P, F> {
+impl<'b, P: Stale, F: Flush + ?Sized> WriteProtected<'b, P, F> {
     /// Flushes, if a PTE was write-protected.
     ///
     /// # Context
@@ -102,13 +102,13 @@ impl<'b, P: Stale, F: Flush> WriteProtected<'b, P, F> {
 ///
 /// Dropped, it leaves the pages to the batch, and some of them mapped.
 #[must_use = "the pages are not unmapped yet"]
-pub struct Quiesced<'b, P: Stale, F: Flush> {
+pub struct Quiesced<'b, P: Stale, F: Flush + ?Sized> {
     walked: Walked<'b, P, F>,
     first: Walk,
     report: Report,
 }
 
-impl<P: Stale, F: Flush> Quiesced<'_, P, F> {
+impl<P: Stale, F: Flush + ?Sized> Quiesced<'_, P, F> {
     /// Clears what is left, with `walk`, under the same contract as that of `commit_with`.
     pub(crate) fn unmap_with(
         mut self,

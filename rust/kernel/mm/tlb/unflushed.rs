@@ -5,58 +5,30 @@
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
-use super::policy::{
-    note,
-    sealed,
-    settle,
-    sum,
-    Flush,
-    Kind,
-    Machine,
-    Owed,
-    Report, //
+use super::{
+    policy::{
+        sealed,
+        Kind,
+        Machine,
+        Owed,
+        Rule, //
+    },
+    range::Pending, //
 };
-use super::range::Pending;
 
 /// No flush at all: the negative control. Pages come out of the batch while other CPUs still reach
 /// them.
-pub struct Unflushed<M: Machine> {
-    owed: Owed<M>,
-}
+#[derive(Default)]
+pub struct Unflushed;
 
-impl<M: Machine> Unflushed<M> {
-    /// Makes a policy that never flushes.
-    pub fn new() -> Self {
-        Self {
-            owed: Owed::<M>::new(),
-        }
-    }
-}
+impl sealed::Sealed for Unflushed {}
 
-impl<M: Machine> Default for Unflushed<M> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+impl<M: Machine> Rule<M> for Unflushed {
+    const KIND: Kind = Kind::Unflushed;
 
-impl<M: Machine> sealed::Sealed for Unflushed<M> {}
+    fn record(&mut self, _: &mut M, _: &Owed<M>, _: &M::Mm, _: Pending, _is_noted: bool) {}
 
-impl<M: Machine> Flush for Unflushed<M> {
-    type Mm = M::Mm;
-
-    fn kind(&self) -> Kind {
-        Kind::Unflushed
-    }
-
-    fn record(&mut self, mm: &M::Mm, pending: Pending) {
-        note::<M>(&mut self.owed, mm, pending);
-    }
-
-    fn owed(&self) -> Report {
-        sum::<M>(&self.owed)
-    }
-
-    fn flush(&mut self) -> Report {
-        settle::<M>(&mut self.owed, 0)
+    fn flush(&mut self, _: &mut M, _: &Owed<M>) -> usize {
+        0
     }
 }

@@ -45,7 +45,7 @@ use crate::{
     sync::ArcBorrow, //
 };
 
-impl<'b, P: StalePage, F: Flush<Mm = Mm>> Staging<'b, P, F> {
+impl<'b, P: StalePage, F: Flush<Mm = Mm> + ?Sized> Staging<'b, P, F> {
     /// Unmaps the staged pages from all mappings over `data`, in all processes, and returns how
     /// many PTEs it cleared. The flush is owed: other CPUs may use the pages until then. If another
     /// CPU has cleared PTEs of such a mapping and has yet to flush them, that flush is owed too.
@@ -87,7 +87,7 @@ impl<'b, P: StalePage, F: Flush<Mm = Mm>> Staging<'b, P, F> {
     }
 }
 
-impl<P: StalePage, F: Flush<Mm = Mm>> Quiesced<'_, P, F> {
+impl<P: StalePage, F: Flush<Mm = Mm> + ?Sized> Quiesced<'_, P, F> {
     /// The second of [two phases](super::two_phase): clears what the first has left, in the same
     /// mappings. A PTE that is dirty now was written to between the phases.
     ///
@@ -137,7 +137,7 @@ fn walk<P, F, T>(
 ) -> Walk
 where
     P: StalePage,
-    F: Flush<Mm = Mm>,
+    F: Flush<Mm = Mm> + ?Sized,
     T: Send + Sync + 'static,
 {
     let mut done = Walk::default();
@@ -153,7 +153,7 @@ where
 fn walk_vma<P, F>(vma: &Vma, entries: &[Entry<P>], policy: &mut F, action: Action, done: &mut Walk)
 where
     P: StalePage,
-    F: Flush<Mm = Mm>,
+    F: Flush<Mm = Mm> + ?Sized,
 {
     let Some(window) = vma.window() else {
         return;
@@ -188,7 +188,7 @@ fn walk_table<P, F>(
 ) -> usize
 where
     P: StalePage,
-    F: Flush<Mm = Mm>,
+    F: Flush<Mm = Mm> + ?Sized,
 {
     let Some(addr) = entries.first().and_then(|e| window.address_of(e.pgoff)) else {
         return 1;
@@ -229,7 +229,7 @@ fn walk_run<P, F>(
     done: &mut Walk,
 ) where
     P: StalePage,
-    F: Flush<Mm = Mm>,
+    F: Flush<Mm = Mm> + ?Sized,
 {
     let vma = table.vma();
     let flushes_each = policy.flushes_each();
@@ -258,7 +258,7 @@ fn walk_run<P, F>(
     drop(table);
 }
 
-fn record<F: Flush<Mm = Mm>>(policy: &mut F, vma: &Vma, pending: Pending, why: Touched) {
+fn record<F: Flush<Mm = Mm> + ?Sized>(policy: &mut F, vma: &Vma, pending: Pending, why: Touched) {
     policy.record(vma.mm(), pending);
     mechanism::trace_range_add(vma.mm(), pending.range(), pending.nr_pages(), why as i32);
 }
@@ -298,7 +298,7 @@ fn is_doubtful(table: &PageTable<'_>, cleared: Cleared) -> bool {
 /// Pages without a PTE of ours to clear, if someone else has cleared PTEs of this mm and has yet to
 /// flush them: other CPUs may still reach the pages, so the flush has to cover them (H2). No PTE of
 /// theirs counts as cleared by us.
-fn owed_elsewhere<F: Flush<Mm = Mm>>(
+fn owed_elsewhere<F: Flush<Mm = Mm> + ?Sized>(
     vma: &Vma,
     window: &Window,
     pgoffs: impl Iterator<Item = usize>,
@@ -331,7 +331,7 @@ pub fn invalidate<T, F>(
 ) -> Report
 where
     T: Send + Sync + 'static,
-    F: Flush<Mm = Mm>,
+    F: Flush<Mm = Mm> + ?Sized,
 {
     let rmap = mapping.lock();
     for vma in rmap.vmas(data, first, last) {

@@ -15,8 +15,7 @@ use super::{
 };
 
 /// The machine below, but for the one call.
-#[derive(Default)]
-pub struct Unnoted<M: Machine>(M);
+pub struct Unnoted<M: Machine>(pub M);
 
 impl<M: Machine> sealed::Sealed for Unnoted<M> {}
 
@@ -28,8 +27,8 @@ impl<M: Machine> Machine for Unnoted<M> {
         M::pin(mm)
     }
 
-    fn ceiling_pages() -> usize {
-        M::ceiling_pages()
+    fn ceiling_pages(&self) -> usize {
+        self.0.ceiling_pages()
     }
 
     fn add_pending(&mut self, mm: &M::Mm, range: PageRange) {

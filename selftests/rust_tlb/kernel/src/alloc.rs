@@ -19,7 +19,14 @@ pub const GFP_KERNEL: Flags = Flags;
 pub struct AllocError;
 
 /// As the kernel's `KBox`.
-pub struct KBox<T>(Box<T>);
+pub struct KBox<T: ?Sized>(Box<T>);
+
+/// A box of the standard library turns into one of a trait object by itself.
+impl<T: ?Sized> From<Box<T>> for KBox<T> {
+    fn from(inner: Box<T>) -> Self {
+        Self(inner)
+    }
+}
 
 impl<T> KBox<T> {
     /// Never fails on the host.
@@ -36,7 +43,7 @@ impl<T> KBox<T> {
     }
 }
 
-impl<T> Deref for KBox<T> {
+impl<T: ?Sized> Deref for KBox<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -44,7 +51,7 @@ impl<T> Deref for KBox<T> {
     }
 }
 
-impl<T> DerefMut for KBox<T> {
+impl<T: ?Sized> DerefMut for KBox<T> {
     fn deref_mut(&mut self) -> &mut T {
         &mut self.0
     }

@@ -4,13 +4,18 @@
 
 use crate::alloc::AllocError;
 
-/// Of the kernel's errors, the host has but one.
+/// Those of the kernel's errors that the pure files return, by their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Error(AllocError);
+pub struct Error(&'static str);
+
+/// Invalid argument.
+pub const EINVAL: Error = Error("EINVAL");
+/// Out of memory.
+pub const ENOMEM: Error = Error("ENOMEM");
 
 impl From<AllocError> for Error {
-    fn from(error: AllocError) -> Self {
-        Self(error)
+    fn from(_: AllocError) -> Self {
+        ENOMEM
     }
 }
 

@@ -12,8 +12,6 @@ pub mod batch;
 pub mod broadcast;
 #[path = "../../../srctree/rust/kernel/mm/tlb/ceiling.rs"]
 pub mod ceiling;
-#[path = "../../../srctree/rust/kernel/mm/tlb/chosen.rs"]
-pub mod chosen;
 #[path = "../../../srctree/rust/kernel/mm/tlb/ledger.rs"]
 pub mod ledger;
 mod locks;

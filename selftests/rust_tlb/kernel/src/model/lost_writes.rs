@@ -3,17 +3,12 @@
 //! What must hold if pages are saved and brought back: no write of a CPU is lost.
 
 use super::{
-    machine::{set_world, with_world, Model},
+    machine::Shared,
+    policies::{broadcast, unflushed, NewPolicy, POLICIES},
     world::{Cpu, MmId, Vpn, World},
     write_back::{take_back, Event, Meanwhile, Trust},
 };
-use crate::{
-    alloc::GFP_KERNEL,
-    mm::tlb::{
-        batch::Batch, broadcast::Broadcast, chosen::Chosen, per_page::PerPage, precise::Precise,
-        unflushed::Unflushed,
-    },
-};
+use crate::{alloc::GFP_KERNEL, mm::tlb::batch::Batch};
 use proptest::{
     prelude::*,
     test_runner::{TestCaseError, TestError, TestRng, TestRunner},
@@ -59,31 +54,26 @@ fn machine(keeps_promise: bool) -> World {
     world
 }
 
-type NewPolicy = fn() -> Chosen<Model>;
-
-const POLICIES: [NewPolicy; 3] = [
-    || Chosen::Broadcast(Broadcast::new()),
-    || Chosen::Precise(Precise::new()),
-    || Chosen::PerPage(PerPage::new()),
-];
-const BROADCAST: NewPolicy = POLICIES[0];
-const UNFLUSHED: NewPolicy = || Chosen::Unflushed(Unflushed::new());
-
 /// Returns how many writes are lost.
 fn lost_writes(world: World, policy: NewPolicy, trust: Trust, course: &Course) -> usize {
-    set_world(world);
+    lost_writes_in(&Shared::new(world), policy, trust, course)
+}
+
+fn lost_writes_in(world: &Shared, policy: NewPolicy, trust: Trust, course: &Course) -> usize {
     let mut events = course.events.iter().cloned();
-    let mut meanwhile = Meanwhile(&mut events);
-    let mut batch = Batch::new(policy(), 0, GFP_KERNEL).unwrap();
+    let mut meanwhile = Meanwhile::new(world, &mut events);
+    let mut batch = Batch::with_policy(policy(world), 0, GFP_KERNEL).unwrap();
     for (mms, vpns) in &course.pages {
         batch = take_back(batch, trust, (mms, vpns), &mut meanwhile);
     }
     // Whatever is still in a TLB can be used at any later time.
     for (cpu, mm, vpn) in everything() {
-        with_world(|w| w.switch(cpu, mm));
-        with_world(|w| w.write(cpu, vpn)).expect("nothing is in the way");
+        world.with(|w| w.switch(cpu, mm));
+        world
+            .with(|w| w.write(cpu, vpn))
+            .expect("nothing is in the way");
     }
-    with_world(|w| w.lost_writes())
+    world.with(|w| w.lost_writes())
 }
 
 fn everything() -> impl Iterator<Item = (Cpu, MmId, Vpn)> {
@@ -130,10 +120,10 @@ fn is_found(keeps_promise: bool, policy: NewPolicy, trust: Trust) -> bool {
 /// The controls: what each of the properties rests on, left out.
 #[test]
 fn lost_writes_are_found() {
-    assert!(is_found(true, UNFLUSHED, Trust::Cpu));
-    assert!(is_found(false, BROADCAST, Trust::Cpu), "the promise");
-    assert!(is_found(false, UNFLUSHED, Trust::Nobody));
-    assert!(!is_found(true, BROADCAST, Trust::Cpu));
+    assert!(is_found(true, unflushed, Trust::Cpu));
+    assert!(is_found(false, broadcast, Trust::Cpu), "the promise");
+    assert!(is_found(false, unflushed, Trust::Nobody));
+    assert!(!is_found(true, broadcast, Trust::Cpu));
 }
 
 /// Page 1 of address space 0 is taken back, once. CPU 1 has done what `before` says, and goes on
@@ -152,7 +142,7 @@ fn one_page(before: &[Event], after: &[Event]) -> Course {
 #[test]
 fn a_broken_promise_loses_a_write_through_a_clean_translation() {
     let course = one_page(&[Event::Read(1, 1)], &[Event::Write(1, 1)]);
-    let lost = |promise, trust| lost_writes(machine(promise), BROADCAST, trust, &course);
+    let lost = |promise, trust| lost_writes(machine(promise), broadcast, trust, &course);
     assert_ne!(lost(false, Trust::Cpu), 0);
     assert_eq!(lost(true, Trust::Cpu), 0);
     assert_eq!(lost(false, Trust::Nobody), 0);
@@ -164,7 +154,7 @@ fn a_broken_promise_loses_a_write_through_a_clean_translation() {
 fn a_pending_mprotect_hides_a_clean_translation() {
     let read_only = Event::BeginMprotect(0, 1, false);
     let course = one_page(&[Event::Read(1, 1), read_only], &[Event::Write(1, 1)]);
-    let lost = |trust| lost_writes(machine(false), BROADCAST, trust, &course);
+    let lost = |trust| lost_writes(machine(false), broadcast, trust, &course);
     assert_ne!(lost(Trust::Ptes), 0);
     assert_eq!(lost(Trust::Nobody), 0);
 }
@@ -176,7 +166,7 @@ fn an_mprotect_between_the_phases_makes_a_clean_translation() {
     let writable = Event::BeginMprotect(0, 1, true);
     let after = [writable, Event::Read(1, 1), Event::Write(1, 1)];
     let course = one_page(&[Event::Read(1, 1)], &after);
-    let lost = |trust| lost_writes(machine(false), BROADCAST, trust, &course);
+    let lost = |trust| lost_writes(machine(false), broadcast, trust, &course);
     assert_ne!(lost(Trust::Ptes), 0);
     assert_eq!(lost(Trust::Nobody), 0);
 }
@@ -191,7 +181,8 @@ fn two_phases_cost_a_round_more_if_a_page_is_clean() {
         (Event::Write(1, 1), Trust::Nobody, 1),
     ] {
         let course = one_page(&[first], &[]);
-        assert_eq!(lost_writes(machine(true), BROADCAST, trust, &course), 0);
-        assert_eq!(with_world(|w| w.counts.rounds), rounds, "{course:?}");
+        let world = &Shared::new(machine(true));
+        assert_eq!(lost_writes_in(world, broadcast, trust, &course), 0);
+        assert_eq!(world.with(|w| w.counts.rounds), rounds, "{course:?}");
     }
 }

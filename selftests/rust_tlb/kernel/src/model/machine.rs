@@ -1,27 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The model as a [`Machine`]. A policy makes its machine by itself, so the world that it acts on is
-//! one a thread: each test has its own.
+//! The model as a [`Machine`]: a handle to a world that each test makes for itself.
 
 use super::world::{Cpu, MmId, World};
 use crate::mm::tlb::{
     policy::{sealed::Sealed, Machine},
     range::PageRange,
 };
-use std::{cell::RefCell, collections::BTreeSet, ops::Deref};
+use std::{cell::RefCell, collections::BTreeSet, ops::Deref, rc::Rc};
 
-thread_local! {
-    static WORLD: RefCell<World> = RefCell::new(World::new(1, 1, 1));
-}
+/// A world, and all that act on it.
+#[derive(Clone)]
+pub(super) struct Shared(Rc<RefCell<World>>);
 
-/// Replaces the world of this thread.
-pub(super) fn set_world(world: World) {
-    WORLD.with(|w| *w.borrow_mut() = world);
-}
+impl Shared {
+    pub(super) fn new(world: World) -> Self {
+        Self(Rc::new(RefCell::new(world)))
+    }
 
-/// Acts on the world of this thread.
-pub(super) fn with_world<R>(f: impl FnOnce(&mut World) -> R) -> R {
-    WORLD.with(|w| f(&mut w.borrow_mut()))
+    pub(super) fn with<R>(&self, f: impl FnOnce(&mut World) -> R) -> R {
+        f(&mut self.0.borrow_mut())
+    }
 }
 
 /// An address space, known by its place in memory, as in the kernel.
@@ -49,9 +48,20 @@ pub(super) static MMS: [ModelMm; 20] = {
     mms
 };
 
-#[derive(Default)]
+/// What a policy is made for.
 pub(super) struct Model {
+    world: Shared,
     mask: BTreeSet<Cpu>,
+}
+
+impl Model {
+    /// Begins a batch that owes nothing.
+    pub(super) fn new(world: &Shared) -> Self {
+        Self {
+            world: world.clone(),
+            mask: BTreeSet::new(),
+        }
+    }
 }
 
 impl Sealed for Model {}
@@ -64,24 +74,24 @@ impl Machine for Model {
         ModelPin(&MMS[mm.0])
     }
 
-    fn ceiling_pages() -> usize {
-        with_world(|w| w.ceiling_pages)
+    fn ceiling_pages(&self) -> usize {
+        self.world.with(|w| w.ceiling_pages)
     }
 
     fn add_pending(&mut self, mm: &ModelMm, _range: PageRange) {
-        self.mask.extend(with_world(|w| w.add_pending(mm.0)));
+        self.mask.extend(self.world.with(|w| w.add_pending(mm.0)));
     }
 
     fn note_batched(&mut self, mm: &ModelMm) {
-        with_world(|w| w.note_batched(mm.0));
+        self.world.with(|w| w.note_batched(mm.0));
     }
 
     fn flush_pending(&mut self) {
         let mask = std::mem::take(&mut self.mask);
-        with_world(|w| w.flush_all(&mask));
+        self.world.with(|w| w.flush_all(&mask));
     }
 
     fn flush_mm(&mut self, mm: &ModelMm, range: Option<PageRange>) {
-        with_world(|w| w.flush_mm(mm.0, range));
+        self.world.with(|w| w.flush_mm(mm.0, range));
     }
 }

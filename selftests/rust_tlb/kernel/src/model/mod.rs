@@ -7,6 +7,7 @@ mod lost_writes;
 mod machine;
 mod memory;
 mod page_table;
+mod policies;
 mod properties;
 mod scopes;
 mod threads;

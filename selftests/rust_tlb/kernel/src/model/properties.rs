@@ -3,21 +3,17 @@
 //! What must hold whatever the CPUs do: no CPU reaches a page after it came out of the batch.
 
 use super::{
-    machine::{set_world, with_world, Model, ModelMm, MMS},
+    machine::{ModelMm, Shared, MMS},
     memory::Frame,
+    policies::{broadcast, per_page, precise, unflushed, unnoted, NewPolicy, POLICIES},
     world::{Counts, Cpu, MmId, Vpn, World},
 };
 use crate::{
     alloc::GFP_KERNEL,
     mm::tlb::{
         batch::{extend, Batch},
-        broadcast::Broadcast,
-        chosen::Chosen,
-        per_page::PerPage,
         policy::Flush,
-        precise::Precise,
         range::{PageRange, Pending},
-        unflushed::Unflushed,
     },
     page::PAGE_SIZE,
 };
@@ -56,26 +52,33 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Unmaps as `tlb/unmap.rs` does: clear, tell the policy, all under one lock an address space.
-pub(super) fn unmap<F>(batch: &mut Batch<Frame, F>, mms: &[MmId], vpns: &BTreeSet<Vpn>)
-where
-    F: Flush<Mm = ModelMm>,
+pub(super) fn unmap<F>(
+    world: &Shared,
+    batch: &mut Batch<Frame, F>,
+    mms: &[MmId],
+    vpns: &BTreeSet<Vpn>,
+) where
+    F: Flush<Mm = ModelMm> + ?Sized,
 {
     for &mm in mms {
         batch.reserve(vpns.len(), GFP_KERNEL).unwrap();
         let mut staging = batch.stage();
         for &vpn in vpns {
-            if let Some(frame) = with_world(|w| w.mapped(mm, vpn)) {
+            if let Some(frame) = world.with(|w| w.mapped(mm, vpn)) {
                 staging.push(vpn, frame).unwrap();
             }
         }
-        staging.commit_with(|_, policy| clear_all(policy, mm, vpns));
+        staging.commit_with(|_, policy| clear_all(world, policy, mm, vpns));
     }
 }
 
-fn clear_all(policy: &mut impl Flush<Mm = ModelMm>, mm: MmId, vpns: &BTreeSet<Vpn>) {
+fn clear_all<F>(world: &Shared, policy: &mut F, mm: MmId, vpns: &BTreeSet<Vpn>)
+where
+    F: Flush<Mm = ModelMm> + ?Sized,
+{
     let mut all = None;
     for &vpn in vpns {
-        if with_world(|w| w.clear(mm, vpn)).is_some() {
+        if world.with(|w| w.clear(mm, vpn)).is_some() {
             let page = PageRange::of_page(vpn * PAGE_SIZE).unwrap();
             policy.cleared(&MMS[mm], page);
             extend(&mut all, Pending::new(page, 1));
@@ -87,24 +90,24 @@ fn clear_all(policy: &mut impl Flush<Mm = ModelMm>, mm: MmId, vpns: &BTreeSet<Vp
 }
 
 /// Runs `steps`; returns how often a CPU reached a page that was released.
-fn stale_accesses(new_policy: fn() -> Chosen<Model>, steps: &[Step]) -> usize {
+fn stale_accesses(new_policy: NewPolicy, steps: &[Step]) -> usize {
     stale_accesses_in(World::new(NR_CPUS, NR_MMS, CEILING), new_policy, steps)
 }
 
-fn stale_accesses_in(world: World, new_policy: fn() -> Chosen<Model>, steps: &[Step]) -> usize {
-    set_world(world);
-    let mut batch = Some(Batch::new(new_policy(), 0, GFP_KERNEL).unwrap());
+fn stale_accesses_in(world: World, new_policy: NewPolicy, steps: &[Step]) -> usize {
+    let world = &Shared::new(world);
+    let mut batch = Some(Batch::with_policy(new_policy(world), 0, GFP_KERNEL).unwrap());
     let mut released = BTreeSet::new();
     let mut stale = 0;
     for step in steps.iter().chain([&Step::Flush]) {
         match step {
             Step::Touch(cpu, vpn) => {
-                let frame = with_world(|w| w.touch(*cpu, *vpn));
+                let frame = world.with(|w| w.touch(*cpu, *vpn));
                 stale += usize::from(released.contains(&frame));
             }
-            Step::Switch(cpu, mm) => with_world(|w| w.switch(*cpu, *mm)),
-            Step::GoLazy(cpu) => with_world(|w| w.go_lazy(*cpu)),
-            Step::Unmap(mms, vpns) => unmap(batch.as_mut().unwrap(), mms, vpns),
+            Step::Switch(cpu, mm) => world.with(|w| w.switch(*cpu, *mm)),
+            Step::GoLazy(cpu) => world.with(|w| w.go_lazy(*cpu)),
+            Step::Unmap(mms, vpns) => unmap(world, batch.as_mut().unwrap(), mms, vpns),
             Step::Flush => {
                 let mut flushed = batch.take().unwrap().flush();
                 released.extend(flushed.drain().map(|(_, frame)| frame));
@@ -114,8 +117,8 @@ fn stale_accesses_in(world: World, new_policy: fn() -> Chosen<Model>, steps: &[S
     }
     // Whatever is still in a TLB can be used at any later time.
     for (cpu, mm, vpn) in everything() {
-        with_world(|w| w.switch(cpu, mm));
-        stale += usize::from(released.contains(&with_world(|w| w.touch(cpu, vpn))));
+        world.with(|w| w.switch(cpu, mm));
+        stale += usize::from(released.contains(&world.with(|w| w.touch(cpu, vpn))));
     }
     stale
 }
@@ -142,28 +145,12 @@ fn everything() -> impl Iterator<Item = (Cpu, MmId, Vpn)> {
     })
 }
 
-fn broadcast() -> Chosen<Model> {
-    Chosen::Broadcast(Broadcast::new())
-}
-
-fn precise() -> Chosen<Model> {
-    Chosen::Precise(Precise::new())
-}
-
-fn per_page() -> Chosen<Model> {
-    Chosen::PerPage(PerPage::new())
-}
-
-fn unflushed() -> Chosen<Model> {
-    Chosen::Unflushed(Unflushed::new())
-}
-
 proptest! {
     #[test]
     fn no_policy_leaves_a_stale_translation(steps in prop::collection::vec(step(), 1..120)) {
-        prop_assert_eq!(stale_accesses(broadcast, &steps), 0);
-        prop_assert_eq!(stale_accesses(precise, &steps), 0);
-        prop_assert_eq!(stale_accesses(per_page, &steps), 0);
+        for policy in POLICIES {
+            prop_assert_eq!(stale_accesses(policy, &steps), 0);
+        }
     }
 }
 
@@ -180,25 +167,30 @@ fn without_a_flush_a_stale_translation_is_found() {
     assert_eq!(stale_accesses(broadcast, &steps), 0);
 }
 
-fn unnoted() -> Chosen<Model> {
-    Chosen::Unnoted(Broadcast::new())
-}
-
 /// Unmaps `nr_pages` pages of each of the first `nr_mms` address spaces, each loaded on CPU 0 to 3
 /// in turn, and returns what that took.
-fn cost(new_policy: fn() -> Chosen<Model>, nr_mms: usize, nr_pages: usize) -> (Counts, usize) {
-    set_world(World::new(NR_CPUS, MMS.len(), CEILING));
+fn cost(new_policy: NewPolicy, nr_mms: usize, nr_pages: usize) -> (Counts, usize) {
+    let world = &Shared::new(World::new(NR_CPUS, MMS.len(), CEILING));
+    unmap_in(world, new_policy, nr_mms, nr_pages)
+}
+
+fn unmap_in(
+    world: &Shared,
+    new_policy: NewPolicy,
+    nr_mms: usize,
+    nr_pages: usize,
+) -> (Counts, usize) {
     let vpns: BTreeSet<Vpn> = (0..nr_pages).map(|n| 2 * n).collect();
     for mm in 0..nr_mms {
-        with_world(|w| w.switch(mm % NR_CPUS, mm));
+        world.with(|w| w.switch(mm % NR_CPUS, mm));
         for &vpn in &vpns {
-            with_world(|w| w.touch(mm % NR_CPUS, vpn));
+            world.with(|w| w.touch(mm % NR_CPUS, vpn));
         }
     }
-    let mut batch = Batch::new(new_policy(), 0, GFP_KERNEL).unwrap();
-    unmap(&mut batch, &(0..nr_mms).collect::<Vec<_>>(), &vpns);
+    let mut batch = Batch::with_policy(new_policy(world), 0, GFP_KERNEL).unwrap();
+    unmap(world, &mut batch, &(0..nr_mms).collect::<Vec<_>>(), &vpns);
     let report = batch.flush().report();
-    (with_world(|w| w.counts), report.nr_calls)
+    (world.with(|w| w.counts), report.nr_calls)
 }
 
 #[test]
@@ -223,15 +215,16 @@ fn precise_becomes_broadcast_when_it_is_outgrown() {
 #[test]
 fn a_batch_is_made_known_to_its_address_spaces() {
     for (new_policy, known) in [
-        (broadcast as fn() -> _, true),
+        (broadcast as NewPolicy, true),
         (precise, true),
         (per_page, false),
         (unflushed, false),
         (unnoted, false),
     ] {
-        cost(new_policy, 3, 4);
+        let world = &Shared::new(World::new(NR_CPUS, MMS.len(), CEILING));
+        unmap_in(world, new_policy, 3, 4);
         for mm in 0..5 {
-            assert_eq!(with_world(|w| w.take_batched(mm)), known && mm < 3);
+            assert_eq!(world.with(|w| w.take_batched(mm)), known && mm < 3);
         }
     }
 }
@@ -239,18 +232,18 @@ fn a_batch_is_made_known_to_its_address_spaces() {
 /// A dropped batch has flushed.
 #[test]
 fn dropping_a_batch_flushes() {
-    set_world(World::new(2, 1, CEILING));
-    let frame = with_world(|w| w.touch(1, 3));
-    let mut batch = Batch::new(broadcast(), 0, GFP_KERNEL).unwrap();
-    unmap(&mut batch, &[0], &BTreeSet::from([3]));
+    let world = &Shared::new(World::new(2, 1, CEILING));
+    let frame = world.with(|w| w.touch(1, 3));
+    let mut batch = Batch::with_policy(broadcast(world), 0, GFP_KERNEL).unwrap();
+    unmap(world, &mut batch, &[0], &BTreeSet::from([3]));
     assert_eq!(
-        with_world(|w| w.touch(1, 3)),
+        world.with(|w| w.touch(1, 3)),
         frame,
         "stale until the flush"
     );
     drop(batch);
-    assert_ne!(with_world(|w| w.touch(1, 3)), frame);
-    assert_eq!(with_world(|w| w.counts.rounds), 1);
+    assert_ne!(world.with(|w| w.touch(1, 3)), frame);
+    assert_eq!(world.with(|w| w.counts.rounds), 1);
 }
 
 /// Pages before their contents are saved: a round if one of them was dirty, none if not; and they
@@ -258,23 +251,23 @@ fn dropping_a_batch_flushes() {
 #[test]
 fn flush_dirty_flushes_if_it_has_to() {
     for (dirty, rounds) in [(&[false, false][..], 0), (&[false, true][..], 1)] {
-        set_world(World::new(2, 1, CEILING));
-        let mut batch = Batch::new(broadcast(), dirty.len(), GFP_KERNEL).unwrap();
+        let world = &Shared::new(World::new(2, 1, CEILING));
+        let mut batch = Batch::with_policy(broadcast(world), dirty.len(), GFP_KERNEL).unwrap();
         let mut staging = batch.stage();
         for vpn in 0..dirty.len() {
-            let frame = with_world(|w| w.touch(1, vpn));
+            let frame = world.with(|w| w.touch(1, vpn));
             staging.push(vpn, frame).unwrap();
         }
         staging.commit_with(|_, policy| {
             for (vpn, &dirty) in dirty.iter().enumerate() {
-                with_world(|w| w.clear(0, vpn));
+                world.with(|w| w.clear(0, vpn));
                 let page = PageRange::of_page(vpn * PAGE_SIZE).unwrap();
                 policy.record(&MMS[0], Pending::new(page, 1).dirty(dirty));
             }
         });
         assert_eq!(batch.flush_dirty().report().nr_calls, rounds);
         assert_eq!(batch.flush_dirty().entries().count(), dirty.len());
-        assert_eq!(with_world(|w| w.counts.rounds), rounds, "once");
+        assert_eq!(world.with(|w| w.counts.rounds), rounds, "once");
         assert_eq!(batch.nr_pages(), dirty.len());
         assert_eq!(batch.flush().report().nr_calls, 1 - rounds);
     }

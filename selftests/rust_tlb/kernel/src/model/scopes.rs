@@ -3,22 +3,20 @@
 //! Batches that share a flush: whichever of them is flushed, when, and by whom.
 
 use super::{
-    machine::{set_world, with_world, Model},
+    machine::Shared,
     memory::Frame,
+    policies::{broadcast, unflushed, AnyPolicy, NewPolicy, POLICIES},
     properties::unmap,
     world::{Cpu, MmId, Vpn, World},
 };
 use crate::{
-    alloc::GFP_KERNEL,
+    alloc::{KBox, GFP_KERNEL},
     mm::tlb::{
         batch::Batch,
-        broadcast::Broadcast,
-        chosen::Chosen,
-        per_page::PerPage,
-        precise::Precise,
-        scope::{Hoistable, Hoisted, Scope},
-        unflushed::Unflushed,
+        scope::{Hoisted, Scope},
     },
+    prelude::EINVAL,
+    sync::Arc,
 };
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -51,49 +49,53 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-type NewPolicy = fn() -> Chosen<Model>;
-type Hoisting = Batch<Frame, Hoistable<Chosen<Model>>>;
+type Hoisting = Batch<Frame, Hoisted<AnyPolicy>>;
 
-fn broadcast() -> Chosen<Model> {
-    Chosen::Broadcast(Broadcast::new())
+/// Batches over one scope, in a fresh world.
+struct SharedFlush {
+    world: Shared,
+    scope: Arc<Scope<AnyPolicy>>,
+    batches: Vec<Option<Hoisting>>,
 }
 
 /// `nr` batches over one scope, in a fresh world.
-fn batches(policy: NewPolicy, nr: usize) -> (impl Fn(), Vec<Option<Hoisting>>) {
-    set_world(World::new(NR_CPUS, NR_MMS, 2));
-    let scope = Scope::new(policy, GFP_KERNEL).unwrap();
-    let batch = |_| {
-        let policy = Hoistable::Shared(Hoisted::new(scope.clone()));
-        Batch::new(policy, 0, GFP_KERNEL).ok()
-    };
-    let batches = (0..nr).map(batch).collect();
-    let flush_scope = move || {
-        scope.flush();
-    };
-    (flush_scope, batches)
+fn batches(policy: NewPolicy, nr: usize) -> SharedFlush {
+    let world = Shared::new(World::new(NR_CPUS, NR_MMS, 2));
+    let scope = Scope::new([policy(&world), policy(&world)], GFP_KERNEL).unwrap();
+    let batch = |_| Batch::new(Hoisted::new(scope.clone()), 0, GFP_KERNEL).ok();
+    SharedFlush {
+        batches: (0..nr).map(batch).collect(),
+        world,
+        scope,
+    }
 }
 
 /// Runs `steps`; returns how often a CPU reached a page that was released.
 fn stale_accesses(policy: NewPolicy, steps: &[Step]) -> usize {
-    let (flush_scope, mut batches) = batches(policy, NR_BATCHES);
+    let SharedFlush {
+        world,
+        scope,
+        mut batches,
+    } = batches(policy, NR_BATCHES);
     let mut released = BTreeSet::new();
     let mut stale = 0;
     for step in steps {
         match *step {
             Step::Touch(cpu, vpn) => {
-                let frame = with_world(|w| w.touch(cpu, vpn));
+                let frame = world.with(|w| w.touch(cpu, vpn));
                 stale += usize::from(released.contains(&frame));
             }
-            Step::Switch(cpu, mm) => with_world(|w| w.switch(cpu, mm)),
+            Step::Switch(cpu, mm) => world.with(|w| w.switch(cpu, mm)),
             Step::Unmap(nr, mm, vpn) => {
-                unmap(batches[nr].as_mut().unwrap(), &[mm], &BTreeSet::from([vpn]));
+                let batch = batches[nr].as_mut().unwrap();
+                unmap(&world, batch, &[mm], &BTreeSet::from([vpn]));
             }
             Step::Flush(nr) => {
                 let mut flushed = batches[nr].take().unwrap().flush();
                 released.extend(flushed.drain().map(|(_, frame)| frame));
                 batches[nr] = Some(flushed.into_empty());
             }
-            Step::FlushScope => flush_scope(),
+            Step::FlushScope => _ = scope.flush(),
         }
     }
     stale
@@ -104,9 +106,7 @@ proptest! {
     fn no_batch_of_a_scope_leaves_a_stale_translation(
         steps in prop::collection::vec(step(), 1..120)
     ) {
-        let precise: NewPolicy = || Chosen::Precise(Precise::new());
-        let per_page: NewPolicy = || Chosen::PerPage(PerPage::new());
-        for policy in [broadcast, precise, per_page] {
+        for policy in POLICIES {
             prop_assert_eq!(stale_accesses(policy, &steps), 0);
         }
     }
@@ -117,27 +117,44 @@ proptest! {
 fn a_page_is_stale_until_one_of_the_batches_is_flushed() {
     let released = [Step::Touch(1, 7), Step::Unmap(0, 0, 7), Step::Flush(0)];
     let steps = [&released[..], &[Step::Touch(1, 7)]].concat();
-    assert_ne!(
-        stale_accesses(|| Chosen::Unflushed(Unflushed::new()), &steps),
-        0
-    );
+    assert_ne!(stale_accesses(unflushed, &steps), 0);
     assert_eq!(stale_accesses(broadcast, &steps), 0);
 }
 
 /// The first to need its flush makes it for all.
 #[test]
 fn one_round_is_enough_for_all_batches_of_a_scope() {
-    let (flush_scope, mut batches) = batches(broadcast, 3);
+    let SharedFlush {
+        world,
+        scope,
+        mut batches,
+    } = batches(broadcast, 3);
     for (vpn, batch) in batches.iter_mut().flatten().enumerate() {
-        with_world(|w| w.touch(1, vpn));
-        unmap(batch, &[0], &BTreeSet::from([vpn]));
+        world.with(|w| w.touch(1, vpn));
+        unmap(&world, batch, &[0], &BTreeSet::from([vpn]));
         assert_eq!(batch.owed().nr_ptes, 1);
     }
     let calls: Vec<usize> = batches
         .into_iter()
         .map(|batch| batch.unwrap().flush().report().nr_calls)
         .collect();
-    flush_scope();
+    scope.flush();
     assert_eq!(calls, [1, 0, 0]);
-    assert_eq!(with_world(|w| w.counts.rounds), 1);
+    assert_eq!(world.with(|w| w.counts.rounds), 1);
+}
+
+/// A policy that leaves its flush to a scope can make no flush for another.
+#[test]
+fn a_scope_is_not_nested_in_another() {
+    let SharedFlush { world, scope, .. } = batches(broadcast, 0);
+    let hoisted = || -> KBox<AnyPolicy> {
+        let policy: Box<AnyPolicy> = Box::new(Hoisted::new(scope.clone()));
+        policy.into()
+    };
+    for policies in [
+        [hoisted(), broadcast(&world)],
+        [broadcast(&world), hoisted()],
+    ] {
+        assert_eq!(Scope::new(policies, GFP_KERNEL).err(), Some(EINVAL));
+    }
 }

@@ -5,14 +5,15 @@
 
 use super::machine::{Model, ModelMm, ModelPin, MMS};
 use crate::{
-    alloc::GFP_KERNEL,
+    alloc::{KBox, GFP_KERNEL},
     mm::tlb::{
         broadcast::Broadcast,
-        policy::{sealed::Sealed, Flush, Machine},
+        policy::{sealed::Sealed, Flush, Machine, Policy, Record},
         range::{PageRange, Pending},
         scope::{Hoisted, Scope},
     },
     page::PAGE_SIZE,
+    sync::Arc,
 };
 use std::{
     marker::PhantomData,
@@ -43,7 +44,7 @@ impl<T: OnFlush> Machine for Watched<T> {
         Model::pin(mm)
     }
 
-    fn ceiling_pages() -> usize {
+    fn ceiling_pages(&self) -> usize {
         0
     }
 
@@ -60,7 +61,15 @@ impl<T: OnFlush> Machine for Watched<T> {
     fn flush_mm(&mut self, _mm: &ModelMm, _range: Option<PageRange>) {}
 }
 
-fn record<F: Flush<Mm = ModelMm>>(policy: &mut F, page: usize) {
+/// The policy that a shared flush is made by.
+type Shared<T> = Policy<Watched<T>, Broadcast>;
+
+fn scope<T: OnFlush>() -> Arc<Scope<Shared<T>>> {
+    let policy = || KBox::new(Policy::new(Watched::default()), GFP_KERNEL).unwrap();
+    Scope::new([policy(), policy()], GFP_KERNEL).unwrap()
+}
+
+fn record(policy: &mut impl Record<Mm = ModelMm>, page: usize) {
     let page = PageRange::of_page(page * PAGE_SIZE).unwrap();
     policy.record(&MMS[0], Pending::new(page, 1));
 }
@@ -85,7 +94,7 @@ impl OnFlush for Slow {
 
 #[test]
 fn a_flush_covers_what_its_thread_recorded() {
-    let scope = Scope::new(Broadcast::<Watched<Slow>>::new, GFP_KERNEL).unwrap();
+    let scope = scope::<Slow>();
     thread::scope(|threads| {
         for (me, last_turn) in LAST_TURN.iter().enumerate() {
             let mut policy = Hoisted::new(scope.clone());
@@ -125,7 +134,7 @@ impl OnFlush for Held {
 
 #[test]
 fn a_flush_that_another_thread_makes_is_waited_for() {
-    let scope = Scope::new(Broadcast::<Watched<Held>>::new, GFP_KERNEL).unwrap();
+    let scope = scope::<Held>();
     let mut first = Hoisted::new(scope.clone());
     let mut other = Hoisted::new(scope);
     record(&mut first, 1);

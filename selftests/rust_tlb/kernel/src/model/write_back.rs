@@ -5,16 +5,15 @@
 //! page tables is the model's.
 
 use super::{
-    machine::{with_world, Model, MMS},
+    machine::{Shared, MMS},
     memory::{Frame, Page},
+    policies::AnyPolicy,
     world::{Cpu, MmId, Vpn, World},
 };
 use crate::{
     alloc::GFP_KERNEL,
     mm::tlb::{
         batch::{extend, Batch, Entry, Staging, Stale},
-        chosen::Chosen,
-        policy::Flush,
         range::{PageRange, Pending},
         two_phase::Walk,
     },
@@ -51,12 +50,23 @@ impl Event {
 }
 
 /// What happens elsewhere between one step of the driver and the next, in order.
-pub(super) struct Meanwhile<'a>(pub(super) &'a mut dyn Iterator<Item = Vec<Event>>);
+pub(super) struct Meanwhile<'a> {
+    world: &'a Shared,
+    events: &'a mut dyn Iterator<Item = Vec<Event>>,
+}
 
-impl Meanwhile<'_> {
+impl<'a> Meanwhile<'a> {
+    pub(super) fn new(world: &'a Shared, events: &'a mut dyn Iterator<Item = Vec<Event>>) -> Self {
+        Self { world, events }
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut World) -> R) -> R {
+        self.world.with(f)
+    }
+
     fn pass(&mut self) {
-        let events = self.0.next().unwrap_or_default();
-        with_world(|w| events.iter().for_each(|event| event.happen(w)));
+        let events = self.events.next().unwrap_or_default();
+        self.with(|w| events.iter().for_each(|event| event.happen(w)));
     }
 }
 
@@ -68,7 +78,7 @@ pub(super) struct Taken {
 
 impl Stale for Taken {}
 
-pub(super) type ModelBatch = Batch<Taken, Chosen<Model>>;
+pub(super) type ModelBatch = Batch<Taken, AnyPolicy>;
 
 /// How pages are unmapped before they are saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,12 +111,12 @@ pub(super) fn take_back(
     unmap(&mut batch, trust, pages, meanwhile);
     for (_, taken) in batch.flush_dirty().entries() {
         meanwhile.pass();
-        with_world(|w| w.memory.save(taken.page, taken.frame));
+        meanwhile.with(|w| w.memory.save(taken.page, taken.frame));
     }
     meanwhile.pass();
     let mut flushed = batch.flush();
     for (_, taken) in flushed.drain() {
-        with_world(|w| w.leaving.remove(&taken.page));
+        meanwhile.with(|w| w.leaving.remove(&taken.page));
     }
     flushed.into_empty()
 }
@@ -121,7 +131,7 @@ fn unmap(
         protects,
         doubts: trust == Trust::Nobody,
     };
-    let staging = stage(batch, mms, vpns);
+    let staging = stage(batch, meanwhile, mms, vpns);
     meanwhile.pass();
     if trust == Trust::Cpu {
         staging.commit_with(|entries, policy| walker(false).walk(entries, policy, meanwhile));
@@ -137,17 +147,18 @@ fn unmap(
 /// Takes what is mapped of the pages out of where the driver's fault handler looks, and stages it.
 fn stage<'b>(
     batch: &'b mut ModelBatch,
+    meanwhile: &Meanwhile<'_>,
     mms: &[MmId],
     vpns: &[Vpn],
-) -> Staging<'b, Taken, Chosen<Model>> {
+) -> Staging<'b, Taken, AnyPolicy> {
     batch.reserve(mms.len() * vpns.len(), GFP_KERNEL).unwrap();
     let mut staging = batch.stage();
     for page in mms
         .iter()
         .flat_map(|&mm| vpns.iter().map(move |&vpn| (mm, vpn)))
     {
-        if let Some(frame) = with_world(|w| w.mapped(page.0, page.1)) {
-            with_world(|w| w.leaving.insert(page));
+        if let Some(frame) = meanwhile.with(|w| w.mapped(page.0, page.1)) {
+            meanwhile.with(|w| w.leaving.insert(page));
             assert!(staging.push(page.1, Taken { page, frame }).is_ok());
         }
     }
@@ -159,7 +170,7 @@ impl Walker {
     fn walk(
         self,
         entries: &[Entry<Taken>],
-        policy: &mut Chosen<Model>,
+        policy: &mut AnyPolicy,
         meanwhile: &mut Meanwhile<'_>,
     ) -> Walk {
         let pages = || entries.iter().map(|entry| entry.page.page);
@@ -167,11 +178,11 @@ impl Walker {
         let mut walk = Walk::default();
         for mm in mms {
             let vpns = pages().filter(|page| page.0 == mm).map(|(_, vpn)| vpn);
-            with_world(|w| w.mms[mm].table.is_locked = true);
+            meanwhile.with(|w| w.mms[mm].table.is_locked = true);
             if let Some(pending) = self.walk_table(mm, vpns, policy, &mut walk, meanwhile) {
                 policy.record(&MMS[mm], pending);
             }
-            with_world(|w| w.mms[mm].table.is_locked = false);
+            meanwhile.with(|w| w.mms[mm].table.is_locked = false);
             meanwhile.pass();
         }
         walk
@@ -182,13 +193,13 @@ impl Walker {
         self,
         mm: MmId,
         vpns: impl Iterator<Item = Vpn>,
-        policy: &mut Chosen<Model>,
+        policy: &mut AnyPolicy,
         walk: &mut Walk,
         meanwhile: &mut Meanwhile<'_>,
     ) -> Option<Pending> {
         let mut all = None;
         for vpn in vpns {
-            if let Some(dirty) = with_world(|w| self.change(w, (mm, vpn), walk)) {
+            if let Some(dirty) = meanwhile.with(|w| self.change(w, (mm, vpn), walk)) {
                 let page = PageRange::of_page(vpn * PAGE_SIZE).unwrap();
                 policy.cleared(&MMS[mm], page);
                 extend(&mut all, Pending::new(page, 1).dirty(dirty));

@@ -4,20 +4,22 @@
 //! A policy that does not flush cannot be written outside of the kernel crate.
 
 use kernel::mm::tlb::{
-    policy::{Flush, Kind, Report},
+    policy::{Flush, Kind, Record, Report},
     range::Pending,
 };
 
 struct Lazy;
 
-impl Flush for Lazy {
+impl Record for Lazy {
     type Mm = u32;
 
+    fn record(&mut self, _mm: &u32, _pending: Pending) {}
+}
+
+impl Flush for Lazy {
     fn kind(&self) -> Kind {
         Kind::Unflushed
     }
-
-    fn record(&mut self, _mm: &u32, _pending: Pending) {}
 
     fn owed(&self) -> Report {
         Report::default()

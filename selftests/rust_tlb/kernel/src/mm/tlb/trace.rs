@@ -4,13 +4,13 @@
 
 use super::policy::{Flush, Report, Why};
 
-pub(super) fn batch_open<F: Flush>(_policy: &F, _nr_pages: usize) {}
+pub(super) fn batch_open<F: Flush + ?Sized>(_policy: &F, _nr_pages: usize) {}
 
-pub(super) fn flush<F: Flush>(policy: &mut F, _why: Why) -> Report {
+pub(super) fn flush<F: Flush + ?Sized>(policy: &mut F, _why: Why) -> Report {
     policy.flush()
 }
 
-pub(super) fn watched_releases<F>(_policy: &F) -> Option<usize> {
+pub(super) fn watched_releases<F: ?Sized>(_policy: &F) -> Option<usize> {
     None
 }
 
