@@ -15,7 +15,8 @@ use super::{
             sealed::Sealed,
             Machine, //
         },
-        range::PageRange, //
+        range::PageRange,
+        walk::Cleared, //
     },
     Mm, //
 };
@@ -249,15 +250,6 @@ pub(super) unsafe fn pte_lock(vma: *mut bindings::vm_area_struct, addr: usize) -
 pub(super) unsafe fn pte_unlock(table: &mut RawTable) {
     // SAFETY: The caller promises that it is locked, and that its VMA is valid.
     unsafe { bindings::tlb_defer_pte_unlock(table) }
-}
-
-/// What was in a PTE that was cleared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cleared {
-    /// The Dirty bit was set: until the flush, a CPU can still write to the page without a fault.
-    pub(super) dirty: bool,
-    /// It was writable: until the flush, a CPU that breaks its promise can.
-    pub(super) writable: bool,
 }
 
 /// Clears `pte` if it maps `page`; returns what was in it if it did.

@@ -9,13 +9,14 @@
 //! [`include/linux/tlb_defer.h`](srctree/include/linux/tlb_defer.h)
 
 use super::{
-    mechanism::{
-        self,
-        Cleared, //
-    },
+    mechanism,
     rmap::Vma,
     tlb::{
         range::PageRange,
+        walk::{
+            Cleared,
+            Permit, //
+        },
         StalePage, //
     }, //
 };
@@ -32,14 +33,14 @@ use core::ptr::NonNull;
 ///
 /// # Invariants
 ///
-/// - `table` comes from `pte_lock` on `vma`, and its lock is held by this task.
+/// - `table` comes from `pte_lock` on `_vma`, and its lock is held by this task.
 /// - `table.pte` is the entry of `addr`, and `addr` lies in `range`.
 /// - `range` lies in the VMA, and one page table maps all of it.
 pub struct PageTable<'v> {
-    vma: &'v Vma,
     table: mechanism::RawTable,
     addr: usize,
     range: PageRange,
+    _vma: &'v Vma,
     _nts: NotThreadSafe,
 }
 
@@ -58,17 +59,12 @@ impl<'v> PageTable<'v> {
         // INVARIANT: `table` was locked for `addr` of this VMA, and `table_of` returns what one
         // table maps.
         Some(Self {
-            vma,
             table,
             addr,
             range,
+            _vma: vma,
             _nts: NotThreadSafe,
         })
-    }
-
-    /// Returns the VMA.
-    pub(super) fn vma(&self) -> &'v Vma {
-        self.vma
     }
 
     /// Returns the part of the VMA that this page table maps.
@@ -92,34 +88,36 @@ impl<'v> PageTable<'v> {
     /// in its TLB does not set the bit again.
     pub fn test_young(&mut self, addr: usize, clear: bool) -> Option<bool> {
         let pte = self.pte(addr)?;
-        // SAFETY: `pte` is the entry of `addr`. By the type invariants the table is that of `vma`,
+        // SAFETY: `pte` is the entry of `addr`. By the type invariants the table is that of `_vma`,
         // which is valid, and locked.
         unsafe { mechanism::test_young(&self.table, addr, pte.as_ptr(), clear) }
     }
 
     /// Clears the PTE of `addr` if it maps `page`, and undoes its accounting.
-    ///
-    /// # Safety
-    ///
-    /// - `page` must be kept until after a flush that covers `addr`.
-    /// - The policy that flushes must be told before this guard is dropped.
-    pub(super) unsafe fn clear<P: StalePage>(&mut self, addr: usize, page: &P) -> Option<Cleared> {
+    pub(super) fn clear<P: StalePage>(
+        &mut self,
+        addr: usize,
+        page: &P,
+        _permit: &Permit,
+    ) -> Option<Cleared> {
         let pte = self.pte(addr)?;
         // SAFETY:
-        // - By the type invariants the table is that of `vma`, which is valid, and locked.
+        // - By the type invariants the table is that of `_vma`, which is valid, and locked.
         // - A `Vma` is a VM_MIXEDMAP or a VM_PFNMAP mapping that is not copy-on-write.
         // - `pte` is the entry of `addr`.
-        // - The caller keeps `page`, which owns a reference (`StalePage`), until the flush.
+        // - `page` owns a reference (`StalePage`), and is in a batch (`Permit`): that keeps it until
+        //   the flush.
         unsafe { mechanism::clear_pte(&mut self.table, addr, pte.as_ptr(), page.page()) }
     }
 
     /// Write-protects the PTE of `addr` if it maps `page` and is writable and clean. Returns
     /// whether it did.
-    ///
-    /// # Safety
-    ///
-    /// As [`PageTable::clear`].
-    pub(super) unsafe fn protect<P: StalePage>(&mut self, addr: usize, page: &P) -> bool {
+    pub(super) fn protect<P: StalePage>(
+        &mut self,
+        addr: usize,
+        page: &P,
+        _permit: &Permit,
+    ) -> bool {
         let Some(pte) = self.pte(addr) else {
             return false;
         };
@@ -131,7 +129,7 @@ impl<'v> PageTable<'v> {
 impl Drop for PageTable<'_> {
     fn drop(&mut self) {
         // SAFETY: By the type invariants the lock is held by this task; it is released only here,
-        // while `vma` is borrowed.
+        // while `_vma` is borrowed.
         unsafe { mechanism::pte_unlock(&mut self.table) }
     }
 }

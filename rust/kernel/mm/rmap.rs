@@ -17,6 +17,7 @@
 use super::{
     mechanism,
     tlb::{
+        batch::Place,
         range::PageRange,
         window::Window, //
     },
@@ -113,13 +114,6 @@ impl AddressSpace {
         // SAFETY: `self` is a valid address space.
         unsafe { mechanism::unmap_mapping_pages(self.0.get(), first, nr_pages) }
     }
-}
-
-/// Identifies the mappings of a file over one driver's data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    pub(super) mapping: usize,
-    pub(super) data: usize,
 }
 
 /// The VMAs of a file do not come, go or change their place while this is held.

@@ -23,7 +23,7 @@
 //!
 //! Release before flush, and another process's data turns up in this one. Record after the lock
 //! is gone, and a munmap in between frees what it believes nobody can reach. Steps 1, 4 and 5 are
-//! in the types: [`batch`]. Steps 2 and 3 are in one loop: `tlb/unmap.rs`. Which flush, and when,
+//! in the types: [`batch`]. Steps 2 and 3 are in one loop: [`walk`]. Which flush, and when,
 //! is the [`policy`]'s to say: [`Broadcast`], [`Precise`] or [`PerPage`]. The whole argument, with
 //! locks and barriers, is in
 //! [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst).
@@ -49,7 +49,7 @@
 //! let mut batch = Batch::new(Broadcast::new(Cpus::new()), 2, GFP_KERNEL)?;
 //! let mut staging = batch.stage();
 //! staging.push(7, Page::alloc_page(GFP_KERNEL)?).map_err(|_| ENOSPC)?;
-//! // `staging.unmap(mapping, data)` would clear the PTEs; without it the page stays out.
+//! // `staging.unmap(&file.over(data))` would clear the PTEs; without it the page stays out.
 //! drop(staging);
 //! assert_eq!(batch.nr_pages(), 0);
 //!
@@ -80,12 +80,10 @@
 //! C headers: [`include/linux/tlb_defer.h`](srctree/include/linux/tlb_defer.h),
 //! [`arch/x86/include/asm/tlbflush.h`](srctree/arch/x86/include/asm/tlbflush.h)
 
-use super::{
-    rmap::Place,
-    Mm, //
-};
+use super::Mm;
 use crate::page::Page;
 
+mod actions;
 pub mod batch;
 pub mod broadcast;
 pub mod ceiling;
@@ -93,6 +91,7 @@ pub mod driver_page;
 pub mod exclusive;
 pub mod ledger;
 mod locks;
+pub mod mappings;
 pub mod per_page;
 pub mod policy;
 pub mod precise;
@@ -106,10 +105,11 @@ pub mod trace;
 pub mod two_phase;
 #[cfg(CONFIG_RUST_TLB_FAULTS)]
 pub mod unflushed;
-pub mod unmap;
 #[cfg(CONFIG_RUST_TLB_FAULTS)]
 pub mod unnoted;
+pub mod walk;
 pub mod window;
+pub mod young;
 
 pub use batch::{
     Batch,
@@ -137,7 +137,9 @@ pub use two_phase::{
     Quiesced,
     WriteProtected, //
 };
-pub use unmap::invalidate;
+pub use mappings::FileMappings;
+pub use walk::invalidate;
+pub use young::test_young;
 
 /// One round for all processes: see [`broadcast::Broadcast`].
 pub type Broadcast = Policy<Cpus, broadcast::Broadcast>;
@@ -168,10 +170,6 @@ pub type Hoisted = scope::Hoisted<AnyPolicy>;
 pub unsafe trait StalePage: Stale {
     /// Returns the page.
     fn page(&self) -> &Page;
-
-    /// All PTEs at `pgoff`, `from` there, that map the page were cleared. Other CPUs may still
-    /// reach it, until [`Stale::flushed`].
-    fn unmapped(&mut self, _from: Place, _pgoff: usize, _proof: Proof) {}
 
     /// Returns whether no PTE can map the page that owns no reference to it.
     fn is_unmapped(&self) -> bool {

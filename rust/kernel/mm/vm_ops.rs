@@ -10,8 +10,10 @@
 
 use super::{
     mechanism,
-    rmap::Place,
-    tlb::DriverPage,
+    tlb::{
+        batch::Place,
+        DriverPage, //
+    },
     virt::{
         flags,
         vm_flags_t,

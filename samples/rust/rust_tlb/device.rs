@@ -27,11 +27,7 @@ use kernel::{
     },
     mm::{
         deadline::Deadline,
-        page_table::PageTable,
-        rmap::{
-            AddressSpace,
-            Vma, //
-        },
+        rmap::AddressSpace,
         shrinker::Shrinker,
         tlb,
         virt::VmaNew, //
@@ -258,14 +254,16 @@ impl Call<'_> {
         let max = abi::ACCESSED_MAX_PAGES as usize;
         let run = Run::at_most(self.store.limits(), arg.offset, arg.len, max)?;
         (arg.accessed, arg.mapped) = (0, 0);
-        let rmap = self.store.mapping().lock();
-        for vma in rmap.vmas(self.store, run.first, run.last()) {
-            for (bit, pgoff) in run.pages().enumerate() {
-                let young = test_young(vma, pgoff, clear);
-                arg.mapped |= u64::from(young.is_some()) << bit;
-                arg.accessed |= u64::from(young == Some(true)) << bit;
-            }
+        let mut pgoffs = KVVec::with_capacity(run.nr_pages, GFP_KERNEL)?;
+        for pgoff in run.pages() {
+            pgoffs.push(pgoff, GFP_KERNEL)?;
         }
+        let mappings = self.store.mapping().over(self.store);
+        tlb::test_young(&mappings, &pgoffs, clear, |pgoff, young| {
+            let bit = pgoff - run.first;
+            arg.mapped |= 1 << bit;
+            arg.accessed |= u64::from(young) << bit;
+        });
         Ok(())
     }
 
@@ -278,8 +276,8 @@ impl Call<'_> {
         let limits = self.store.limits();
         let run = Run::at_most(limits, arg.offset, arg.len, limits.max_list as usize)?;
         let mut policy = unmap::policy(strategy)?;
-        let mapping = self.store.mapping();
-        let report = tlb::invalidate(&mut *policy, mapping, self.store, run.first, run.last());
+        let mappings = self.store.mapping().over(self.store);
+        let report = tlb::invalidate(&mut *policy, &mappings, run.first, run.last());
         arg.nr_flush_calls = report.nr_calls as u64;
         Ok(())
     }
@@ -317,10 +315,4 @@ impl Call<'_> {
         }
         Ok(())
     }
-}
-
-/// Whether page `pgoff`, as `vma` maps it, was accessed; [`None`] if it is not mapped.
-fn test_young(vma: &Vma, pgoff: usize, clear: bool) -> Option<bool> {
-    let addr = vma.window()?.address_of(pgoff)?;
-    PageTable::lock(vma, addr)?.test_young(addr, clear)
 }

@@ -103,7 +103,7 @@ impl Store {
                 break;
             }
         }
-        staging.unmap(&this.mapping, this);
+        staging.unmap(&this.mapping.over(this));
         let mut flushed = batch.flush_because(Why::Pressure);
         let report = flushed.report();
         let nr_evicted = flushed.nr_pages();

@@ -121,13 +121,13 @@ impl Target<'_> {
         staging: Staging<'_, DriverPage, tlb::AnyPolicy>,
         request: &UnmapRequest,
     ) -> Phases {
-        let mapping = self.store.mapping();
+        let mappings = self.store.mapping().over(self.store);
         if request.two_phase {
-            let quiesced = staging.write_protect(mapping, self.store).flush();
-            return quiesced.unmap(mapping, self.store);
+            let quiesced = staging.write_protect(&mappings).flush();
+            return quiesced.unmap(&mappings);
         }
         Phases {
-            nr_ptes: staging.unmap(mapping, self.store),
+            nr_ptes: staging.unmap(&mappings),
             ..Phases::default()
         }
     }
@@ -229,7 +229,7 @@ impl Target<'_> {
                 return pr_err!("no room for page {pgoff}\n");
             }
         }
-        staging.unmap(self.store.mapping(), self.store);
+        staging.unmap(&self.store.mapping().over(self.store));
         proof.flush(pages, Why::End);
     }
 

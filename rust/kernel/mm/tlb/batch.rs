@@ -10,19 +10,27 @@
 //! Storage is taken when a batch is made or [grown](Batch::reserve): [staging](Batch::stage) and
 //! unmapping allocate nothing.
 //!
-//! Pure: what a flush is, the [`Flush`] policy knows.
+//! Pure: what a flush is, the [`Flush`] policy knows; what a page table is, the [`Mappings`].
 
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
 use super::{
+    actions::Clear,
     policy::{
         Flush,
         Report,
         Why, //
     },
-    range::Pending,
-    trace, //
+    trace,
+    walk::{
+        Action,
+        Change,
+        Mapping,
+        Mappings,
+        Unmap,
+        Walk, //
+    }, //
 };
 use kernel::alloc::{
     AllocError,
@@ -34,8 +42,19 @@ use kernel::alloc::{
 /// Comes from a batch, and from nowhere else: what it is handed over with is true.
 pub struct Proof(pub(super) ());
 
+/// Identifies the mappings of a file over one driver's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub(crate) mapping: usize,
+    pub(crate) data: usize,
+}
+
 /// What can be in a batch.
 pub trait Stale {
+    /// All PTEs at `pgoff`, `from` there, that map the page were cleared. Other CPUs may still
+    /// reach it, until [`Stale::flushed`].
+    fn unmapped(&mut self, _from: Place, _pgoff: usize, _proof: Proof) {}
+
     /// No translation to it is left of those that the batch took out.
     fn flushed(&mut self, _proof: Proof) {}
 }
@@ -255,24 +274,43 @@ impl<'b, P: Stale, F: Flush + ?Sized> Staging<'b, P, F> {
         pushed.map_err(|refused| Full(refused.0.page))
     }
 
-    /// Unmaps the staged pages, sorted by offset, with `walk`, which has to report each PTE that it
-    /// changes to the policy before it lets go of that PTE's page-table lock.
-    pub(crate) fn commit_with<R>(self, walk: impl FnOnce(&mut [Entry<P>], &mut F) -> R) -> R {
-        self.begin_with(walk).0
+    /// Unmaps the staged pages from `mappings`, and returns how many PTEs it cleared. The flush is
+    /// owed: other CPUs may use the pages until then. If another CPU has cleared PTEs of such a
+    /// mapping and has yet to flush them, that flush is owed too.
+    ///
+    /// What someone else put there is left alone: a PTE is cleared only if it maps the very page
+    /// that was staged for its offset.
+    ///
+    /// The caller has to keep the pages from being mapped again meanwhile, for example by the lock
+    /// under which its fault handler looks them up. If it does not, a page that was faulted in
+    /// again has another reference, and is not exclusive after the flush.
+    ///
+    /// # Context
+    ///
+    /// May sleep. Takes the lock of `mappings` (of a file: `i_mmap_rwsem`), then page-table locks.
+    pub fn unmap<T>(self, mappings: &T) -> usize
+    where
+        T: Mappings<Mapping: Unmap<P, Mm = F::Mm>>,
+    {
+        let (done, mut walked) = self.walk(mappings, Clear);
+        walked.note_unmapped(mappings);
+        done.nr_cleared
     }
 
-    /// As `commit_with`, for a walk that may leave pages mapped, to come back to them.
-    pub(super) fn begin_with<R>(
-        self,
-        walk: impl FnOnce(&mut [Entry<P>], &mut F) -> R,
-    ) -> (R, Walked<'b, P, F>) {
+    /// Has `action` done to the PTEs of the staged pages, sorted by offset. It may leave pages
+    /// mapped: the caller comes back to them.
+    pub(super) fn walk<T, A>(self, mappings: &T, action: A) -> (Walk, Walked<'b, P, F>)
+    where
+        T: Mappings<Mapping: Mapping<Mm = F::Mm>>,
+        A: Action<T::Mapping, P>,
+    {
         let batch = self.batch;
         let from = batch.entries.nr_unmapped;
-        // INVARIANT: `walk` unmaps them, and tells the policy.
+        // INVARIANT: The walk unmaps them, and tells the policy.
         batch.entries.nr_unmapped = batch.entries.list.len();
         let mut walked = Walked { batch, from };
         walked.entries().sort_unstable_by_key(|e| e.pgoff);
-        (walked.walk_again(walk), walked)
+        (walked.walk_again(mappings, action), walked)
     }
 }
 
@@ -289,9 +327,22 @@ impl<P: Stale, F: Flush + ?Sized> Walked<'_, P, F> {
     }
 
     /// Walks over the same pages, in ascending order.
-    pub(super) fn walk_again<R>(&mut self, walk: impl FnOnce(&mut [Entry<P>], &mut F) -> R) -> R {
-        let entries = self.batch.entries.list.get_mut(self.from..);
-        walk(entries.unwrap_or(&mut []), &mut self.batch.owed.0)
+    pub(super) fn walk_again<T, A>(&mut self, mappings: &T, action: A) -> Walk
+    where
+        T: Mappings<Mapping: Mapping<Mm = F::Mm>>,
+        A: Action<T::Mapping, P>,
+    {
+        let entries = self.batch.entries.list.get(self.from..).unwrap_or(&[]);
+        Change::walk(mappings, entries, &mut *self.batch.owed.0, action)
+    }
+
+    /// The last walk left none of the pages mapped in `mappings`.
+    pub(super) fn note_unmapped(&mut self, mappings: &impl Mappings) {
+        if let Some(place) = mappings.place() {
+            for entry in self.entries() {
+                entry.page.unmapped(place, entry.pgoff, Proof(()));
+            }
+        }
     }
 }
 
@@ -352,18 +403,5 @@ impl<P: Stale, F: Flush + ?Sized> Flushed<P, F> {
             owed: self.owed,
             entries: self.entries,
         }
-    }
-}
-
-/// The smallest and the largest page offset of `entries`, which are sorted.
-pub(crate) fn bounds<P>(entries: &[Entry<P>]) -> Option<(usize, usize)> {
-    Some((entries.first()?.pgoff, entries.last()?.pgoff))
-}
-
-/// Adds `page` to what was cleared in one page table.
-pub(crate) fn extend(cleared: &mut Option<Pending>, page: Pending) {
-    match cleared {
-        Some(pending) => pending.merge(page),
-        None => *cleared = Some(page),
     }
 }

@@ -4,6 +4,7 @@
 
 use super::{
     batch::{
+        Place,
         Proof,
         Stale, //
     },
@@ -11,7 +12,6 @@ use super::{
     StalePage, //
 };
 use crate::{
-    mm::rmap::Place,
     page::Page,
     prelude::*,
     sync::atomic::{
@@ -106,6 +106,16 @@ fn set_once(field: &Atomic<usize>, value: usize) -> bool {
 }
 
 impl Stale for DriverPage {
+    fn unmapped(&mut self, from: Place, pgoff: usize, _proof: Proof) {
+        let place = Place {
+            mapping: self.mapping.load(Relaxed),
+            data: self.data.load(Relaxed),
+        };
+        let is_at = self.next_pgoff.load(Relaxed) == pgoff.wrapping_add(1);
+        // INVARIANT: Only if these are the mappings that it is in, and the place in the file.
+        self.unmapped = place == from && is_at;
+    }
+
     fn flushed(&mut self, _proof: Proof) {
         if core::mem::take(&mut self.unmapped) {
             // INVARIANT: Its PTEs were cleared, and now they are flushed.
@@ -121,16 +131,6 @@ impl Stale for DriverPage {
 unsafe impl StalePage for DriverPage {
     fn page(&self) -> &Page {
         &self.page
-    }
-
-    fn unmapped(&mut self, from: Place, pgoff: usize, _proof: Proof) {
-        let place = Place {
-            mapping: self.mapping.load(Relaxed),
-            data: self.data.load(Relaxed),
-        };
-        let is_at = self.next_pgoff.load(Relaxed) == pgoff.wrapping_add(1);
-        // INVARIANT: Only if these are the mappings that it is in, and the place in the file.
-        self.unmapped = place == from && is_at;
     }
 
     fn is_unmapped(&self) -> bool {

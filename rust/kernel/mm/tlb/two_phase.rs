@@ -22,8 +22,11 @@
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
 use super::{
+    actions::{
+        ClearRest,
+        Protect, //
+    },
     batch::{
-        Entry,
         Staging,
         Stale,
         Walked, //
@@ -31,19 +34,13 @@ use super::{
     policy::{
         Flush,
         Report, //
+    },
+    walk::{
+        Mappings,
+        Unmap,
+        Walk, //
     }, //
 };
-
-/// What a walk over page tables did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Walk {
-    /// PTEs that it cleared.
-    pub nr_cleared: usize,
-    /// PTEs that it write-protected.
-    pub nr_protected: usize,
-    /// Of those that it cleared, how many were dirty.
-    pub nr_dirty: usize,
-}
 
 /// What both phases did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,13 +65,17 @@ pub struct WriteProtected<'b, P: Stale, F: Flush + ?Sized> {
 }
 
 impl<'b, P: Stale, F: Flush + ?Sized> Staging<'b, P, F> {
-    /// Write-protects or clears the PTEs of the staged pages, with `walk`, under the same contract
-    /// as that of `commit_with`.
-    pub(crate) fn write_protect_with(
-        self,
-        walk: impl FnOnce(&mut [Entry<P>], &mut F) -> Walk,
-    ) -> WriteProtected<'b, P, F> {
-        let (first, walked) = self.begin_with(walk);
+    /// The first of [two phases](self): PTEs of the staged pages that are writable and clean are
+    /// write-protected, all others cleared. See [`Staging::unmap`] otherwise.
+    ///
+    /// # Context
+    ///
+    /// As [`Staging::unmap`].
+    pub fn write_protect<T>(self, mappings: &T) -> WriteProtected<'b, P, F>
+    where
+        T: Mappings<Mapping: Unmap<P, Mm = F::Mm>>,
+    {
+        let (first, walked) = self.walk(mappings, Protect);
         WriteProtected { walked, first }
     }
 }
@@ -109,12 +110,18 @@ pub struct Quiesced<'b, P: Stale, F: Flush + ?Sized> {
 }
 
 impl<P: Stale, F: Flush + ?Sized> Quiesced<'_, P, F> {
-    /// Clears what is left, with `walk`, under the same contract as that of `commit_with`.
-    pub(crate) fn unmap_with(
-        mut self,
-        walk: impl FnOnce(&mut [Entry<P>], &mut F) -> Walk,
-    ) -> Phases {
-        let second = self.walked.walk_again(walk);
+    /// The second of [two phases](self): clears what the first has left, in the same mappings. A
+    /// PTE that is dirty now was written to between the phases.
+    ///
+    /// # Context
+    ///
+    /// As [`Staging::unmap`].
+    pub fn unmap<T>(mut self, mappings: &T) -> Phases
+    where
+        T: Mappings<Mapping: Unmap<P, Mm = F::Mm>>,
+    {
+        let second = self.walked.walk_again(mappings, ClearRest);
+        self.walked.note_unmapped(mappings);
         Phases {
             nr_ptes: self.first.nr_cleared + second.nr_cleared,
             nr_protected: self.first.nr_protected,

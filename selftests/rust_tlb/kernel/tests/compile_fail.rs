@@ -70,6 +70,11 @@ fn the_proof_of_a_flush_cannot_be_made() {
 }
 
 #[test]
+fn a_pte_cannot_be_cleared_but_by_the_walk() {
+    refused("permit_of_ones_own");
+}
+
+#[test]
 fn a_batch_cannot_be_used_after_the_flush() {
     refused("use_after_flush");
 }

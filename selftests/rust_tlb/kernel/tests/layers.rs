@@ -46,8 +46,8 @@ const SAFE_API: [&str; 5] = [
     "driver_page.rs",
     "exclusive.rs",
     "locks.rs",
+    "mappings.rs",
     "trace.rs",
-    "unmap.rs",
 ];
 
 #[test]

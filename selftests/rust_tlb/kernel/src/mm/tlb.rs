@@ -2,10 +2,8 @@
 
 //! As `rust/kernel/mm/tlb.rs`, without what needs the kernel.
 
-#[allow(
-    dead_code,
-    reason = "the walk, which only the kernel has, uses the rest"
-)]
+#[path = "../../../srctree/rust/kernel/mm/tlb/actions.rs"]
+mod actions;
 #[path = "../../../srctree/rust/kernel/mm/tlb/batch.rs"]
 pub mod batch;
 #[path = "../../../srctree/rust/kernel/mm/tlb/broadcast.rs"]
@@ -30,10 +28,6 @@ pub mod run;
 #[path = "../../../srctree/rust/kernel/mm/tlb/scope.rs"]
 pub mod scope;
 mod trace;
-#[allow(
-    dead_code,
-    reason = "the walk, which only the kernel has, uses the rest"
-)]
 #[path = "../../../srctree/rust/kernel/mm/tlb/two_phase.rs"]
 pub mod two_phase;
 #[cfg(test)]
@@ -42,5 +36,9 @@ pub mod unflushed;
 #[cfg(test)]
 #[path = "../../../srctree/rust/kernel/mm/tlb/unnoted.rs"]
 pub mod unnoted;
+#[path = "../../../srctree/rust/kernel/mm/tlb/walk.rs"]
+pub mod walk;
 #[path = "../../../srctree/rust/kernel/mm/tlb/window.rs"]
 pub mod window;
+#[path = "../../../srctree/rust/kernel/mm/tlb/young.rs"]
+pub mod young;

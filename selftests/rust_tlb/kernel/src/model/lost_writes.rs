@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What must hold if pages are saved and brought back: no write of a CPU is lost.
+//! What must hold if pages are saved and brought back, whatever happens elsewhere between one PTE
+//! and the next: no write of a CPU is lost, and what munmap says is gone is gone.
 
 use super::{
+    events::{Event, Meanwhile},
     machine::Shared,
-    policies::{broadcast, unflushed, NewPolicy, POLICIES},
+    policies::{broadcast, unflushed, unnoted, NewPolicy, POLICIES},
     world::{Cpu, MmId, Vpn, World},
-    write_back::{take_back, Event, Meanwhile, Trust},
+    write_back::{give_up, take_back, Trust},
 };
 use crate::{alloc::GFP_KERNEL, mm::tlb::batch::Batch};
 use proptest::{
@@ -27,8 +29,11 @@ fn event() -> impl Strategy<Value = Event> {
         2 => cpu.clone().prop_map(Event::WriteWhatIsCached),
         1 => (cpu.clone(), mm.clone()).prop_map(|(c, m)| Event::Switch(c, m)),
         1 => cpu.prop_map(Event::GoLazy),
-        2 => (mm.clone(), vpn, any::<bool>()).prop_map(|(m, v, w)| Event::BeginMprotect(m, v, w)),
-        1 => mm.prop_map(Event::EndMprotect),
+        2 => (mm.clone(), vpn.clone(), any::<bool>())
+            .prop_map(|(m, v, w)| Event::BeginMprotect(m, v, w)),
+        1 => (mm.clone(), vpn.clone()).prop_map(|(m, v)| Event::BeginMunmap(m, v)),
+        2 => mm.clone().prop_map(Event::EndFlush),
+        1 => (mm, vpn).prop_map(|(m, v)| Event::Munmap(m, v)),
     ]
 }
 
@@ -54,17 +59,31 @@ fn machine(keeps_promise: bool) -> World {
     world
 }
 
-/// Returns how many writes are lost.
-fn lost_writes(world: World, policy: NewPolicy, trust: Trust, course: &Course) -> usize {
-    lost_writes_in(&Shared::new(world), policy, trust, course)
+/// What went wrong.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Harm {
+    lost_writes: usize,
+    left_by_munmap: usize,
 }
 
-fn lost_writes_in(world: &Shared, policy: NewPolicy, trust: Trust, course: &Course) -> usize {
-    let mut events = course.events.iter().cloned();
-    let mut meanwhile = Meanwhile::new(world, &mut events);
+const NONE: Harm = Harm {
+    lost_writes: 0,
+    left_by_munmap: 0,
+};
+
+fn lost_writes(world: World, policy: NewPolicy, trust: Trust, course: &Course) -> usize {
+    harm(world, policy, trust, course).lost_writes
+}
+
+fn harm(world: World, policy: NewPolicy, trust: Trust, course: &Course) -> Harm {
+    harm_in(&Shared::new(world), policy, trust, course)
+}
+
+fn harm_in(world: &Shared, policy: NewPolicy, trust: Trust, course: &Course) -> Harm {
+    let meanwhile = Meanwhile::new(world, &course.events);
     let mut batch = Batch::with_policy(policy(world), 0, GFP_KERNEL).unwrap();
     for (mms, vpns) in &course.pages {
-        batch = take_back(batch, trust, (mms, vpns), &mut meanwhile);
+        batch = take_back(batch, trust, (mms, vpns), &meanwhile);
     }
     // Whatever is still in a TLB can be used at any later time.
     for (cpu, mm, vpn) in everything() {
@@ -73,7 +92,10 @@ fn lost_writes_in(world: &Shared, policy: NewPolicy, trust: Trust, course: &Cour
             .with(|w| w.write(cpu, vpn))
             .expect("nothing is in the way");
     }
-    world.with(|w| w.lost_writes())
+    world.with(|w| Harm {
+        lost_writes: w.lost_writes(),
+        left_by_munmap: w.counts.left_by_munmap,
+    })
 }
 
 fn everything() -> impl Iterator<Item = (Cpu, MmId, Vpn)> {
@@ -87,15 +109,15 @@ proptest! {
     #[test]
     fn no_write_is_lost_if_cpus_keep_their_promise(course in course()) {
         for policy in POLICIES {
-            prop_assert_eq!(lost_writes(machine(true), policy, Trust::Cpu, &course), 0);
+            prop_assert_eq!(harm(machine(true), policy, Trust::Cpu, &course), NONE);
         }
     }
 
     #[test]
     fn no_write_is_lost_in_two_phases_on_any_machine(course in course()) {
         for policy in POLICIES {
-            prop_assert_eq!(lost_writes(machine(true), policy, Trust::Nobody, &course), 0);
-            prop_assert_eq!(lost_writes(machine(false), policy, Trust::Nobody, &course), 0);
+            prop_assert_eq!(harm(machine(true), policy, Trust::Nobody, &course), NONE);
+            prop_assert_eq!(harm(machine(false), policy, Trust::Nobody, &course), NONE);
         }
     }
 }
@@ -109,9 +131,9 @@ fn is_found(keeps_promise: bool, policy: NewPolicy, trust: Trust) -> bool {
     };
     let rng = TestRng::deterministic_rng(config.rng_algorithm);
     let result = TestRunner::new_with_rng(config, rng).run(&course(), |course| {
-        match lost_writes(machine(keeps_promise), policy, trust, &course) {
-            0 => Ok(()),
-            lost => Err(TestCaseError::fail(format!("{lost} lost"))),
+        match harm(machine(keeps_promise), policy, trust, &course) {
+            NONE => Ok(()),
+            harm => Err(TestCaseError::fail(format!("{harm:?}"))),
         }
     });
     matches!(result, Err(TestError::Fail(..)))
@@ -123,6 +145,7 @@ fn lost_writes_are_found() {
     assert!(is_found(true, unflushed, Trust::Cpu));
     assert!(is_found(false, broadcast, Trust::Cpu), "the promise");
     assert!(is_found(false, unflushed, Trust::Nobody));
+    assert!(is_found(true, unnoted, Trust::Cpu), "H4");
     assert!(!is_found(true, broadcast, Trust::Cpu));
 }
 
@@ -155,7 +178,7 @@ fn a_pending_mprotect_hides_a_clean_translation() {
     let read_only = Event::BeginMprotect(0, 1, false);
     let course = one_page(&[Event::Read(1, 1), read_only], &[Event::Write(1, 1)]);
     let lost = |trust| lost_writes(machine(false), broadcast, trust, &course);
-    assert_ne!(lost(Trust::Ptes), 0);
+    assert_ne!(lost(Trust::Cpu), 0);
     assert_eq!(lost(Trust::Nobody), 0);
 }
 
@@ -167,8 +190,40 @@ fn an_mprotect_between_the_phases_makes_a_clean_translation() {
     let after = [writable, Event::Read(1, 1), Event::Write(1, 1)];
     let course = one_page(&[Event::Read(1, 1)], &after);
     let lost = |trust| lost_writes(machine(false), broadcast, trust, &course);
-    assert_ne!(lost(Trust::Ptes), 0);
+    assert_ne!(lost(Trust::Cpu), 0);
     assert_eq!(lost(Trust::Nobody), 0);
+}
+
+/// So it does if it has flushed before the second phase, in which nothing is pending then.
+#[test]
+fn an_mprotect_that_is_over_makes_a_clean_translation() {
+    let writable = [Event::BeginMprotect(0, 1, true), Event::EndFlush(0)];
+    let writable = [&writable[..], &[Event::Read(1, 1)]].concat();
+    for (nr_steps, nr_more) in (1..10).flat_map(|n| (1..6).map(move |m| (n, m))) {
+        let mut course = one_page(&[Event::Read(1, 1)], &[]);
+        course.events[nr_steps].clone_from(&writable);
+        course.events[nr_steps + nr_more..].fill(vec![Event::Write(1, 1)]);
+        let lost = lost_writes(machine(false), broadcast, Trust::Nobody, &course);
+        assert_eq!(lost, 0, "{course:?}");
+    }
+}
+
+/// Nor is it one if there is no second phase, which would see that someone else has yet to flush.
+#[test]
+fn a_first_phase_that_is_given_up_doubts_a_pending_mprotect() {
+    for (is_pending, rounds) in [(true, 1), (false, 0)] {
+        let world = &Shared::new(machine(false));
+        world.with(|w| w.touch(1, 1));
+        world.with(|w| w.begin_mprotect(0, 1, false));
+        if !is_pending {
+            world.with(|w| w.end_flush(0));
+        }
+        let before = world.with(|w| w.counts.rounds);
+        let mut batch = Batch::with_policy(broadcast(world), 0, GFP_KERNEL).unwrap();
+        give_up(&mut batch, (&[0], &[1]), &Meanwhile::quiet(world));
+        assert_eq!(batch.flush_dirty().report().nr_calls, rounds);
+        assert_eq!(world.with(|w| w.counts.rounds) - before, rounds);
+    }
 }
 
 /// Dirty pages cost no more in two phases than in one.
@@ -182,7 +237,44 @@ fn two_phases_cost_a_round_more_if_a_page_is_clean() {
     ] {
         let course = one_page(&[first], &[]);
         let world = &Shared::new(machine(true));
-        assert_eq!(lost_writes_in(world, broadcast, trust, &course), 0);
+        assert_eq!(harm_in(world, broadcast, trust, &course), NONE);
         assert_eq!(world.with(|w| w.counts.rounds), rounds, "{course:?}");
+    }
+}
+
+/// Whatever step of ours it comes after, a munmap that finds no PTE finds that a flush is owed (H4).
+#[test]
+fn a_munmap_sees_what_is_owed() {
+    let left = |policy, trust, nr_steps: usize| {
+        // Dirty, so that it is cleared, and not write-protected and flushed first.
+        let mut course = one_page(&[Event::Write(1, 1)], &[]);
+        course.events[nr_steps].push(Event::Munmap(0, 1));
+        harm(machine(true), policy, trust, &course).left_by_munmap
+    };
+    for trust in [Trust::Cpu, Trust::Nobody] {
+        let steps = 1..20;
+        assert!(steps.clone().any(|n| left(unnoted, trust, n) > 0));
+        for policy in POLICIES {
+            assert!(steps.clone().all(|n| left(policy, trust, n) == 0));
+        }
+    }
+}
+
+/// Another CPU has unmapped the page and has yet to flush, so that there is no PTE, nor a page table
+/// if it was the only one. Nobody saves what can still be written to (H2).
+#[test]
+fn an_empty_pte_is_no_proof() {
+    let munmap = Event::BeginMunmap(0, 1);
+    for before in [
+        vec![Event::Write(1, 1), munmap.clone()],
+        vec![Event::Write(1, 1), Event::Read(1, 0), munmap],
+    ] {
+        let course = one_page(&before, &[Event::WriteWhatIsCached(1)]);
+        for trust in [Trust::Cpu, Trust::Nobody] {
+            assert_ne!(lost_writes(machine(true), unflushed, trust, &course), 0);
+            for policy in POLICIES {
+                assert_eq!(lost_writes(machine(true), policy, trust, &course), 0);
+            }
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 //! Frames of memory and what is in them, and the contents that were saved from them.
 //!
-//! Writes are counted: a page whose contents show fewer writes than CPUs have made to it has lost
-//! some.
+//! A page stays in the driver's slot until the driver takes it back, mapped or not. Writes are
+//! counted: a page whose contents show fewer writes than CPUs have made to it has lost some.
 
 use super::world::{MmId, Vpn};
 use crate::mm::tlb::batch::Stale;
@@ -20,6 +20,8 @@ pub(super) type Page = (MmId, Vpn);
 #[derive(Default)]
 pub(super) struct Memory {
     last: Frame,
+    /// Where the driver has its pages.
+    slots: BTreeMap<Page, Frame>,
     /// How many writes the contents of a frame show.
     shown: BTreeMap<Frame, usize>,
     /// The same of contents that were saved. They are brought back by a fault.
@@ -29,12 +31,22 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// A fresh frame for `page`, with the contents that were saved, if any were.
+    /// The frame of `page`: if it has none, a fresh one, with the contents that were saved, if any
+    /// were.
     pub(super) fn fault_in(&mut self, page: Page) -> Frame {
+        if let Some(frame) = self.slots.get(&page) {
+            return *frame;
+        }
         self.last += 1;
+        self.slots.insert(page, self.last);
         let contents = self.saved.remove(&page).unwrap_or(0);
         self.shown.insert(self.last, contents);
         self.last
+    }
+
+    /// The driver takes the frame of `page` back.
+    pub(super) fn take(&mut self, page: Page) -> Option<Frame> {
+        self.slots.remove(&page)
     }
 
     /// A CPU writes to `page`, which is in `frame` as far as it knows.
@@ -48,13 +60,13 @@ impl Memory {
         self.saved.insert(page, self.shown[&frame]);
     }
 
-    /// How many writes were lost, if `mapped` tells in which frame a page is.
-    pub(super) fn lost(&self, mapped: impl Fn(Page) -> Option<Frame>) -> usize {
-        let shown = |page| match mapped(page) {
-            Some(frame) => self.shown[&frame],
+    /// How many writes were lost.
+    pub(super) fn lost(&self) -> usize {
+        let shown = |page| match self.slots.get(&page) {
+            Some(frame) => self.shown[frame],
             None => self.saved.get(&page).copied().unwrap_or(0),
         };
         let pages = self.made.iter();
-        pages.map(|(&page, made)| made - shown(page)).sum()
+        pages.map(|(page, made)| made - shown(*page)).sum()
     }
 }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The real policies and the real batch, on a model of the machine.
+//! The real walk, the real policies and the real batch, on a model of the machine.
 
 mod access;
+mod events;
 mod lost_writes;
 mod machine;
+mod mappings;
 mod memory;
 mod page_table;
 mod policies;

@@ -41,6 +41,11 @@ impl PageTable {
         self.ptes.remove(&vpn)
     }
 
+    /// There is no page table: the kernel frees one that is empty.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ptes.is_empty()
+    }
+
     /// Changes the Writable bit alone, as `ptep_set_wrprotect()` and mprotect do: Dirty stays.
     pub(super) fn set_writable(&mut self, vpn: Vpn, writable: bool) {
         if let Some(pte) = self.ptes.get_mut(&vpn) {

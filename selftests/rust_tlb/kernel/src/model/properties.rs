@@ -3,19 +3,16 @@
 //! What must hold whatever the CPUs do: no CPU reaches a page after it came out of the batch.
 
 use super::{
+    events::Meanwhile,
     machine::{ModelMm, Shared, MMS},
+    mappings::Processes,
     memory::Frame,
     policies::{broadcast, per_page, precise, unflushed, unnoted, NewPolicy, POLICIES},
     world::{Counts, Cpu, MmId, Vpn, World},
 };
 use crate::{
     alloc::GFP_KERNEL,
-    mm::tlb::{
-        batch::{extend, Batch},
-        policy::Flush,
-        range::{PageRange, Pending},
-    },
-    page::PAGE_SIZE,
+    mm::tlb::{batch::Batch, policy::Flush},
 };
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -30,6 +27,9 @@ enum Step {
     Touch(Cpu, Vpn),
     Switch(Cpu, MmId),
     GoLazy(Cpu),
+    /// munmap of a page by the process itself; the flush comes later.
+    BeginMunmap(MmId, Vpn),
+    EndFlush(MmId),
     /// Clear these pages in these address spaces; the flush is owed.
     Unmap(Vec<MmId>, BTreeSet<Vpn>),
     /// Flush, and release the pages.
@@ -46,47 +46,35 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (cpu.clone(), vpn).prop_map(|(c, v)| Step::Touch(c, v)),
         3 => (cpu.clone(), 0..NR_MMS).prop_map(|(c, m)| Step::Switch(c, m)),
         1 => cpu.prop_map(Step::GoLazy),
+        2 => (0..NR_MMS, 0..NR_PAGES).prop_map(|(m, v)| Step::BeginMunmap(m, v)),
+        1 => (0..NR_MMS).prop_map(Step::EndFlush),
         3 => unmap.prop_map(|(m, v)| Step::Unmap(m, v)),
         1 => Just(Step::Flush),
     ]
 }
 
-/// Unmaps as `tlb/unmap.rs` does: clear, tell the policy, all under one lock an address space.
+/// Takes pages `vpns` of each of `mms` into the batch; nothing else happens meanwhile.
 pub(super) fn unmap<F>(
     world: &Shared,
     batch: &mut Batch<Frame, F>,
     mms: &[MmId],
     vpns: &BTreeSet<Vpn>,
-) where
-    F: Flush<Mm = ModelMm> + ?Sized,
-{
-    for &mm in mms {
-        batch.reserve(vpns.len(), GFP_KERNEL).unwrap();
-        let mut staging = batch.stage();
-        for &vpn in vpns {
-            if let Some(frame) = world.with(|w| w.mapped(mm, vpn)) {
-                staging.push(vpn, frame).unwrap();
-            }
-        }
-        staging.commit_with(|_, policy| clear_all(world, policy, mm, vpns));
-    }
-}
-
-fn clear_all<F>(world: &Shared, policy: &mut F, mm: MmId, vpns: &BTreeSet<Vpn>)
+) -> usize
 where
     F: Flush<Mm = ModelMm> + ?Sized,
 {
-    let mut all = None;
-    for &vpn in vpns {
-        if world.with(|w| w.clear(mm, vpn)).is_some() {
-            let page = PageRange::of_page(vpn * PAGE_SIZE).unwrap();
-            policy.cleared(&MMS[mm], page);
-            extend(&mut all, Pending::new(page, 1));
+    batch.reserve(mms.len() * vpns.len(), GFP_KERNEL).unwrap();
+    let mut staging = batch.stage();
+    let pages = mms
+        .iter()
+        .flat_map(|&mm| vpns.iter().map(move |&vpn| (mm, vpn)));
+    for page in pages {
+        if let Some(frame) = world.with(|w| w.memory.take(page)) {
+            staging.push(page.1, frame).unwrap();
         }
     }
-    if let Some(pending) = all {
-        policy.record(&MMS[mm], pending);
-    }
+    let meanwhile = &Meanwhile::quiet(world);
+    staging.unmap(&Processes { mms, meanwhile })
 }
 
 /// Runs `steps`; returns how often a CPU reached a page that was released.
@@ -107,7 +95,9 @@ fn stale_accesses_in(world: World, new_policy: NewPolicy, steps: &[Step]) -> usi
             }
             Step::Switch(cpu, mm) => world.with(|w| w.switch(*cpu, *mm)),
             Step::GoLazy(cpu) => world.with(|w| w.go_lazy(*cpu)),
-            Step::Unmap(mms, vpns) => unmap(world, batch.as_mut().unwrap(), mms, vpns),
+            Step::BeginMunmap(mm, vpn) => world.with(|w| w.begin_munmap(*mm, *vpn)),
+            Step::EndFlush(mm) => world.with(|w| w.end_flush(*mm)),
+            Step::Unmap(mms, vpns) => _ = unmap(world, batch.as_mut().unwrap(), mms, vpns),
             Step::Flush => {
                 let mut flushed = batch.take().unwrap().flush();
                 released.extend(flushed.drain().map(|(_, frame)| frame));
@@ -252,19 +242,15 @@ fn dropping_a_batch_flushes() {
 fn flush_dirty_flushes_if_it_has_to() {
     for (dirty, rounds) in [(&[false, false][..], 0), (&[false, true][..], 1)] {
         let world = &Shared::new(World::new(2, 1, CEILING));
-        let mut batch = Batch::with_policy(broadcast(world), dirty.len(), GFP_KERNEL).unwrap();
-        let mut staging = batch.stage();
-        for vpn in 0..dirty.len() {
-            let frame = world.with(|w| w.touch(1, vpn));
-            staging.push(vpn, frame).unwrap();
-        }
-        staging.commit_with(|_, policy| {
-            for (vpn, &dirty) in dirty.iter().enumerate() {
-                world.with(|w| w.clear(0, vpn));
-                let page = PageRange::of_page(vpn * PAGE_SIZE).unwrap();
-                policy.record(&MMS[0], Pending::new(page, 1).dirty(dirty));
+        for (vpn, &dirty) in dirty.iter().enumerate() {
+            world.with(|w| w.touch(1, vpn));
+            if dirty {
+                world.with(|w| w.write(1, vpn));
             }
-        });
+        }
+        let mut batch = Batch::with_policy(broadcast(world), 0, GFP_KERNEL).unwrap();
+        let vpns = (0..dirty.len()).collect();
+        assert_eq!(unmap(world, &mut batch, &[0], &vpns), dirty.len());
         assert_eq!(batch.flush_dirty().report().nr_calls, rounds);
         assert_eq!(batch.flush_dirty().entries().count(), dirty.len());
         assert_eq!(world.with(|w| w.counts.rounds), rounds, "once");

@@ -8,7 +8,7 @@
 //! without PCID can show.
 
 use super::{
-    memory::{Frame, Memory, Page},
+    memory::{Memory, Page},
     page_table::{PageTable, Pte},
 };
 use crate::{mm::tlb::range::PageRange, page::PAGE_SHIFT};
@@ -43,11 +43,20 @@ struct CpuState {
     cached: BTreeMap<MmId, Cached>,
 }
 
-/// How often the machine was asked for what.
+impl CpuState {
+    fn has(&self, mm: MmId, vpn: Vpn) -> bool {
+        let cached = self.cached.get(&mm);
+        cached.is_some_and(|cached| cached.entries.contains_key(&vpn))
+    }
+}
+
+/// How often the machine was asked for what, and what went wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) rounds: usize,
     pub(super) ipis: usize,
+    /// Translations that a CPU had after munmap said that they are gone.
+    pub(super) left_by_munmap: usize,
 }
 
 pub(super) struct World {
@@ -120,15 +129,6 @@ impl World {
         }
     }
 
-    /// Clears a PTE.
-    pub(super) fn clear(&mut self, mm: MmId, vpn: Vpn) -> Option<Pte> {
-        self.mms[mm].table.clear(vpn)
-    }
-
-    pub(super) fn mapped(&self, mm: MmId, vpn: Vpn) -> Option<Frame> {
-        self.mms[mm].table.get(vpn).map(|pte| pte.frame)
-    }
-
     /// The first half of an mprotect of one page: what is in the TLBs stays, for now.
     pub(super) fn begin_mprotect(&mut self, mm: MmId, vpn: Vpn, writable: bool) {
         if !self.mms[mm].table.is_locked {
@@ -137,8 +137,29 @@ impl World {
         }
     }
 
-    /// The second half: the flush.
-    pub(super) fn end_mprotect(&mut self, mm: MmId) {
+    /// The first half of a munmap of one page: `flush_tlb_batched_pending()`, then the PTE.
+    pub(super) fn begin_munmap(&mut self, mm: MmId, vpn: Vpn) {
+        if !self.mms[mm].table.is_locked {
+            if self.take_batched(mm) {
+                self.flush_mm(mm, None);
+            }
+            let was_mapped = self.mms[mm].table.clear(vpn).is_some();
+            self.mms[mm].flush_is_pending |= was_mapped;
+        }
+    }
+
+    /// Both halves of a munmap. The process may rely on it now.
+    pub(super) fn munmap(&mut self, mm: MmId, vpn: Vpn) {
+        if !self.mms[mm].table.is_locked {
+            self.begin_munmap(mm, vpn);
+            self.end_flush(mm);
+            let left = |cpu: &&CpuState| cpu.has(mm, vpn) && cpu.loaded == mm && !cpu.is_lazy;
+            self.counts.left_by_munmap += self.cpus.iter().filter(left).count();
+        }
+    }
+
+    /// The second half of an mprotect or a munmap: the flush.
+    pub(super) fn end_flush(&mut self, mm: MmId) {
         if self.flush_is_pending(mm) {
             self.flush_mm(mm, None);
             self.mms[mm].flush_is_pending = false;
@@ -151,7 +172,7 @@ impl World {
 
     /// How many writes were lost so far.
     pub(super) fn lost_writes(&self) -> usize {
-        self.memory.lost(|(mm, vpn)| self.mapped(mm, vpn))
+        self.memory.lost()
     }
 
     /// `inc_mm_tlb_gen()`, then `mm_cpumask()`.

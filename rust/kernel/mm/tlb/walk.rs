@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The walk over page tables: the one loop that keeps rules H1, H2 and H4.
+//!
+//! [`walk`] goes from [`Mappings`] to a [`Mapping`], from that to its page tables, and shows each
+//! one, locked, to a [`Visitor`], with the items that it maps. Which mappings there are, and under
+//! which lock, is theirs to say: the rmap of a file, one VMA, the model of the host's tests.
+//!
+//! [`Change`] is the visitor that changes PTEs, each by an [`Action`]. In this order, under one
+//! page-table lock:
+//!
+//! 1. The action changes the PTEs.
+//! 2. If it finds none of ours, but someone else has cleared PTEs of that mm and has yet to flush
+//!    them, other CPUs may still reach the page: the flush has to cover it (H2).
+//! 3. The policy is told ([`Record::record`]): after the PTEs were changed (H1), before the lock is
+//!    dropped, so that munmap, mprotect, mremap and madvise, which take the same lock, see that a
+//!    flush is owed (H4).
+//!
+//! Rules H1 to H14 are those of
+//! [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst).
+//!
+//! Pure: the host's tests run this very source.
+
+#![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
+#![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
+
+use super::{
+    batch::{
+        Entry,
+        Place, //
+    },
+    policy::{
+        sealed::Sealed,
+        Flush,
+        Record,
+        Report,
+        Touched, //
+    },
+    range::{
+        PageRange,
+        Pending, //
+    },
+    window::Window, //
+};
+
+/// Where pages of a file are mapped. Sealed: only this crate says so.
+pub trait Mappings: Sealed {
+    /// One of them.
+    type Mapping: Mapping;
+
+    /// Calls `visit` for each mapping that shows any of pages `first` to `last`, in the order in
+    /// which a walk has to visit them: one that PTEs are copied or moved to comes after the one
+    /// they come from. All of them stay as they are until this returns.
+    fn for_each(&self, first: usize, last: usize, visit: impl FnMut(&Self::Mapping));
+
+    /// Returns what identifies them, if they are *all* mappings of a file over one driver's data;
+    /// [`None`] if there may be others.
+    fn place(&self) -> Option<Place>;
+}
+
+/// A mapping: a VMA, held by some lock. Sealed, as [`Mappings`].
+pub trait Mapping: Sealed {
+    /// Its address space.
+    type Mm;
+    /// A page table of it, locked. Dropped, it is unlocked.
+    type Table<'m>
+    where
+        Self: 'm;
+
+    /// Returns the address space.
+    fn mm(&self) -> &Self::Mm;
+
+    /// Returns which part of the file it shows, and where; [`None`] if it is empty.
+    fn window(&self) -> Option<Window>;
+
+    /// Locks the page table that maps `addr`; [`None`] if there is none.
+    fn lock(&self, addr: usize) -> Option<Self::Table<'_>>;
+
+    /// Calls `f` between the notifications that tell secondary MMUs that PTEs in `range` are being
+    /// changed.
+    fn invalidating<R>(&self, range: PageRange, f: impl FnOnce() -> R) -> R;
+
+    /// Returns whether someone else changed PTEs of this address space and has yet to flush them.
+    /// If there is a page table, it is locked.
+    fn flush_is_pending(&self) -> bool;
+
+    /// Lets other tasks run, between two page tables.
+    fn cond_resched(&self);
+
+    /// Tells those who watch that `pending` was recorded.
+    fn trace_owed(&self, pending: Pending, why: Touched);
+}
+
+/// A mapping that pages `P` of a batch can be taken out of.
+pub trait Unmap<P>: Mapping {
+    /// Clears the PTE of `addr` if it maps `page`; returns what was in it if it did.
+    fn clear(
+        table: &mut Self::Table<'_>,
+        addr: usize,
+        page: &P,
+        permit: &Permit,
+    ) -> Option<Cleared>;
+
+    /// Write-protects the PTE of `addr` if it maps `page` and is writable and clean; returns
+    /// whether it did.
+    fn protect(table: &mut Self::Table<'_>, addr: usize, page: &P, permit: &Permit) -> bool;
+}
+
+/// Says that the page of a PTE is in a batch, which keeps it until the policy has flushed, and that
+/// the policy is told before the page table is unlocked. Only [`Change`] makes one.
+pub struct Permit(());
+
+/// What was in a PTE that was cleared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cleared {
+    /// The Dirty bit was set: until the flush, a CPU can still write to the page without a fault.
+    pub dirty: bool,
+    /// It was writable: until the flush, a CPU that breaks its promise can.
+    pub writable: bool,
+}
+
+/// What a walk walks for: a page of the file, and more.
+pub trait Item {
+    /// Returns which page of the file it is.
+    fn pgoff(&self) -> usize;
+}
+
+impl<P> Item for Entry<P> {
+    fn pgoff(&self) -> usize {
+        self.pgoff
+    }
+}
+
+/// A page of the file, whichever it is.
+impl Item for usize {
+    fn pgoff(&self) -> usize {
+        *self
+    }
+}
+
+/// What is done in each page table.
+pub trait Visitor<M: Mapping, I> {
+    /// Whether it changes PTEs, so that secondary MMUs have to be told.
+    const CHANGES: bool;
+
+    /// Visits `table`, or a place without one: it is that of all `items`, which are not empty.
+    fn visit(&mut self, at: &At<'_, M>, table: Option<M::Table<'_>>, items: &[I]);
+}
+
+/// Where a walk is.
+pub struct At<'m, M> {
+    /// The mapping.
+    pub mapping: &'m M,
+    window: Window,
+}
+
+impl<M> At<'_, M> {
+    /// Returns the page of the address space that shows page `pgoff` of the file.
+    pub fn page(&self, pgoff: usize) -> Option<PageRange> {
+        PageRange::of_page(self.window.address_of(pgoff)?)
+    }
+}
+
+/// Takes `visitor` through all page tables of `mappings` for `items`, which are sorted.
+pub fn walk<T, I, V>(mappings: &T, items: &[I], visitor: &mut V)
+where
+    T: Mappings,
+    I: Item,
+    V: Visitor<T::Mapping, I>,
+{
+    if let (Some(first), Some(last)) = (items.first(), items.last()) {
+        mappings.for_each(first.pgoff(), last.pgoff(), |mapping| {
+            walk_mapping(mapping, items, visitor);
+        });
+    }
+}
+
+fn walk_mapping<M, I, V>(mapping: &M, items: &[I], visitor: &mut V)
+where
+    M: Mapping,
+    I: Item,
+    V: Visitor<M, I>,
+{
+    let Some(window) = mapping.window() else {
+        return;
+    };
+    // Sorted: those that this mapping shows are next to each other.
+    let from = items.partition_point(|i| window.is_before(i.pgoff()));
+    let to = items.partition_point(|i| !window.is_behind(i.pgoff()));
+    let items = items.get(from..to).unwrap_or(&[]);
+    let (Some(first), Some(last)) = (items.first(), items.last()) else {
+        return;
+    };
+    let Some(range) = window.clip(first.pgoff(), last.pgoff()) else {
+        return;
+    };
+    let at = At { mapping, window };
+    if V::CHANGES {
+        mapping.invalidating(range, || walk_tables(&at, items, visitor));
+    } else {
+        walk_tables(&at, items, visitor);
+    }
+}
+
+/// Goes from page table to page table. `at` shows all of `items`.
+fn walk_tables<M, I, V>(at: &At<'_, M>, items: &[I], visitor: &mut V)
+where
+    M: Mapping,
+    I: Item,
+    V: Visitor<M, I>,
+{
+    let mut rest = items;
+    while let Some(addr) = rest.first().and_then(|i| at.window.address_of(i.pgoff())) {
+        let here = at.window.table_of(addr);
+        let is_here = |i: &I| {
+            let addr = at.window.address_of(i.pgoff());
+            addr.zip(here)
+                .is_some_and(|(addr, here)| here.contains(addr))
+        };
+        // One at least, so that the walk gets on.
+        let nr = rest.partition_point(is_here).max(1);
+        let (items, behind) = rest.split_at_checked(nr).unwrap_or((rest, &[]));
+        visitor.visit(at, at.mapping.lock(addr), items);
+        rest = behind;
+        at.mapping.cond_resched();
+    }
+}
+
+/// What an [`Action`] did to a PTE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// It is read-only now. It was clean.
+    Protected,
+    /// It is none now.
+    Cleared {
+        /// It was dirty.
+        dirty: bool,
+        /// It was not dirty, but is no proof that nobody writes to the page until the flush.
+        doubtful: bool,
+    },
+}
+
+/// What [`Change`] does to a PTE.
+pub trait Action<M: Mapping, P> {
+    /// Changes the PTE of `addr`, if it maps `page`; [`None`] if it does not.
+    fn change(
+        &self,
+        mapping: &M,
+        table: &mut M::Table<'_>,
+        addr: usize,
+        page: &P,
+        permit: &Permit,
+    ) -> Option<Changed>;
+}
+
+/// How many PTEs a walk changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Walk {
+    /// PTEs that it cleared.
+    pub nr_cleared: usize,
+    /// PTEs that it write-protected.
+    pub nr_protected: usize,
+    /// Of those that it cleared, how many were dirty.
+    pub nr_dirty: usize,
+}
+
+impl Walk {
+    /// Counts a PTE. Returns what is owed for it: `page` is where it is.
+    fn count(&mut self, page: PageRange, changed: Changed) -> Pending {
+        match changed {
+            Changed::Protected => {
+                self.nr_protected += 1;
+                Pending::new(page, 0)
+            }
+            Changed::Cleared { dirty, doubtful } => {
+                self.nr_cleared += 1;
+                self.nr_dirty += usize::from(dirty);
+                Pending::new(page, 1).dirty(dirty || doubtful)
+            }
+        }
+    }
+}
+
+/// Changes PTEs of the pages of a batch, and tells its policy.
+pub(super) struct Change<'p, F: ?Sized, A> {
+    policy: &'p mut F,
+    action: A,
+    done: Walk,
+}
+
+impl<'p, F: ?Sized, A> Change<'p, F, A> {
+    /// Changes all that `mappings` have of `entries`, which are sorted.
+    pub(super) fn walk<T, P>(
+        mappings: &T,
+        entries: &[Entry<P>],
+        policy: &'p mut F,
+        action: A,
+    ) -> Walk
+    where
+        T: Mappings,
+        F: Record<Mm = <T::Mapping as Mapping>::Mm>,
+        A: Action<T::Mapping, P>,
+    {
+        let done = Walk::default();
+        let mut change = Self {
+            policy,
+            action,
+            done,
+        };
+        walk(mappings, entries, &mut change);
+        change.done
+    }
+
+    /// Pages without a PTE of ours to change, if someone else has cleared PTEs of this mm and has
+    /// yet to flush them: other CPUs may still reach the pages, so the flush has to cover them
+    /// (H2). No PTE of theirs counts as cleared by us.
+    fn owed_elsewhere<M: Mapping>(
+        &mut self,
+        at: &At<'_, M>,
+        pgoffs: impl Iterator<Item = usize>,
+    ) -> Option<Pending>
+    where
+        F: Record<Mm = M::Mm>,
+    {
+        if !at.mapping.flush_is_pending() {
+            return None;
+        }
+        let mut all = None;
+        for page in pgoffs.filter_map(|pgoff| at.page(pgoff)) {
+            self.policy.cleared(at.mapping.mm(), page);
+            // What they cleared may have been dirty.
+            extend(&mut all, Pending::new(page, 0).dirty(true));
+        }
+        all
+    }
+
+    /// Changes what one page table has of `entries`. Returns what is owed for it.
+    fn change_all<M, P>(
+        &mut self,
+        at: &At<'_, M>,
+        table: &mut M::Table<'_>,
+        entries: &[Entry<P>],
+    ) -> Option<Pending>
+    where
+        M: Mapping,
+        F: Record<Mm = M::Mm>,
+        A: Action<M, P>,
+    {
+        let flushes_each = self.policy.flushes_each();
+        let mut all = None;
+        for entry in entries {
+            let Some(page) = at.page(entry.pgoff) else {
+                continue;
+            };
+            let (addr, permit) = (page.start(), Permit(()));
+            let changed = self
+                .action
+                .change(at.mapping, table, addr, &entry.page, &permit);
+            if let Some(changed) = changed {
+                if flushes_each {
+                    self.policy.cleared(at.mapping.mm(), page);
+                }
+                extend(&mut all, self.done.count(page, changed));
+            } else if let Some(pending) = self.owed_elsewhere(at, core::iter::once(entry.pgoff)) {
+                extend(&mut all, pending);
+            }
+        }
+        all
+    }
+}
+
+impl<M, P, F, A> Visitor<M, Entry<P>> for Change<'_, F, A>
+where
+    M: Mapping,
+    F: Record<Mm = M::Mm> + ?Sized,
+    A: Action<M, P>,
+{
+    const CHANGES: bool = true;
+
+    fn visit(&mut self, at: &At<'_, M>, table: Option<M::Table<'_>>, entries: &[Entry<P>]) {
+        let Some(mut table) = table else {
+            if let Some(pending) = self.owed_elsewhere(at, entries.iter().map(Item::pgoff)) {
+                record(self.policy, at.mapping, pending, Touched::OwedElsewhere);
+            }
+            return;
+        };
+        // H1, H4: after the PTEs were changed, before their lock is released.
+        if let Some(pending) = self.change_all(at, &mut table, entries) {
+            record(self.policy, at.mapping, pending, Touched::Unmapped);
+        }
+        drop(table);
+    }
+}
+
+fn record<M, F>(policy: &mut F, mapping: &M, pending: Pending, why: Touched)
+where
+    M: Mapping,
+    F: Record<Mm = M::Mm> + ?Sized,
+{
+    policy.record(mapping.mm(), pending);
+    mapping.trace_owed(pending, why);
+}
+
+/// Adds `page` to what was changed in one page table.
+fn extend(all: &mut Option<Pending>, page: Pending) {
+    match all {
+        Some(pending) => pending.merge(page),
+        None => *all = Some(page),
+    }
+}
+
+/// Flushes pages `first` to `last` from the TLBs of all processes that have them in `mappings`, and
+/// leaves them mapped.
+///
+/// # Context
+///
+/// May sleep. Takes the lock of `mappings`.
+pub fn invalidate<T, F>(policy: &mut F, mappings: &T, first: usize, last: usize) -> Report
+where
+    T: Mappings,
+    F: Flush<Mm = <T::Mapping as Mapping>::Mm> + ?Sized,
+{
+    mappings.for_each(first, last, |mapping| {
+        let window = mapping.window();
+        if let Some(range) = window.and_then(|w| w.clip(first, last)) {
+            range
+                .pages()
+                .for_each(|page| policy.cleared(mapping.mm(), page));
+            let pending = Pending::new(range, range.span_pages());
+            record(policy, mapping, pending, Touched::Kept);
+        }
+    });
+    policy.flush()
+}
