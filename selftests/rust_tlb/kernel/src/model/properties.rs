@@ -5,17 +5,21 @@
 use super::{
     events::Meanwhile,
     machine::{ModelMm, Shared, MMS},
-    mappings::Processes,
+    mappings::{Locked, Process, Processes},
     memory::Frame,
-    policies::{broadcast, per_page, precise, unflushed, unnoted, NewPolicy, POLICIES},
+    policies::{broadcast, per_page, precise, unflushed, unnoted, AnyPolicy, NewPolicy, POLICIES},
     world::{Counts, Cpu, MmId, Vpn, World},
 };
 use crate::{
     alloc::GFP_KERNEL,
-    mm::tlb::{batch::Batch, policy::Flush},
+    mm::tlb::{
+        batch::{Batch, Proof, Stale},
+        policy::Flush,
+        walk::{Cleared, Permit, Unmap},
+    },
 };
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
 
 const NR_CPUS: usize = 4;
 const NR_MMS: usize = 10;
@@ -129,6 +133,23 @@ fn without_generations_a_stale_translation_is_found() {
     }
 }
 
+/// Each unmap bumps the generation, also the second one of an address space in a batch: a lazy CPU
+/// may have caught up in between, and then used what the second one clears (H6).
+#[test]
+fn a_lazy_cpu_that_came_back_between_two_unmaps_is_told_of_the_second() {
+    let steps = [
+        Step::Touch(1, 7),
+        Step::GoLazy(1),
+        Step::Unmap(vec![0], BTreeSet::from([7])),
+        Step::Touch(1, 8),
+        Step::GoLazy(1),
+        Step::Unmap(vec![0], BTreeSet::from([8])),
+        Step::Flush,
+        Step::Touch(1, 8),
+    ];
+    assert_eq!(stale_accesses(broadcast, &steps), 0);
+}
+
 fn everything() -> impl Iterator<Item = (Cpu, MmId, Vpn)> {
     (0..NR_CPUS).flat_map(|cpu| {
         (0..NR_MMS).flat_map(move |mm| (0..NR_PAGES).map(move |vpn| (cpu, mm, vpn)))
@@ -234,6 +255,74 @@ fn dropping_a_batch_flushes() {
     drop(batch);
     assert_ne!(world.with(|w| w.touch(1, 3)), frame);
     assert_eq!(world.with(|w| w.counts.rounds), 1);
+}
+
+/// Notes how many rounds there were when it was told of the flush, and when it was let go of.
+struct Leaving {
+    frame: Frame,
+    world: Shared,
+    rounds: Rc<RefCell<Vec<usize>>>,
+}
+
+impl Leaving {
+    fn note(&self) {
+        let rounds = self.world.with(|w| w.counts.rounds);
+        self.rounds.borrow_mut().push(rounds);
+    }
+}
+
+impl Stale for Leaving {
+    fn flushed(&mut self, _proof: Proof) {
+        self.note();
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.note();
+    }
+}
+
+impl Unmap<Leaving> for Process<'_> {
+    fn clear(
+        table: &mut Locked<'_>,
+        addr: usize,
+        page: &Leaving,
+        permit: &Permit,
+    ) -> Option<Cleared> {
+        <Process<'_> as Unmap<Frame>>::clear(table, addr, &page.frame, permit)
+    }
+
+    fn protect(table: &mut Locked<'_>, addr: usize, page: &Leaving, permit: &Permit) -> bool {
+        <Process<'_> as Unmap<Frame>>::protect(table, addr, &page.frame, permit)
+    }
+}
+
+/// Whichever way it goes, the order is: flush, tell the page, let go of it.
+#[test]
+fn no_page_is_let_go_of_before_the_flush() {
+    let flushes: [fn(Batch<Leaving, AnyPolicy>); 3] = [
+        drop,
+        |batch| drop(batch.flush()),
+        |batch| drop(batch.flush().into_empty()),
+    ];
+    for flush in flushes {
+        let world = &Shared::new(World::new(2, 1, CEILING));
+        let rounds = Rc::default();
+        let page = Leaving {
+            frame: world.with(|w| w.touch(1, 3)),
+            world: world.clone(),
+            rounds: Rc::clone(&rounds),
+        };
+        let mut batch = Batch::with_policy(broadcast(world), 1, GFP_KERNEL).unwrap();
+        let mut staging = batch.stage();
+        assert!(staging.push(3, page).is_ok());
+        let meanwhile = &Meanwhile::quiet(world);
+        let mms = &[0];
+        assert_eq!(staging.unmap(&Processes { mms, meanwhile }), 1);
+        flush(batch);
+        assert_eq!(*rounds.borrow(), [1, 1]);
+    }
 }
 
 /// Pages before their contents are saved: a round if one of them was dirty, none if not; and they

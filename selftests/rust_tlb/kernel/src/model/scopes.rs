@@ -13,6 +13,7 @@ use crate::{
     alloc::{KBox, GFP_KERNEL},
     mm::tlb::{
         batch::Batch,
+        policy::Report,
         scope::{Hoisted, Scope},
     },
     prelude::EINVAL,
@@ -119,6 +120,36 @@ fn a_page_is_stale_until_one_of_the_batches_is_flushed() {
     let steps = [&released[..], &[Step::Touch(1, 7)]].concat();
     assert_ne!(stale_accesses(unflushed, &steps), 0);
     assert_eq!(stale_accesses(broadcast, &steps), 0);
+}
+
+/// Numbers tell a batch whose flush was made by another one from one that has recorded since.
+#[test]
+fn what_another_batch_has_flushed_is_not_owed() {
+    let SharedFlush {
+        world, mut batches, ..
+    } = batches(broadcast, 2);
+    let [first, second] = &mut batches[..] else {
+        unreachable!()
+    };
+    let second = second.as_mut().unwrap();
+    for vpn in [0, 1] {
+        world.with(|w| w.touch(1, vpn));
+    }
+    let unmap = |batch: &mut Hoisting, vpn| {
+        unmap(&world, batch, &[0], &BTreeSet::from([vpn]));
+    };
+    unmap(first.as_mut().unwrap(), 0);
+    unmap(second, 1);
+    let mut flush_first = || {
+        let flushed = first.take().unwrap().flush();
+        *first = Some(flushed.into_empty());
+    };
+    flush_first();
+    assert_eq!(second.owed(), Report::default());
+    world.with(|w| w.touch(1, 2));
+    unmap(second, 2);
+    flush_first();
+    assert_eq!(second.owed().nr_ptes, 1, "of the flush that is to come");
 }
 
 /// The first to need its flush makes it for all.
