@@ -25,14 +25,7 @@ impl sealed::Sealed for Broadcast {}
 impl<M: Machine> Rule<M> for Broadcast {
     const KIND: Kind = Kind::Broadcast;
 
-    fn record(
-        &mut self,
-        machine: &mut M,
-        _owed: &Owed<M>,
-        mm: &M::Mm,
-        pending: Pending,
-        _is_noted: bool,
-    ) {
+    fn record(&mut self, machine: &mut M, _owed: &Owed<M>, mm: &M::Mm, pending: Pending) {
         machine.add_pending(mm, pending.range());
         machine.note_batched(mm);
     }

@@ -37,7 +37,7 @@ impl<M: Machine> Rule<M> for PerPage {
     }
 
     /// Flushed already: what is owed is only counted.
-    fn record(&mut self, _: &mut M, _: &Owed<M>, _: &M::Mm, _: Pending, _is_noted: bool) {}
+    fn record(&mut self, _: &mut M, _: &Owed<M>, _: &M::Mm, _: Pending) {}
 
     fn flush(&mut self, _: &mut M, _: &Owed<M>) -> usize {
         core::mem::take(&mut self.nr_calls)

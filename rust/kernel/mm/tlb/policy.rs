@@ -190,16 +190,9 @@ pub trait Rule<M: Machine>: sealed::Sealed + Default {
     /// As [`Record::cleared`].
     fn cleared(&mut self, _machine: &mut M, _mm: &M::Mm, _page: PageRange) {}
 
-    /// As [`Record::record`]. `owed` has `pending` already, if it had room for `mm`
-    /// (`is_noted`); else nobody but this rule will flush it.
-    fn record(
-        &mut self,
-        machine: &mut M,
-        owed: &Owed<M>,
-        mm: &M::Mm,
-        pending: Pending,
-        is_noted: bool,
-    );
+    /// As [`Record::record`]. `owed` has `pending` already, if it had room for `mm`: it has for the
+    /// first [`MAX_MMS`].
+    fn record(&mut self, machine: &mut M, owed: &Owed<M>, mm: &M::Mm, pending: Pending);
 
     /// Flushes what is `owed`, and returns how many calls into the machine's flush functions that
     /// took.
@@ -239,9 +232,9 @@ impl<M: Machine, R: Rule<M>> Record for Policy<M, R> {
 
     fn record(&mut self, mm: &M::Mm, pending: Pending) {
         let same = |pin: &M::Pin| core::ptr::eq::<M::Mm>(&**pin, mm);
-        let noted = self.owed.note(pending, same, || M::pin(mm));
-        self.rule
-            .record(&mut self.machine, &self.owed, mm, pending, noted.is_ok());
+        // A full table counts the pages, and leaves the address space to the rule.
+        let _ = self.owed.note(pending, same, || M::pin(mm));
+        self.rule.record(&mut self.machine, &self.owed, mm, pending);
     }
 }
 

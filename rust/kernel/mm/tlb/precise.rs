@@ -16,7 +16,8 @@ use super::{
         Kind,
         Machine,
         Owed,
-        Rule, //
+        Rule,
+        MAX_MMS, //
     },
     range::Pending, //
 };
@@ -25,6 +26,10 @@ use super::{
 /// `Documentation/mm/tlb_batch.rst`; it does not depend on how many there are, so that this bounds
 /// only how long the caller waits.
 pub const MAX_PRECISE_MMS: usize = 8;
+
+// The table has room for one more, with which a batch outgrows this: until the spill, nothing is
+// owed that is not in the table.
+const _: () = assert!(MAX_PRECISE_MMS < MAX_MMS);
 
 /// A ranged flush for each address space; one for all if the batch outgrows that.
 ///
@@ -87,22 +92,12 @@ impl sealed::Sealed for Precise {}
 impl<M: Machine> Rule<M> for Precise {
     const KIND: Kind = Kind::Precise;
 
-    fn record(
-        &mut self,
-        machine: &mut M,
-        owed: &Owed<M>,
-        mm: &M::Mm,
-        pending: Pending,
-        is_noted: bool,
-    ) {
-        let was_spilled = self.spilled;
-        if !was_spilled && (!is_noted || limits(machine).outgrown(owed.nr_mms())) {
-            self.spill(machine, owed);
-        }
-        // INVARIANT: After a spill, what is recorded goes to the machine at once; and so does what
-        // the spill did not find in the table.
-        if was_spilled || !is_noted {
+    fn record(&mut self, machine: &mut M, owed: &Owed<M>, mm: &M::Mm, pending: Pending) {
+        if self.spilled {
+            // INVARIANT: After a spill, what is recorded goes to the machine at once.
             machine.add_pending(mm, pending.range());
+        } else if limits(machine).outgrown(owed.nr_mms()) {
+            self.spill(machine, owed);
         }
         machine.note_batched(mm);
     }

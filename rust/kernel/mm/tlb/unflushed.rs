@@ -26,7 +26,7 @@ impl sealed::Sealed for Unflushed {}
 impl<M: Machine> Rule<M> for Unflushed {
     const KIND: Kind = Kind::Unflushed;
 
-    fn record(&mut self, _: &mut M, _: &Owed<M>, _: &M::Mm, _: Pending, _is_noted: bool) {}
+    fn record(&mut self, _: &mut M, _: &Owed<M>, _: &M::Mm, _: Pending) {}
 
     fn flush(&mut self, _: &mut M, _: &Owed<M>) -> usize {
         0
