@@ -6,13 +6,13 @@
 CONFIG ?= bench
 V ?= 0
 
-export KSRC ACCEL SMP TEST V DURATION SEED QUICK
+export KSRC ACCEL SMP TEST V DURATION SEED QUICK MUTANT
 
 RUNNER := scripts/runner.sh
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help tools source overlay kernel module run test model bench events trace perf bpftrace kcsan litmus stress shell lint clean distclean
+.PHONY: help tools source overlay kernel module run test model bench events trace perf bpftrace kcsan litmus mutants stress shell lint clean distclean
 
 ifeq ($(V),0)
 Q := @
@@ -29,6 +29,7 @@ help:
 	@echo 'make model     all that can happen on a machine in small steps: larger ones than in make test, and each control shown'
 	@echo 'make kcsan     the tests that run in the VM, on a kernel that looks for data races in C'
 	@echo 'make litmus    the memory orderings that the project relies on, checked by herd7'
+	@echo 'make mutants   break one rule after the other, and see that the tests notice; MUTANT=text: those that contain it'
 	@echo 'make stress    use the device at random for DURATION=600 seconds; SEED= replays the choices of an earlier run'
 	@echo 'make shell     a shell in the VM, as root, with the module loaded'
 	@echo 'make lint      rustfmt, clippy, rustdoc, checkpatch'
@@ -58,6 +59,7 @@ bpftrace: export STEPS = 7
 kcsan: export STEPS = 7
 model: export STEPS = 2
 litmus: export STEPS = 3
+mutants: export STEPS = 2
 stress: export STEPS = 7
 shell: export STEPS = 6
 lint: export STEPS = 8
@@ -120,6 +122,9 @@ kcsan: tools
 
 litmus: source
 	$(Q)scripts/litmus.sh
+
+mutants: tools
+	$(Q)scripts/mutants.sh "$(MUTANT)"
 
 stress: tools
 	$(Q)scripts/kernel-build.sh test
