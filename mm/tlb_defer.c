@@ -205,8 +205,9 @@ void tlb_defer_cond_resched(void)
  * Lock the page table of @vma that maps @addr; @table->pte is the entry of
  * @addr then. Returns false if there is no such table (normal: tables come and
  * go, see PT_RECLAIM).
- * Context: tlb_defer_rmap_lock() is held on the file that @vma maps, and no
- * mmap_lock: mprotect() changes flags meanwhile, but not those looked at here.
+ * Context: tlb_defer_rmap_lock() is held on the file that @vma maps, or @vma's
+ * own lock, or the mmap_lock: each keeps the upper page tables. Under the first,
+ * mprotect() changes flags meanwhile, but not those looked at here.
  */
 bool tlb_defer_pte_lock(struct tlb_defer_table *table,
 			struct vm_area_struct *vma, unsigned long addr)

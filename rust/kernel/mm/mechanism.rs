@@ -163,7 +163,7 @@ pub(super) unsafe fn rmap_next(
 
 /// # Safety
 ///
-/// `vma` must be valid, and either its file's rmap or its `mmap_lock` locked.
+/// `vma` must be valid, and its file's rmap, its own lock or its `mmap_lock` be locked.
 #[inline(never)]
 pub(super) unsafe fn vma_pgoff(vma: *const bindings::vm_area_struct) -> usize {
     // SAFETY: The caller promises a valid `vma`.
@@ -174,8 +174,8 @@ pub(super) unsafe fn vma_pgoff(vma: *const bindings::vm_area_struct) -> usize {
 ///
 /// # Safety
 ///
-/// `vma` must be valid, and its file's rmap locked, until [`invalidate_end`] was called on what
-/// this returns.
+/// `vma` must be valid, and its file's rmap, its own lock or its `mmap_lock` be locked, until
+/// [`invalidate_end`] was called on what this returns.
 #[inline(never)]
 pub(super) unsafe fn invalidate_start(
     vma: *mut bindings::vm_area_struct,
@@ -200,7 +200,8 @@ pub(super) unsafe fn invalidate_end(mut bracket: bindings::mmu_notifier_range) {
 
 /// # Safety
 ///
-/// `vma` must be valid, its file's rmap locked, and `range` lie within it.
+/// `vma` must be valid, its file's rmap, its own lock or its `mmap_lock` be locked, and `range` lie
+/// within it.
 #[inline(never)]
 pub(super) unsafe fn zap(vma: *mut bindings::vm_area_struct, range: PageRange) {
     // SAFETY: As promised by the caller; that is how `unmap_mapping_range()` calls it, too.
@@ -232,7 +233,8 @@ pub(super) type RawTable = bindings::tlb_defer_table;
 
 /// # Safety
 ///
-/// `vma` must be valid, the rmap of its file locked, and `addr` lie within it.
+/// `vma` must be valid, the rmap of its file, its own lock or its `mmap_lock` be locked, and `addr`
+/// lie within it.
 #[inline(never)]
 pub(super) unsafe fn pte_lock(vma: *mut bindings::vm_area_struct, addr: usize) -> Option<RawTable> {
     let mut table = RawTable::default();

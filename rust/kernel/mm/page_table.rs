@@ -54,7 +54,7 @@ impl<'v> PageTable<'v> {
     /// No spinlock is held. Does not sleep, but spins.
     pub fn lock(vma: &'v Vma, addr: usize) -> Option<Self> {
         let range = vma.window()?.table_of(addr)?;
-        // SAFETY: A `Vma` exists only under the rmap lock of its file, and maps `addr`.
+        // SAFETY: A `Vma` is locked by its invariants, and maps `addr`.
         let table = unsafe { mechanism::pte_lock(vma.as_raw(), addr) }?;
         // INVARIANT: `table` was locked for `addr` of this VMA, and `table_of` returns what one
         // table maps.

@@ -21,6 +21,7 @@ use super::{
         range::PageRange,
         window::Window, //
     },
+    virt::VmaRef,
     vm_ops::is_ours,
     Mm, //
 };
@@ -166,7 +167,7 @@ impl Drop for RmapGuard<'_> {
 /// Returns whether `set_vm_ops` set `vma` up over `data`.
 #[inline(never)]
 fn is_over(vma: NonNull<bindings::vm_area_struct>, data: *const c_void) -> bool {
-    // SAFETY: `AllVmas` yields valid VMAs. Their operations are null or valid while they are
+    // SAFETY: `AllVmas` yields valid VMAs, and so is a locked one. Their operations are null or valid while they are
     // linked; what is not ours may be written meanwhile, hence volatile reads.
     let (ops, private) = unsafe {
         let vma = vma.as_ptr();
@@ -201,21 +202,31 @@ impl Iterator for AllVmas<'_> {
     }
 }
 
-/// A VMA found through its file.
+/// A VMA found through its file, or held by a lock of its process.
 ///
-/// Unlike for a [`VmaRef`](super::virt::VmaRef), no `mmap_lock` is held, and the process may be
-/// exiting.
+/// Unlike for a [`VmaRef`], there may be no `mmap_lock`, and the process may be exiting.
 ///
 /// # Invariants
 ///
-/// - The rmap of the VMA's file is locked. So the VMA is not freed, keeps its place and its file
-///   offset, and stays in its [`Mm`], which is not freed either.
+/// - The rmap of the VMA's file is locked, or the VMA's own lock, or the `mmap_lock`. So the VMA is
+///   not freed, keeps its place and its file offset, and stays in its [`Mm`], which is not freed
+///   either; its page tables above the lowest level stay, too.
 /// - [`set_vm_ops`](super::virt::VmaNew::set_vm_ops) or its sister for PFNs set it up: it is a
 ///   `VM_MIXEDMAP` or `VM_PFNMAP` mapping that is not copy-on-write, of pages of one size.
 #[repr(transparent)]
 pub struct Vma(Opaque<bindings::vm_area_struct>);
 
 impl Vma {
+    /// Returns `vma`, if [`set_vm_ops`](super::virt::VmaNew::set_vm_ops) set it up over `data`.
+    pub(super) fn from_locked<'a, T>(vma: &'a VmaRef, data: ArcBorrow<'_, T>) -> Option<&'a Self> {
+        let vma = NonNull::new(vma.as_ptr())?;
+        let wanted: *const T = &*data;
+        // INVARIANT: A `VmaRef` exists only under the VMA's own lock or the `mmap_lock`, which are
+        // held for `'a`; `is_over` recognised it.
+        // SAFETY: For the same reason it is valid for `'a`.
+        is_over(vma, wanted.cast()).then(|| unsafe { vma.cast().as_ref() })
+    }
+
     pub(super) fn as_raw(&self) -> *mut bindings::vm_area_struct {
         self.0.get()
     }
@@ -228,8 +239,7 @@ impl Vma {
 
     /// Returns which part of the file this VMA shows, and where; [`None`] for an empty VMA.
     pub fn window(&self) -> Option<Window> {
-        // SAFETY: By the type invariants the VMA is valid, and its file's rmap locked: it keeps its
-        // place and offset.
+        // SAFETY: By the type invariants the VMA is valid and locked: it keeps its place and offset.
         let (start, end, pgoff) = unsafe {
             let bounds = (*self.as_raw()).__bindgen_anon_1.__bindgen_anon_1;
             let pgoff = mechanism::vma_pgoff(self.as_raw());
@@ -248,7 +258,7 @@ impl Vma {
         let Some(range) = self.window().and_then(|w| w.clip(first, last)) else {
             return false;
         };
-        // SAFETY: The rmap is locked by the type invariants, and `range` was clipped.
+        // SAFETY: The VMA is locked by the type invariants, and `range` was clipped.
         unsafe { mechanism::zap(self.as_raw(), range) };
         true
     }
@@ -260,8 +270,7 @@ impl Vma {
     ///
     /// May sleep.
     pub fn invalidating<R>(&self, range: PageRange, f: impl FnOnce() -> R) -> R {
-        // SAFETY: By the type invariants the VMA is valid and its rmap locked, and it remains so
-        // until the bracket is closed below.
+        // SAFETY: By the type invariants the VMA is valid and locked, and it remains so until the bracket is closed below.
         let bracket = unsafe { mechanism::invalidate_start(self.as_raw(), range) };
         let result = f();
         // SAFETY: It was opened above, and is closed only here.

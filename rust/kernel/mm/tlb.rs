@@ -137,7 +137,10 @@ pub use two_phase::{
     Quiesced,
     WriteProtected, //
 };
-pub use mappings::FileMappings;
+pub use mappings::{
+    FileMappings,
+    OneMapping, //
+};
 pub use walk::invalidate;
 pub use young::test_young;
 

@@ -362,8 +362,9 @@ impl VmaNew {
     ///
     /// # Errors
     ///
-    /// - `EINVAL`: the mapping is not `MAP_SHARED`. A private one could hold copies that the driver
-    ///   knows nothing of.
+    /// - `EINVAL`: the mapping is private and can be made writable. It could hold copies that the
+    ///   driver knows nothing of. One that can never be written to
+    ///   ([`try_clear_maywrite`](VmaNew::try_clear_maywrite)) may be private.
     /// - `EBUSY`: this VMA has VM operations already.
     ///
     /// # Context
@@ -393,7 +394,8 @@ impl VmaNew {
     }
 
     fn install<T: VmOperations>(&self, data: Arc<T::Data>) -> Result {
-        if self.flags() & flags::MAYSHARE == 0 {
+        // C: `is_cow_mapping()`.
+        if self.flags() & (flags::MAYSHARE | flags::MAYWRITE) == flags::MAYWRITE {
             return Err(EINVAL);
         }
         // SAFETY: The VMA is being set up, so nobody else reads or writes it.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The mappings of a file, as the [`walk`](super::walk) sees them.
+//! The mappings of a file, or one of them, as the [`walk`](super::walk) sees them.
 
 use super::{
     batch::Place,
@@ -31,6 +31,7 @@ use crate::{
             AddressSpace,
             Vma, //
         },
+        virt::VmaRef,
         Mm, //
     },
     sync::ArcBorrow, //
@@ -62,6 +63,43 @@ impl<T: Send + Sync + 'static> Mappings for FileMappings<'_, T> {
 
     fn place(&self) -> Option<Place> {
         Some(self.file.place(self.data))
+    }
+}
+
+/// One mapping. It is locked already: by its own lock, or by the `mmap_lock` of its process.
+pub struct OneMapping<'a>(&'a Vma);
+
+impl VmaRef {
+    /// Returns this mapping for a batch to go through, if [`set_vm_ops`] set it up over `data`.
+    ///
+    /// A batch that goes through one mapping leaves all others of the file alone: for drivers whose
+    /// pages are mapped once, each in the process that it belongs to. Nothing of the file is locked.
+    ///
+    /// [`set_vm_ops`]: crate::mm::virt::VmaNew::set_vm_ops
+    pub fn only_over<T>(&self, data: ArcBorrow<'_, T>) -> Option<OneMapping<'_>> {
+        Vma::from_locked(self, data).map(OneMapping)
+    }
+}
+
+impl OneMapping<'_> {
+    /// Returns which page of the file is mapped at `addr`; [`None`] if `addr` lies outside.
+    pub fn pgoff_of(&self, addr: usize) -> Option<usize> {
+        self.0.window()?.pgoff_of(addr)
+    }
+}
+
+impl Sealed for OneMapping<'_> {}
+
+impl Mappings for OneMapping<'_> {
+    type Mapping = Vma;
+
+    fn for_each(&self, _first: usize, _last: usize, mut visit: impl FnMut(&Vma)) {
+        visit(self.0);
+    }
+
+    /// There may be others, of the same file and data.
+    fn place(&self) -> Option<Place> {
+        None
     }
 }
 

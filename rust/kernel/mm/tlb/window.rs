@@ -42,6 +42,15 @@ impl Window {
         Some(self.range.start() + (index << PAGE_SHIFT))
     }
 
+    /// Returns which page of the file is mapped at `addr`, or [`None`] if `addr` lies outside.
+    pub fn pgoff_of(&self, addr: usize) -> Option<usize> {
+        if !self.range.contains(addr) {
+            return None;
+        }
+        self.pgoff
+            .checked_add((addr - self.range.start()) >> PAGE_SHIFT)
+    }
+
     /// Returns whether page `pgoff` of the file lies before what the window shows.
     pub fn is_before(&self, pgoff: usize) -> bool {
         pgoff < self.pgoff
@@ -105,6 +114,18 @@ mod tests {
             assert_eq!(w.address_of(pgoff), addr);
             assert_eq!(addr.is_none(), w.is_before(pgoff) || w.is_behind(pgoff));
         }
+    }
+
+    #[test]
+    fn pgoff_of_is_the_way_back() {
+        let w = window(100, 110, 5);
+        for pgoff in 5..15 {
+            let addr = w.address_of(pgoff).unwrap();
+            assert_eq!(w.pgoff_of(addr), Some(pgoff));
+            assert_eq!(w.pgoff_of(addr + P - 1), Some(pgoff));
+        }
+        assert_eq!(w.pgoff_of(100 * P - 1), None);
+        assert_eq!(w.pgoff_of(110 * P), None);
     }
 
     #[test]
