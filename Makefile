@@ -12,7 +12,7 @@ RUNNER := scripts/runner.sh
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help tools source overlay kernel module run test model bench events trace perf bpftrace kcsan litmus mutants stress shell lint clean distclean
+.PHONY: help tools source overlay kernel module run test model bench events trace perf bpftrace kcsan litmus mutants binder stress shell lint clean distclean
 
 ifeq ($(V),0)
 Q := @
@@ -30,6 +30,7 @@ help:
 	@echo 'make kcsan     the tests that run in the VM, on a kernel that looks for data races in C'
 	@echo 'make litmus    the memory orderings that the project relies on, checked by herd7'
 	@echo 'make mutants   break one rule after the other, and see that the tests notice; MUTANT=text: those that contain it'
+	@echo 'make binder    Rust Binder: one shootdown for each scan of its shrinker, before and after'
 	@echo 'make stress    use the device at random for DURATION=600 seconds; SEED= replays the choices of an earlier run'
 	@echo 'make shell     a shell in the VM, as root, with the module loaded'
 	@echo 'make lint      rustfmt, clippy, rustdoc, checkpatch'
@@ -60,6 +61,7 @@ kcsan: export STEPS = 7
 model: export STEPS = 2
 litmus: export STEPS = 3
 mutants: export STEPS = 2
+binder: export STEPS = 7
 stress: export STEPS = 7
 shell: export STEPS = 6
 lint: export STEPS = 8
@@ -125,6 +127,11 @@ litmus: source
 
 mutants: tools
 	$(Q)scripts/mutants.sh "$(MUTANT)"
+
+binder: export TEST = vm binder
+binder: tools
+	$(Q)scripts/kernel-build.sh test
+	$(Q)$(RUNNER) test
 
 stress: tools
 	$(Q)scripts/kernel-build.sh test

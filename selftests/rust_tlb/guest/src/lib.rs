@@ -14,6 +14,7 @@
 //!   [`reclaim`] and [`failing_allocations`] make memory short.
 //! - [`ftrace`] records what the kernel's events say; [`recorder`] tells another tool when to.
 //! - [`scene`] counts one unmap among busy CPUs: the counts suite and the demo share it.
+//! - [`binder`] are processes that talk by another driver, whose pages are taken in the same way.
 //! - [`stress`] does everything at once, for as long as one likes.
 //! - [`ktap`] runs the tests of one [`suite`].
 //!
@@ -25,6 +26,7 @@ pub mod abi;
 
 pub mod barrier;
 pub mod bench;
+pub mod binder;
 pub mod child;
 pub mod cpu;
 pub mod crew;

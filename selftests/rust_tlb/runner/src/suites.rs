@@ -27,7 +27,8 @@ const SUITE_LIMIT: u64 = 180;
 const BOOT_LIMIT: u64 = 120;
 
 /// Suites about what happens at the same time: not in slices of time, if that can be helped.
-const CONCURRENT: [&str; 11] = [
+const CONCURRENT: [&str; 12] = [
+    "binder",
     "gup",
     "lifecycle",
     "oracle",

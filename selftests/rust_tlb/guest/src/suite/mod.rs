@@ -8,6 +8,7 @@
 pub mod abi;
 pub mod accounting;
 pub mod bench;
+pub mod binder;
 pub mod counts;
 pub mod fault;
 pub mod gup;
@@ -32,7 +33,7 @@ mod tests {
 
     const LIST: &str = include_str!("../../../tests.list");
 
-    const SUITES: [(&str, &[Test]); 20] = [
+    const SUITES: [(&str, &[Test]); 21] = [
         ("abi", super::abi::TESTS),
         ("fault", super::fault::TESTS),
         ("unmap", super::unmap::TESTS),
@@ -52,6 +53,7 @@ mod tests {
         ("pressure", super::pressure::TESTS),
         ("small", super::small::TESTS),
         ("trace", super::trace::TESTS),
+        ("binder", super::binder::TESTS),
         ("stress", super::stress::TESTS),
     ];
 
