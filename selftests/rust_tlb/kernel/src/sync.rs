@@ -10,6 +10,7 @@ use std::{
 
 pub mod atomic;
 pub mod barrier;
+pub(crate) mod memory;
 
 /// As the kernel's `Arc`.
 pub struct Arc<T>(sync::Arc<T>);

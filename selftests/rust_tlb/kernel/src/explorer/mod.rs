@@ -16,6 +16,8 @@ mod controls;
 mod hash;
 mod machine;
 mod moves;
+mod orders;
+mod orders_tests;
 mod program;
 mod random;
 mod ring;

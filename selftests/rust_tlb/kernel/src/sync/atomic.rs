@@ -4,7 +4,8 @@
 //!
 //! `Full` is as strong as the kernel's: a full barrier before, and one after.
 
-use std::sync::atomic::{fence, AtomicU64, Ordering};
+use super::memory;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// As the kernel's.
 pub struct Acquire;
@@ -64,12 +65,12 @@ impl Atomic<u64> {
 
     /// As the kernel's.
     pub fn load<O: AcquireOrRelaxed>(&self, _: O) -> u64 {
-        self.0.load(O::LOAD)
+        memory::load(&self.0, O::LOAD)
     }
 
     /// As the kernel's.
     pub fn store<O: ReleaseOrRelaxed>(&self, value: u64, _: O) {
-        self.0.store(value, O::STORE);
+        memory::store(&self.0, value, O::STORE);
     }
 
     /// As the kernel's, which is a full barrier only if it succeeds.
@@ -78,11 +79,11 @@ impl Atomic<u64> {
     ///
     /// - What was there, if that is not `old`.
     pub fn cmpxchg(&self, old: u64, new: u64, _: Full) -> Result<u64, u64> {
-        fence(Ordering::SeqCst);
-        let (success, failure) = (Ordering::SeqCst, Ordering::Relaxed);
-        let result = self.0.compare_exchange(old, new, success, failure);
+        memory::fence(Ordering::SeqCst);
+        let orders = [Ordering::SeqCst, Ordering::Relaxed];
+        let result = memory::compare_exchange(&self.0, old, new, orders);
         if result.is_ok() {
-            fence(Ordering::SeqCst);
+            memory::fence(Ordering::SeqCst);
         }
         result
     }

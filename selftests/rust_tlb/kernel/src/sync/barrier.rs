@@ -2,7 +2,8 @@
 
 //! As much of `rust/kernel/sync/barrier.rs` as the pure files use, over the standard library.
 
-use std::sync::atomic::{fence, Ordering};
+use super::memory;
+use std::sync::atomic::Ordering;
 
 /// As the kernel's.
 pub struct Read;
@@ -19,5 +20,5 @@ impl Barrier for Read {
 
 /// As the kernel's.
 pub fn smp_mb<B: Barrier>(_: B) {
-    fence(B::FENCE);
+    memory::fence(B::FENCE);
 }
