@@ -3,7 +3,7 @@
 # One command for each thing one wants to do; `make help` lists them. What they do is in scripts/ (from a bare machine
 # to a built kernel) and in selftests/rust_tlb/runner (boot, tests, results).
 
-CONFIG ?= bench
+CONFIG ?= run
 V ?= 0
 
 export KSRC ACCEL SMP TEST V DURATION SEED QUICK MUTANT
@@ -35,10 +35,10 @@ help:
 	@echo 'make shell     a shell in the VM, as root, with the module loaded'
 	@echo 'make lint      rustfmt, clippy, rustdoc, checkpatch'
 	@echo
-	@echo 'make tools     find the tools, install what is missing (needs root for that)'
+	@echo 'make tools     find the tools; what is missing is installed, or for others than root, unpacked into the cache'
 	@echo 'make source    fetch the kernel, or copy KSRC, into the cache'
 	@echo 'make overlay   put this project onto the copy; with KSRC=, onto that tree itself'
-	@echo 'make kernel    build the patched kernel: CONFIG=bench (default), test, kcsan or bench-noevents'
+	@echo 'make kernel    build the patched kernel: CONFIG=run (default), bench, test, kcsan or bench-noevents'
 	@echo 'make module    build rust_tlb.ko alone: KDIR=a built, patched kernel (default: ours, CONFIG=)'
 	@echo 'make clean     remove build/'
 	@echo 'make distclean remove build/ and the cache ($${XDG_CACHE_HOME:-~/.cache}/rust-tlb)'
@@ -47,9 +47,11 @@ help:
 	@echo 'TEST=text      run only those tests whose line in selftests/rust_tlb/tests.list contains it'
 	@echo 'ACCEL=kvm|tcg  how to run the VM (found out by trying)      SMP=n  its CPUs (4; bench: 8)      V=1  show everything'
 
-tools: export STEPS ?= 1
-source: export STEPS ?= 2
-kernel: export STEPS ?= 4
+# What a target needs beside what builds and boots.
+test kcsan trace perf bpftrace: TOOLS_FOR = trace
+lint: TOOLS_FOR = lint
+
+kernel: export STEPS = 4
 run: export STEPS = 7
 test: export STEPS = 7
 bench: export STEPS = 9
@@ -67,7 +69,7 @@ shell: export STEPS = 6
 lint: export STEPS = 8
 
 tools:
-	$(Q)scripts/tools.sh
+	$(Q)scripts/tools.sh $(TOOLS_FOR)
 
 source: tools
 	$(Q)scripts/kernel-source.sh
@@ -87,7 +89,7 @@ module: tools
 	$(Q)scripts/module.sh $(CONFIG) $(KDIR)
 
 run: tools
-	$(Q)scripts/kernel-build.sh bench
+	$(Q)scripts/kernel-build.sh run
 	$(Q)$(RUNNER) run
 
 bench: tools

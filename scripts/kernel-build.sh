@@ -11,8 +11,10 @@
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 # shellcheck source=scripts/kernel-make.sh
 source "$TOP/scripts/kernel-make.sh"
+# shellcheck source=scripts/kernel-version.sh
+source "$TOP/scripts/kernel-version.sh"
 
-CONFIG_NAME=${1:?which configuration: bench, test, kcsan or bench-noevents?}
+CONFIG_NAME=${1:?which configuration: run, bench, test, kcsan or bench-noevents?}
 LOG=$OUT/kernel-$CONFIG_NAME.log
 # About how many lines a first build says: what progress is measured by until a first build has been seen.
 EXPECTED=1900
@@ -59,6 +61,12 @@ build() {
     note "built in $((SECONDS - started)) s, $(count_done) targets"
 }
 
+# A kernel of a later series than the project is written for has to prove that Rust's idea of its structures is C's.
+check_layout() {
+    "$TOP/scripts/runner.sh" layout --config "$CONFIG_NAME" || die "Linux $(kernel_version "$TREE") has structures that" \
+        "Rust would get wrong (see above): give a Linux $KERNEL_SERIES tree with KSRC=/path"
+}
+
 lock_cache
 load_tools
 "$TOP/scripts/kernel-source.sh"
@@ -72,3 +80,4 @@ ln -sfn "$BUILD" "$OUT/kernel-$CONFIG_NAME"
 # What boots is this checkout's, whoever else builds there from now on.
 install -D -m 644 -t "$OUT/boot-$CONFIG_NAME" "$BUILD/arch/x86/boot/bzImage" \
     "$BUILD/samples/rust/rust_tlb/rust_tlb.ko" "$BUILD/include/config/kernel.release"
+[[ -n ${KSRC:-} ]] || is_our_series "$TREE" || check_layout

@@ -4,7 +4,8 @@
 # USAGE: kernel-config.sh NAME[-NAME]... BUILD LOG
 #
 # Makes the kernel's configuration in the build folder BUILD, from tinyconfig and our fragments, unless it is there and
-# nothing that it depends on has changed. bench-noevents is bench.config with noevents.config on top.
+# nothing that it depends on has changed. `run` is what the main job needs, and all others have more; bench-noevents is
+# bench.config with noevents.config on top.
 
 # shellcheck source=scripts/steps.sh
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
@@ -14,13 +15,17 @@ source "$TOP/scripts/kernel-make.sh"
 BUILD=$2
 LOG=$3
 TREE=$(<"$OUT/kernel-tree")
-IFS=- read -ra NAMES <<<"base-$1"
+case $1 in
+    run) IFS=- read -ra NAMES <<<"base-$1" ;;
+    bench*) IFS=- read -ra NAMES <<<"base-trace-run-$1" ;;
+    *) IFS=- read -ra NAMES <<<"base-trace-$1" ;;
+esac
 FRAGMENTS=("${NAMES[@]/#/$TOP/scripts/config/}")
 FRAGMENTS=("${FRAGMENTS[@]/%/.config}")
 KEY_FILE=$BUILD/.rust-tlb-config
 
 for fragment in "${FRAGMENTS[@]}"; do
-    [[ -f $fragment ]] || die "there is no configuration '$1': CONFIG is bench, test, kcsan or bench-noevents"
+    [[ -f $fragment ]] || die "there is no configuration '$1': CONFIG is run, bench, test, kcsan or bench-noevents"
 done
 load_tools
 KEY=$(cat "${FRAGMENTS[@]}" "$TOOLS_ENV" "$TOP/scripts/kernel-make.sh" | sha256sum)

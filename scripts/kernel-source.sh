@@ -10,40 +10,34 @@ source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 source "$TOP/scripts/kernel-version.sh"
 # shellcheck source=scripts/private-apt.sh
 source "$TOP/scripts/private-apt.sh"
+# shellcheck source=scripts/kernel-package.sh
+source "$TOP/scripts/kernel-package.sh"
 
-PACKAGE=linux-source-$KERNEL_SERIES
-PINNED=7.3.4-1~bpo13+1
 SUITE=trixie-backports
+LOG=$OUT/kernel-source.log
+OTHERWISE="give a Linux $KERNEL_SERIES tree with KSRC=/path"
 
-# Prints the version to take: the pinned one, or else the newest of the series.
-choose_version() {
-    local versions
-    versions=$(private_apt apt-cache madison "$PACKAGE" | awk '{ print $3 }')
-    [[ -n $versions ]] || die "$SUITE no longer has $PACKAGE: give a Linux $KERNEL_SERIES tree with KSRC=/path"
-    if grep -qxF "$PINNED" <<<"$versions"; then
-        printf '%s\n' "$PINNED"
-    else
-        sort -V <<<"$versions" | tail -n 1
-    fi
+# Sets PACKAGE and VERSION.
+choose_package() {
+    APT=$RUST_TLB_CACHE/download/apt
+    write_private_apt "$SUITE" || die "apt knows no Debian archive here: $OTHERWISE"
+    note "reading the package list of $SUITE"
+    quietly "$LOG" private_apt apt-get update
+    SERIES=$(choose_series)
+    [[ -n $SERIES ]] || die "$SUITE no longer has linux-source-$KERNEL_SERIES, nor a later one: $OTHERWISE"
+    PACKAGE=linux-source-$SERIES
+    VERSION=$(choose_version "$PACKAGE")
+    [[ $VERSION == "$PINNED" ]] || note "linux-source-$KERNEL_SERIES $PINNED is gone from the archive, taking $SERIES ($VERSION)"
 }
 
 download() {
-    APT=$RUST_TLB_CACHE/download/apt
-    write_private_apt "$SUITE" "give a Linux $KERNEL_SERIES tree with KSRC=/path"
-    note "reading the package list of $SUITE"
-    quietly "$OUT/kernel-source.log" private_apt apt-get update
-    local version
-    version=$(choose_version)
-    [[ $version == "$PINNED" ]] || note "$PACKAGE $PINNED is gone from the archive, taking $version"
-    note "fetching $PACKAGE $version (160 MB)"
-    (cd "$RUST_TLB_CACHE/download" &&
-        quietly "$OUT/kernel-source.log" private_apt apt-get download "$PACKAGE=$version")
+    note "fetching $PACKAGE $VERSION (160 MB)"
+    (cd "$RUST_TLB_CACHE/download" && quietly "$LOG" private_apt apt-get download "$PACKAGE=$VERSION")
 }
 
 package_file() {
-    local files=("$RUST_TLB_CACHE/download/${PACKAGE}_$PINNED"_*.deb "$RUST_TLB_CACHE/download/$PACKAGE"_*.deb)
     local file
-    for file in "${files[@]}"; do
+    for file in "$RUST_TLB_CACHE/download/${PACKAGE}_$PINNED"_*.deb "$RUST_TLB_CACHE/download/$PACKAGE"_*.deb; do
         [[ ! -f $file ]] || { printf '%s\n' "$file" && return; }
     done
 }
@@ -54,16 +48,34 @@ unpack() {
     mkdir -p "$TREE.unpacking"
     dpkg-deb --fsys-tarfile "$1" | tar -xO "./usr/src/$PACKAGE.tar.xz" | xz -dc -T0 |
         tar -x --strip-components=1 -C "$TREE.unpacking"
-    check_series "$TREE.unpacking"
+    if is_our_series "$TREE.unpacking"; then
+        check_series "$TREE.unpacking"
+    else
+        "$TOP/scripts/overlay.sh" --try "$TREE.unpacking" ||
+            die "$SUITE no longer has linux-source-$KERNEL_SERIES, and not every hunk applies to $SERIES: $OTHERWISE"
+        note "every hunk applies exactly to $SERIES; it is built, and then the layout of its bindings is checked"
+    fi
     mv "$TREE.unpacking" "$TREE"
 }
 
+# The newest tree that is there already, ours before any other.
+unpacked_tree() {
+    local tree
+    for tree in "$RUST_TLB_CACHE/linux-$KERNEL_SERIES" "$RUST_TLB_CACHE"/linux-[0-9]*; do
+        [[ ! $tree =~ /linux-[0-9.]+$ || ! -d $tree ]] || { printf '%s\n' "$tree" && return; }
+    done
+}
+
 debian_source() {
-    TREE=$RUST_TLB_CACHE/linux-$KERNEL_SERIES
-    if [[ ! -d $TREE ]]; then
+    TREE=$(unpacked_tree)
+    [[ -z $TREE ]] || return 0
+    PACKAGE=linux-source-$KERNEL_SERIES SERIES=$KERNEL_SERIES
+    if [[ -z $(package_file) ]]; then
+        choose_package
         [[ -n $(package_file) ]] || download
-        unpack "$(package_file)"
     fi
+    TREE=$RUST_TLB_CACHE/linux-$SERIES
+    unpack "$(package_file)"
 }
 
 # What a kernel build leaves in a tree, as rsync patterns. A tree with any of it in is refused by `make O=`.

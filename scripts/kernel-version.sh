@@ -14,6 +14,10 @@ kernel_version() {
         $1 == "EXTRAVERSION" { print version "." patchlevel "." sublevel $2; exit }' "$1/Makefile" 2>/dev/null || true
 }
 
+is_our_series() {
+    [[ $(kernel_version "$1") == "$KERNEL_SERIES".* ]]
+}
+
 check_series() {
     local version
     version=$(kernel_version "$1")

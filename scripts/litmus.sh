@@ -17,7 +17,7 @@ PACKAGES=(herdtools7 libc6 libgmp10)
 fetch_herd() {
     local package
     APT=$RUST_TLB_CACHE/download/apt-$SUITE
-    write_private_apt "$SUITE"
+    write_private_apt "$SUITE" || die "apt knows no Debian archive here, and there is no herd7"
     note "fetching ${PACKAGES[*]} from $SUITE (40 MB)"
     quietly "$OUT/litmus.log" private_apt apt-get update
     rm -rf "$HERD.unpacking"

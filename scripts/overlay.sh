@@ -1,14 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# USAGE: overlay.sh [TREE]
+# USAGE: overlay.sh [[--try] TREE]
 #
 # Puts this project onto a kernel tree: new files at the same path, then the stack of patches/, in order, into existing
 # files. Doing it again changes nothing, not even a time stamp.
 #
 # Without TREE, onto the tree in the cache, and as it ought to be now: what an earlier overlay put there and this one
 # does not, goes. With TREE, onto a tree of the user's, where nothing else is left behind, so that there a file which
-# the project no longer has stays.
+# the project no longer has stays. With --try, nothing is changed: it ends well if every hunk would apply, whatever the
+# tree's series.
 
 # shellcheck source=scripts/steps.sh
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
@@ -136,12 +137,17 @@ remove_stale() {
     staged >"$STATE/manifest"
 }
 
-step 3 "overlay"
-if (($#)); then
+TRY=
+if [[ ${1:-} == --try ]]; then
+    TRY=1
+    TREE=${2:?which tree?} STATE=
+elif (($#)); then
+    step 3 "overlay"
     TREE=$(realpath -e "$1" 2>/dev/null) || die "there is no $1"
     check_series "$TREE"
     STATE=
 else
+    step 3 "overlay"
     lock_cache
     [[ -f $OUT/kernel-tree ]] || "$TOP/scripts/kernel-source.sh"
     TREE=$(<"$OUT/kernel-tree")
@@ -153,5 +159,6 @@ shopt -s nullglob
 PATCHES=("$TOP"/patches/*.patch)
 stage_new_files
 stage_patches
+[[ -z $TRY ]] || exit 0
 install_stage
 [[ -z $STATE ]] || remove_stale

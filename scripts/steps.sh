@@ -12,16 +12,34 @@ set -euo pipefail
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES ARCH CROSS_COMPILE O M
 
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-OUT=$TOP/build
+OUT=${RUST_TLB_OUT:-$TOP/build}
 RUST_TLB_CACHE=${RUST_TLB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rust-tlb}
-TOOLS_ENV=$RUST_TLB_CACHE/tools/env.sh
+TOOLS=$RUST_TLB_CACHE/tools
+TOOLS_ENV=$TOOLS/env.sh
+# When each step began: the runner's are in it as well.
+TIMES=$OUT/steps.times
 export TOP OUT RUST_TLB_CACHE
 
-mkdir -p "$OUT" "$RUST_TLB_CACHE/tools"
+mkdir -p "$OUT" "$TOOLS"
 
 # step NUMBER TEXT: tells which step begins. The number of steps comes from the Makefile.
 step() {
     printf '[%s/%s] %s\n' "$1" "${STEPS:-$1}" "$2"
+    printf '%s\t%s\n' "$EPOCHSECONDS" "$2" >>"$TIMES"
+}
+
+begin_times() {
+    : >"$TIMES"
+}
+
+# Shows how long each step took, the last one until now.
+show_times() {
+    printf '%s\n' "$EPOCHSECONDS" | cat "$TIMES" - | awk -F'\t' '
+        function took(seconds) { return sprintf("%4d:%02d", seconds / 60, seconds % 60) }
+        NR == 1 { printf "\nHow long it took (minutes:seconds):\n"; first = $1 }
+        NR > 1 { print "  " took($1 - began) "  " what }
+        { began = $1; what = $2 }
+        END { print "  " took(began - first) "  in all" }'
 }
 
 note() {

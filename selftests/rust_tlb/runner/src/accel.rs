@@ -13,7 +13,7 @@ use anyhow::Result;
 use crate::guest;
 use crate::output;
 use crate::places::{read_trimmed, Kernel, Places};
-use crate::vm::{Ending, Machine, Session};
+use crate::vm::{self, Ending, Machine, Session};
 
 /// How long a trial boot may take. KVM boots this kernel in two or three seconds.
 const TRIAL: Duration = Duration::from_secs(20);
@@ -65,22 +65,15 @@ impl Accel {
         }
     }
 
-    /// Arguments for virtme-run. They have to be its last: `--qemu-opts` takes the rest of the line.
-    pub fn virtme_arguments(self, threads: Threads) -> &'static [&'static str] {
+    /// Arguments for QEMU.
+    pub fn qemu_arguments(self, threads: Threads) -> &'static [&'static str] {
         match (self, threads) {
-            (Accel::Kvm, _) => &[],
-            (Accel::Tcg, Threads::Parallel) => {
-                &["--disable-kvm", "--qemu-opts", "-accel", "tcg,thread=multi"]
-            }
-            (Accel::Tcg, Threads::Sliced) => &[
-                "--disable-kvm",
-                "--qemu-opts",
-                "-accel",
-                "tcg,thread=single",
-            ],
+            (Accel::Kvm, _) => &["-cpu", "host", "-accel", "kvm"],
+            (Accel::Tcg, Threads::Parallel) => &["-cpu", "max", "-accel", "tcg,thread=multi"],
+            (Accel::Tcg, Threads::Sliced) => &["-cpu", "max", "-accel", "tcg,thread=single"],
             (Accel::Tcg, Threads::Counted) => &[
-                "--disable-kvm",
-                "--qemu-opts",
+                "-cpu",
+                "max",
                 "-accel",
                 "tcg,thread=single",
                 "-icount",
@@ -116,7 +109,11 @@ pub fn decide(choice: Choice, kernel: &Kernel, places: &Places) -> Result<Accel>
         Choice::FindOut => (Accel::Tcg, "/dev/kvm is there, but does not run a guest"),
     };
     let name = accel.name().to_uppercase();
-    output::step(&format!("boot ({}) with {name}: {why}", kernel.config));
+    let qemu = vm::qemu_version();
+    output::step(&format!(
+        "boot ({}) with {name} of QEMU {qemu}: {why}",
+        kernel.config
+    ));
     Ok(accel)
 }
 

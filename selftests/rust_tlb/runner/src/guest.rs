@@ -10,9 +10,10 @@ pub const SUITE_STARTS: &str = "# suite starts: ";
 /// Line that a guest writes after a suite: this, its exit status and its name.
 pub const SUITE_ENDS: &str = "# suite ends: ";
 
-/// Runs the script in a file.
-pub fn script_command(path: &Path) -> String {
-    format!("exec bash {} 2>&1", quote(&path.display().to_string()))
+/// What a script starts with: the host's own folder and programs.
+pub fn prologue(folder: &Path, path: &str) -> String {
+    let folder = quote(&folder.display().to_string());
+    format!("cd {folder} || exit 96\nexport PATH={}\n", quote(path))
 }
 
 /// Loads the module, if one is given, and becomes `command`.
@@ -21,10 +22,9 @@ pub fn command_script(module: Option<&Path>, command: &[String]) -> String {
     format!("{}exec {}\n", load(module), words.join(" "))
 }
 
-/// Loads the module and becomes an interactive shell; a file of its own, since a login shell is
-/// named by one.
+/// Loads the module and becomes an interactive shell.
 pub fn shell_script(module: &Path) -> String {
-    format!("#!/bin/bash\n{}exec bash -i\n", load(Some(module)))
+    format!("{}exec bash -i\n", load(Some(module)))
 }
 
 /// Loads the module and runs one binary after the other, each for at most `limit` seconds.
@@ -48,9 +48,11 @@ pub fn suites_script(module: &Path, binaries: &[(String, String)], limit: u64) -
 
 /// What the bench needs: 4096 scattered pages, one more, and 64 behind them; and more than two thirds
 /// of 256 MiB, in pages, for two threads.
+#[cfg(feature = "bench")]
 const PAGES_PER_DEVICE: u32 = 32768;
 
 /// Loads the module, prepares, and runs `command` with one list of further words after the other.
+#[cfg(feature = "bench")]
 pub fn bench_script(
     module: &Path,
     prepare: &str,

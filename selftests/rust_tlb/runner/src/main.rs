@@ -12,6 +12,7 @@
 //! - [`demo`] draws the table of strategies and writes `run.json`.
 
 mod accel;
+#[cfg(feature = "bench")]
 mod bench;
 mod bindings_layout;
 mod cargo_test;
@@ -24,6 +25,7 @@ mod output;
 mod places;
 mod reading;
 mod recording;
+mod setup;
 mod stress;
 mod suites;
 mod table;
@@ -41,6 +43,7 @@ use clap::{Parser, Subcommand};
 
 use crate::accel::Choice;
 use crate::places::Places;
+use crate::tally::Tally;
 use crate::test_list::Selection;
 use crate::vm::{Ending, Machine, Said, Session};
 
@@ -60,14 +63,16 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs the demo on the `bench` kernel, prints its table, writes build/run.json.
+    /// Runs the demo on the `run` kernel, prints its table, writes build/run.json.
     Run,
+    #[cfg(feature = "bench")]
     /// Measures all strategies side by side on the `bench` kernel, writes build/bench/.
     Bench {
         /// A part of the measurements, with fewer rounds, in 3 minutes.
         #[arg(long, env = "QUICK", hide_env_values = true, value_parser = bench::parse_quick, default_value = "", action = clap::ArgAction::Set)]
         quick: bool,
     },
+    #[cfg(feature = "bench")]
     /// Measures what the trace events cost, on the kernels `bench` and `bench-noevents`.
     Events,
     /// Runs all tests of tests.list, here and on the `test` kernel.
@@ -94,10 +99,16 @@ enum Command {
     Perf,
     /// Asks bpftrace's programs about it.
     Bpftrace,
+    /// Checks that Rust's idea of the kernel's structures is C's.
+    Layout {
+        /// Of which kernel.
+        #[arg(long)]
+        config: String,
+    },
     /// Opens a shell in the virtual machine, as root, with the module loaded.
     Shell {
-        /// Which kernel: `bench`, `test`, or another that is built.
-        #[arg(long, default_value = "bench")]
+        /// Which kernel: `run`, `bench`, `test`, or another that is built.
+        #[arg(long, default_value = "run")]
         config: String,
     },
     /// Runs a command in the virtual machine, as root, with the module loaded.
@@ -111,6 +122,9 @@ enum Command {
         /// Do not load the module.
         #[arg(long)]
         no_module: bool,
+        /// One more word on the kernel's command line; may be given more than once.
+        #[arg(long)]
+        kernel_argument: Vec<String>,
         /// Run the emulator by a clock that counts instructions: repeatable, and slow.
         #[arg(long)]
         icount: bool,
@@ -139,6 +153,7 @@ impl Cpus {
 
 const CPUS: u32 = 4;
 /// One of the axes of the bench.
+#[cfg(feature = "bench")]
 const CPUS_TO_MEASURE: u32 = 8;
 
 fn main() -> ExitCode {
@@ -159,14 +174,17 @@ fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
         let kernel = places.kernel(config)?;
         let accel = accel::decide(arguments.accel, &kernel, &places)?;
         let cpus = match arguments.command {
+            #[cfg(feature = "bench")]
             Command::Bench { .. } | Command::Events => CPUS_TO_MEASURE,
             _ => CPUS,
         };
         Ok(Machine::new(kernel, accel, arguments.smp.0.unwrap_or(cpus)))
     };
     match &arguments.command {
-        Command::Run => demo::run(&machine("bench")?, &places),
+        Command::Run => demo::run(&machine("run")?, &places),
+        #[cfg(feature = "bench")]
         Command::Bench { quick } => bench::run(&machine("bench")?, &places, *quick),
+        #[cfg(feature = "bench")]
         Command::Events => {
             bench::events::run(&machine("bench-noevents")?, &machine("bench")?, &places)
         }
@@ -185,15 +203,21 @@ fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
         Command::Trace => tracing::trace(&machine("bench")?, &places),
         Command::Perf => tracing::perf(&machine("bench")?, &places),
         Command::Bpftrace => tracing::bpftrace(&machine("bench")?, &places),
+        Command::Layout { config } => {
+            let mut tally = Tally::of(Selection::default());
+            bindings_layout::run(&places.kernel(config)?, &places, &mut tally)?;
+            Ok(tally.conclude())
+        }
         Command::Shell { config } => shell(&machine(config)?, &places),
         Command::Boot {
             config,
             timeout,
             no_module,
             icount,
+            kernel_argument,
             command,
         } => {
-            let mut machine = machine(config)?;
+            let mut machine = machine(config)?.with_arguments(kernel_argument);
             if *icount {
                 machine = machine.counting();
             }

@@ -5,11 +5,13 @@
 
 use std::cell::Cell;
 use std::env;
+use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -27,6 +29,21 @@ pub fn step(text: &str) {
     let number = STEP.fetch_add(1, Ordering::Relaxed);
     let steps = env::var("STEPS").unwrap_or_else(|_| number.to_string());
     println!("[{number}/{steps}] {text}");
+    note_time(text);
+}
+
+/// For the times at the end, as the scripts do it: when each step began.
+fn note_time(text: &str) {
+    let Some(out) = env::var_os("OUT") else {
+        return;
+    };
+    let path = Path::new(&out).join("steps.times");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let seconds = now.map_or(0, |now| now.as_secs());
+    let name = text.split(" with ").next().unwrap_or(text);
+    let file = OpenOptions::new().append(true).create(true).open(path);
+    // Times that cannot be kept are not worth an error.
+    let _ = file.and_then(|mut file| writeln!(file, "{seconds}\t{name}"));
 }
 
 /// Tells more about a step.
@@ -94,11 +111,13 @@ fn tell_now_and_then(text: String, stop: Arc<AtomicBool>) {
 }
 
 /// Shows how far a long step has come: a bar on a terminal, else a line now and then.
+#[cfg(feature = "bench")]
 pub struct Progress {
     bar: Option<ProgressBar>,
     told: Cell<Instant>,
 }
 
+#[cfg(feature = "bench")]
 impl Progress {
     pub fn new() -> Self {
         Self {
@@ -127,6 +146,7 @@ impl Progress {
     }
 }
 
+#[cfg(feature = "bench")]
 fn bar() -> ProgressBar {
     let style = ProgressStyle::with_template("      {bar:30} {pos}/{len} {msg}, {elapsed}");
     ProgressBar::new(0).with_style(style.expect("a valid template"))

@@ -18,8 +18,6 @@ pub struct Places {
     pub cache: PathBuf,
     /// Release binaries of this workspace.
     pub bin: PathBuf,
-    /// virtme-ng's command that boots.
-    pub virtme_run: PathBuf,
 }
 
 /// A built kernel.
@@ -45,7 +43,6 @@ impl Places {
             out: variable("OUT")?,
             cache: variable("RUST_TLB_CACHE")?,
             bin: variable("CARGO_TARGET_DIR")?.join("release"),
-            virtme_run: variable("VENV")?.join("bin/virtme-run"),
             top,
         })
     }

@@ -14,6 +14,7 @@ use crate::guest;
 use crate::output;
 use crate::places::Places;
 use crate::reading::Reading;
+use crate::setup;
 use crate::tally::Tally;
 use crate::test_list::{self, Kind, Selection, Test};
 use crate::vm::{Machine, Session};
@@ -63,6 +64,9 @@ pub fn run_all(
 
     output::step("tests that need no booted kernel");
     run_host_tests(places, &packages, &selection, &mut tally)?;
+    if listed.iter().any(|test| test.kind == Kind::Setup) {
+        setup::run(places, &mut tally)?;
+    }
     if listed.iter().any(|test| test.kind == Kind::Bindings) {
         if let Err(error) = bindings_layout::run(&places.kernel("test")?, places, &mut tally) {
             tally.fail(format!("bindings layout: {error:#}"));

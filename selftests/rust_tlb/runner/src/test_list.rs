@@ -15,6 +15,8 @@ use anyhow::{bail, Context, Result};
 pub enum Kind {
     /// A cargo package's tests, on the host.
     Host,
+    /// A test of the scripts that set up and build.
+    Setup,
     /// Of the bindings, on the host, at compile time.
     Bindings,
     /// A KUnit suite, while the kernel boots.
@@ -27,6 +29,7 @@ pub enum Kind {
 
 const KINDS: &[(&str, Kind)] = &[
     ("host", Kind::Host),
+    ("setup", Kind::Setup),
     ("bindings", Kind::Bindings),
     ("kunit", Kind::Kunit),
     ("vm", Kind::Vm),
@@ -131,7 +134,7 @@ fn parse_line(line: &str) -> Result<Test> {
         (Some((_, Kind::Vm)), _) => bail!("vm takes a suite and a test"),
         (Some((_, kind)), [_, suite]) => Ok(Test::new(*kind, suite, None)),
         (Some((name, _)), _) => bail!("{name} takes one name"),
-        (None, _) => bail!("a line starts with host, bindings, kunit, vm or kernel"),
+        (None, _) => bail!("a line starts with host, setup, bindings, kunit, vm or kernel"),
     }
 }
 

@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Boots a kernel with virtme-ng on the host's own root file system, and brings back what the guest
-//! said, what its kernel logged and how it ended. Bounded in time, and leaves nothing running.
+//! Boots a kernel in QEMU on the host's own root file system, read-only, and brings back what the
+//! guest said, what its kernel logged and how it ended. Bounded in time, and leaves nothing running.
+//! The guest's first process is `rust-tlb-init`, of this workspace.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{self, Child, Command, ExitCode, ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use nix::sys::signal::{killpg, Signal};
 use nix::unistd::Pid;
 
-use crate::accel::{self, Accel, Threads};
+use crate::accel::{Accel, Threads};
 use crate::guest;
 use crate::output::{self, Waiting};
 use crate::places::{Kernel, Places};
@@ -27,6 +28,11 @@ use crate::places::{Kernel, Places};
 /// the machine at once: what runs after it proves nothing. The emulator may be slow, which is no
 /// lockup.
 const KERNEL_ARGUMENTS: &[&str] = &[
+    "console=ttyS0",
+    "earlyprintk=serial,ttyS0,115200",
+    "panic=-1",
+    "rootfstype=9p",
+    "ro",
     "nopti",
     "mitigations=off",
     "loglevel=7",
@@ -35,11 +41,17 @@ const KERNEL_ARGUMENTS: &[&str] = &[
     "rcupdate.rcu_cpu_stall_timeout=60",
 ];
 const TEST_KERNEL_ARGUMENTS: &[&str] = &["page_poison=1"];
+const ROOT: &str = "rootflags=version=9p2000.L,trans=virtio,access=any,msize=512000";
 /// The guest may keep what it has read of the host's files, which halves the time to boot. Not for a
 /// shell: while it is open, files change.
-const CACHED_ROOT: &str =
-    "rootflags=version=9p2000.L,trans=virtio,access=any,msize=512000,cache=loose";
-/// Longer than this the machine says nothing only if it hangs.
+const CACHED: &str = ",cache=loose";
+pub const QEMU: &str = "qemu-system-x86_64";
+const INIT: &str = "rust-tlb-init";
+/// What it says before the script does.
+const SCRIPT_STARTS: &str = "# rust-tlb-init: the script starts";
+/// Of the port at which the host hears how the script ended.
+const STATUS: &str = "status";
+/// Longer than this the machine says nothing before its script only if it hangs.
 const SILENCE: Duration = Duration::from_secs(60);
 const MEMORY: &str = "2G";
 /// What the kernel needs, and the tests' own processes, and not much more.
@@ -55,6 +67,8 @@ pub struct Machine {
     memory: &'static str,
     /// Whether KUnit's tests run while it boots, if the kernel has them.
     kunit: bool,
+    /// Words on the kernel's command line, after all others.
+    arguments: Vec<String>,
 }
 
 /// What one boot is to do.
@@ -104,6 +118,15 @@ impl Machine {
             cpus,
             memory: MEMORY,
             kunit: true,
+            arguments: Vec::new(),
+        }
+    }
+
+    /// The same machine, with these words on its kernel's command line.
+    pub fn with_arguments(&self, arguments: &[String]) -> Self {
+        Self {
+            arguments: arguments.to_vec(),
+            ..self.clone()
         }
     }
 
@@ -127,8 +150,9 @@ impl Machine {
     }
 
     /// The same machine with no more CPUs than the host has, which really run at the same time.
+    #[cfg(feature = "bench")]
     pub fn as_the_host(&self) -> Self {
-        let host_cpus = accel::host_cpus() as u32;
+        let host_cpus = crate::accel::host_cpus() as u32;
         Self {
             threads: Threads::Parallel,
             cpus: self.cpus.min(host_cpus).max(2),
@@ -146,67 +170,70 @@ impl Machine {
     }
 
     /// Boots, runs the session's script, and hands on each line as it comes. Now and then the emulator
-    /// hangs while the kernel starts, before there is a word of ours: then it boots once more.
+    /// hangs while the kernel starts: then it boots once more, and no more than that.
     pub fn run(
         &self,
         session: &Session,
         places: &Places,
         on_said: &mut dyn FnMut(&Said),
     ) -> Result<Ended> {
-        if let Some(ended) = self.attempt(session, places, on_said, Some(SILENCE))? {
-            return Ok(ended);
+        let (mut ended, mut early) = self.attempt(session, places, on_said)?;
+        if early.is_some() && matches!(ended.ending, Ending::Hung(_)) {
+            let silence = SILENCE.as_secs();
+            output::note(&format!("nothing for {silence} s: booting once more"));
+            (ended, early) = self.attempt(session, places, on_said)?;
         }
-        let silence = SILENCE.as_secs();
-        output::note(&format!("nothing for {silence} s: booting once more"));
-        let ended = self.attempt(session, places, on_said, None)?;
-        Ok(ended.expect("without a limit of silence there is an end"))
+        early.iter().flatten().for_each(on_said);
+        Ok(ended)
     }
 
-    /// Boots; `None` if the machine says nothing at all for `silence` before the script has begun.
+    /// Boots; returns as well what has not been handed on, if the script has not started.
     fn attempt(
         &self,
         session: &Session,
         places: &Places,
         on_said: &mut dyn FnMut(&Said),
-        silence: Option<Duration>,
-    ) -> Result<Option<Ended>> {
+    ) -> Result<(Ended, Option<Vec<Said>>)> {
         let console_path = places.out.join(format!("{}.log", session.name));
         let mut log = File::create(&console_path)?;
-        // In a file: virtme-ng hands a script over on the kernel's command line, which is short.
-        let script_path = places.out.join(format!("{}.sh", session.name));
-        fs::write(&script_path, &session.script)?;
+        let status_path = places.out.join(format!("{}.status", session.name));
+        fs::write(&status_path, "")?;
+        let script = self.write_script(&session.name, &session.script, places)?;
         let mut child = self
-            .command(places)
-            .arg("--show-boot-console")
-            .args(["--kopt", CACHED_ROOT])
-            .args(["--script-sh", &guest::script_command(&script_path)])
-            .args(self.accel.virtme_arguments(self.threads))
+            .command(places, &script, &format!("{ROOT}{CACHED}"), None)?
+            .args(script_devices(&status_path))
             .process_group(0)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .with_context(|| format!("starting {}", places.virtme_run.display()))?;
+            .with_context(|| format!("starting {QEMU}"))?;
         let group = Group::of(&child);
         let said = read_both(&mut child);
 
         let waiting = Waiting::new(&format!("booting {}", self.kernel.config));
         let mut console = Vec::new();
-        let deadline = Instant::now() + session.limit;
-        // What the kernel says before the script has begun is handed on with the script's first line.
+        let start = Instant::now();
+        // What the kernel says before the script has begun is handed on when it begins.
         let mut early = Some(Vec::new());
         let hung = loop {
-            let limit = silence.filter(|_| early.is_some());
-            let patience = limit.map_or(left(deadline), |limit| limit.min(left(deadline)));
+            let left = session.limit.saturating_sub(start.elapsed());
+            let patience = if early.is_none() {
+                left
+            } else {
+                left.min(SILENCE)
+            };
             let said = match said.recv_timeout(patience) {
                 Ok(said) => said,
                 Err(RecvTimeoutError::Disconnected) => break false,
                 Err(RecvTimeoutError::Timeout) => break true,
             };
             match &said {
-                Said::Guest(_) => {
+                Said::Guest(line) if line == SCRIPT_STARTS => {
                     waiting.done();
                     early.take().iter().flatten().for_each(&mut *on_said);
+                    continue;
                 }
+                Said::Guest(_) => {}
                 Said::Kernel(line) => {
                     writeln!(log, "{line}")?;
                     console.push(line.clone());
@@ -219,61 +246,173 @@ impl Machine {
         };
         waiting.done();
         drop(group);
-        let status = child.wait()?;
-        if hung && early.is_some() && silence.is_some() {
-            return Ok(None);
-        }
-        early.iter().flatten().for_each(&mut *on_said);
-        let ending = match status {
-            _ if hung => Ending::Hung(session.limit),
-            status => ending_of(status),
+        child.wait()?;
+        let ending = match hung {
+            true => Ending::Hung(start.elapsed()),
+            false => ending_of(&fs::read_to_string(&status_path)?),
         };
-        Ok(Some(Ended {
+        let ended = Ended {
             ending,
             console,
             console_path,
-        }))
+        };
+        Ok((ended, early))
     }
 
     /// Boots into `shell` on this terminal.
     pub fn interactive(&self, shell: &str, places: &Places) -> Result<ExitCode> {
-        let path = places.out.join("shell.sh");
-        fs::write(&path, shell)?;
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o755))?;
-        let status = self
-            .command(places)
-            .arg("--shell")
-            .arg(&path)
-            .args(self.accel.virtme_arguments(self.threads))
-            .status()?;
-        Ok(ExitCode::from(status.code().map_or(1, |code| code as u8)))
+        let status_path = places.out.join("shell.status");
+        fs::write(&status_path, "")?;
+        let script = self.write_script("shell", shell, places)?;
+        self.command(places, &script, ROOT, Some("ttyS0"))?
+            .args(terminal_devices(&status_path))
+            .status()
+            .with_context(|| format!("starting {QEMU}"))?;
+        Ok(match ending_of(&fs::read_to_string(&status_path)?) {
+            Ending::Exited(code) => ExitCode::from(code),
+            _ => ExitCode::FAILURE,
+        })
     }
 
-    fn command(&self, places: &Places) -> Command {
-        let mut command = Command::new(&places.virtme_run);
+    /// In a file: a kernel's command line is short.
+    fn write_script(&self, name: &str, script: &str, places: &Places) -> Result<PathBuf> {
+        let path = places.out.join(format!("{name}.sh"));
+        let programs = env::var("PATH").context("PATH is not set")?;
+        let prologue = guest::prologue(&places.top, &programs);
+        fs::write(&path, prologue + script)?;
+        Ok(path)
+    }
+
+    /// QEMU, with all but the guest's input and output.
+    fn command(
+        &self,
+        places: &Places,
+        script: &Path,
+        root: &str,
+        terminal: Option<&str>,
+    ) -> Result<Command> {
+        let mut command = Command::new(QEMU);
         command
-            .arg("--kimg")
+            .args(["-name", "rust-tlb", "-machine", "q35", "-no-reboot"])
+            .args(["-m", self.memory, "-smp", &self.cpus.to_string()])
+            .args(["-net", "none", "-vga", "none", "-display", "none"])
+            .args(["-parallel", "none"])
+            .args([
+                "-fsdev",
+                "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap",
+            ])
+            .args(["-device", "virtio-9p-pci,fsdev=root,mount_tag=/dev/root"])
+            .args(self.accel.qemu_arguments(self.threads))
+            .arg("-kernel")
             .arg(self.kernel.image())
-            .args(["--mods", "none", "--force-9p", "--disable-microvm"])
-            .args(["--memory", self.memory, "--cpus", &self.cpus.to_string()])
-            .args(["--name", "rust-tlb", "--overlay-rwdir", "/tmp", "--pwd"]);
-        for argument in KERNEL_ARGUMENTS {
-            command.args(["--kopt", argument]);
-        }
+            .arg("-append")
+            .arg(self.kernel_arguments(places, script, root, terminal)?);
+        Ok(command)
+    }
+
+    fn kernel_arguments(
+        &self,
+        places: &Places,
+        script: &Path,
+        root: &str,
+        terminal: Option<&str>,
+    ) -> Result<String> {
+        let mut arguments: Vec<String> = KERNEL_ARGUMENTS.iter().map(|&is| is.into()).collect();
+        arguments.push(root.into());
         if self.kernel.config == "test" {
-            for argument in TEST_KERNEL_ARGUMENTS {
-                command.args(["--kopt", argument]);
-            }
+            arguments.extend(TEST_KERNEL_ARGUMENTS.iter().map(|&is| is.into()));
         }
         if !self.kunit {
-            command.args(["--kopt", "kunit.enable=0"]);
+            arguments.push("kunit.enable=0".into());
         }
-        command
+        // What the kernel does not know it hands on to its first process.
+        let init = places.bin.join(INIT);
+        arguments.push(kernel_argument("init", &init.display().to_string())?);
+        arguments.push(kernel_argument(
+            "RUST_TLB_SCRIPT",
+            &script.display().to_string(),
+        )?);
+        if let Some(terminal) = terminal {
+            arguments.push(kernel_argument("RUST_TLB_CONSOLE", terminal)?);
+            arguments.extend(["TERM=xterm".into(), "quiet".into()]);
+        }
+        arguments.extend_from_slice(&self.arguments);
+        Ok(arguments.join(" "))
     }
 }
 
-/// The process group of the machine that runs, or 0. virtme-run's children are in it, QEMU among
-/// them. It is not the terminal's, so that Ctrl-C has to be handed on.
+/// A word of the kernel's command line, which knows one kind of quotes.
+fn kernel_argument(name: &str, value: &str) -> Result<String> {
+    ensure!(
+        !value.contains('"'),
+        "{value}: a kernel cannot be told of a path with a quotation mark"
+    );
+    Ok(format!("{name}=\"{value}\""))
+}
+
+/// The kernel's console is our standard error, a script's input and output are ours, by ports that
+/// `rust-tlb-init` finds by their names.
+fn script_devices(status: &Path) -> Vec<String> {
+    let mut devices = vec![
+        "-device".to_string(),
+        "virtio-serial-pci".into(),
+        "-serial".into(),
+        "chardev:console".into(),
+    ];
+    let mut chardev = |id: &str, what: String, is_port: bool| {
+        devices.extend(["-chardev".into(), format!("{what},id={id}")]);
+        if is_port {
+            let port = format!("virtserialport,name={id},chardev={id}");
+            devices.extend(["-device".into(), port]);
+        }
+    };
+    chardev("console", "file,path=/proc/self/fd/2".into(), false);
+    chardev("in", "stdio,signal=on,mux=off".into(), true);
+    chardev("out", "file,path=/proc/self/fd/1".into(), true);
+    chardev("again", "file,path=/proc/self/fd/1".into(), true);
+    chardev(STATUS, file_chardev(status), true);
+    devices
+}
+
+/// All of the terminal is the guest's, as its console.
+fn terminal_devices(status: &Path) -> Vec<String> {
+    let status_file = format!("{},id={STATUS}", file_chardev(status));
+    let status_port = format!("virtserialport,name={STATUS},chardev={STATUS}");
+    let devices = [
+        "-chardev",
+        "stdio,id=console,signal=off,mux=on",
+        "-serial",
+        "chardev:console",
+        "-mon",
+        "chardev=console",
+        "-device",
+        "virtio-serial-pci",
+        "-chardev",
+        &status_file,
+        "-device",
+        &status_port,
+    ];
+    devices.map(String::from).to_vec()
+}
+
+/// QEMU reads a comma in a path as the end of it, and two as one.
+fn file_chardev(path: &Path) -> String {
+    format!(
+        "file,path={}",
+        path.display().to_string().replace(',', ",,")
+    )
+}
+
+/// What QEMU says that it is.
+pub fn qemu_version() -> String {
+    let output = Command::new(QEMU).arg("--version").output();
+    let text = output.map_or_else(|_| Vec::new(), |output| output.stdout);
+    let text = String::from_utf8_lossy(&text);
+    let version = text.split_whitespace().nth(3);
+    version.unwrap_or("unknown").into()
+}
+
+/// The process group of the machine that runs, or 0. It is not the terminal's, so that Ctrl-C has to be handed on.
 static RUNNING: AtomicI32 = AtomicI32::new(0);
 
 /// Takes the machine down with us when we are told to stop.
@@ -308,16 +447,12 @@ impl Drop for Group {
     }
 }
 
-fn left(deadline: Instant) -> Duration {
-    deadline.saturating_duration_since(Instant::now())
-}
-
-/// virtme-run ends as the script did, or with 255 if the script did not.
-fn ending_of(status: ExitStatus) -> Ending {
-    match status.code() {
-        Some(255) | None => Ending::Crashed,
-        Some(code) => Ending::Exited(code as u8),
-    }
+/// `rust-tlb-init` told how the script ended, or did not come to it.
+fn ending_of(status: &str) -> Ending {
+    status
+        .trim()
+        .parse()
+        .map_or(Ending::Crashed, Ending::Exited)
 }
 
 fn read_both(child: &mut Child) -> Receiver<Said> {
