@@ -12,7 +12,7 @@ RUNNER := scripts/runner.sh
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help tools source overlay kernel module run test model bench events trace perf bpftrace kcsan litmus mutants binder stress shell lint clean distclean
+.PHONY: help tools source overlay kernel module run test model bench events trace perf bpftrace kcsan litmus mutants binder stress shell lint setup-matrix clean distclean
 
 ifeq ($(V),0)
 Q := @
@@ -40,6 +40,7 @@ help:
 	@echo 'make overlay   put this project onto the copy; with KSRC=, onto that tree itself'
 	@echo 'make kernel    build the patched kernel: CONFIG=run (default), bench, test, kcsan or bench-noevents'
 	@echo 'make module    build rust_tlb.ko alone: KDIR=a built, patched kernel (default: ours, CONFIG=)'
+	@echo 'make setup-matrix  the set-up on fresh machines, each a Debian in a folder (root, debootstrap, an hour and more)'
 	@echo 'make clean     remove build/'
 	@echo 'make distclean remove build/ and the cache ($${XDG_CACHE_HOME:-~/.cache}/rust-tlb)'
 	@echo
@@ -48,7 +49,7 @@ help:
 	@echo 'ACCEL=kvm|tcg  how to run the VM (found out by trying)      SMP=n  its CPUs (4; bench: 8)      V=1  show everything'
 
 # What a target needs beside what builds and boots.
-test kcsan trace perf bpftrace: TOOLS_FOR = trace
+test binder kcsan mutants trace perf bpftrace: TOOLS_FOR = trace
 lint: TOOLS_FOR = lint
 
 kernel: export STEPS = 4
@@ -145,6 +146,9 @@ shell: tools
 
 lint: tools
 	$(Q)scripts/lint.sh
+
+setup-matrix:
+	$(Q)scripts/setup-matrix.sh $(MACHINES)
 
 clean:
 	$(Q)rm -rf build
