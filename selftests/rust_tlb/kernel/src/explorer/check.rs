@@ -4,7 +4,7 @@
 
 use super::{
     machine::bits,
-    state::{Cached, Context, Cpu, Life, State, Work, INIT, NONE},
+    state::{Cached, Context, Cpu, Life, State, Work, INIT, NONE, PAGES_PER_TABLE},
     trace::{frame_name, name},
 };
 
@@ -21,6 +21,7 @@ fn of_cpu(state: &State, cpu: &Cpu) -> Option<String> {
     contexts
         .filter(|(context, _)| context.mm < INIT)
         .find_map(|(context, cached)| revoked(state, *context, cached))
+        .or_else(|| has_two_sizes(cpu))
         .or_else(|| walks_freed_table(state, cpu))
         .or_else(|| reaches_freed_page(state, cpu))
         .or_else(|| reads_freed_table(state, cpu))
@@ -47,6 +48,20 @@ fn revoked(state: &State, context: Context, cached: &Cached) -> Option<String> {
         "is at generation {}, and may hold a paging-structure entry for table {table}, which {} revoked",
         context.generation, state.tables[table].revoked
     ))
+}
+
+/// A processor may take either of two translations that differ in size, or check itself and stop.
+fn has_two_sizes(cpu: &Cpu) -> Option<String> {
+    let differs = |cached: &Cached| {
+        let mut leaves = bits(cached.leaves.into());
+        leaves.any(|place| {
+            let first = place * PAGES_PER_TABLE;
+            let frames = &cached.frames[first..first + PAGES_PER_TABLE];
+            frames.iter().any(|frames| *frames != 0)
+        })
+    };
+    let any = cpu.cached.iter().any(differs);
+    any.then(|| "may hold translations of two sizes for one address".into())
 }
 
 fn current(cpu: &Cpu) -> Option<&Cached> {

@@ -452,3 +452,49 @@ fn freed_table_replayed_by_another_address() {
         REVOKED,
     );
 }
+
+/// A large page in the place of the table: before the flush, its translation meets those of the
+/// small ones.
+#[test]
+fn large_page_mapped_before_the_flush() {
+    let scene = |before| {
+        let mut machine = frees_a_table();
+        let ops = &mut machine.programs[A];
+        let at = ops.iter().position(is(before)).expect("is there");
+        ops.insert(at, Op::PutLeaf(0, 0));
+        machine
+    };
+    let what = "two sizes";
+    is_found("two sizes", &scene("Bump"), &scene("CallRcu"), what);
+}
+
+// Moves.
+
+/// A moves page a to b under the locks of the reverse map; B finds it there, and frees it.
+fn moves(unlocks_early: bool) -> Machine {
+    let mut mover = vec![
+        Op::LockRmap,
+        Op::Lock(0),
+        Op::Move(0, PAGE_A, PAGE_B),
+        Op::Unlock(0),
+    ];
+    mover.extend(publish(0, PAGE_A));
+    mover.push(Op::Send(Info::range(0, bit(PAGE_A))));
+    let at = if unlocks_early { 4 } else { mover.len() };
+    mover.insert(at, Op::UnlockRmap);
+    let frees = munmap(0, PAGE_B);
+    let looks = [Op::LockRmap, Op::UnlessMapped(0, PAGE_B, frees.len() as u8)];
+    three()
+        .unmapped(0, PAGE_B)
+        .program(A, mover)
+        .program(B, looks)
+        .program(B, frees)
+        .program(B, [Op::UnlockRmap])
+}
+
+/// What a move has left at the old address is not in the range of who frees the page at the new one
+/// (CVE-2018-18281).
+#[test]
+fn reverse_map_unlocked_before_the_flush_of_a_move() {
+    is_found("move", &moves(true), &moves(false), "of mm0, which");
+}

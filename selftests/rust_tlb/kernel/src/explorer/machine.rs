@@ -150,6 +150,7 @@ fn start(nr_cpus: usize) -> State {
             cpumask: if mm == 0 { (1 << nr_cpus) - 1 } else { 0 },
             locked_by: NONE,
             tables: [0, 1].map(|place| mm * NR_PLACES as u8 + place),
+            leaves: 0,
             has_ring: true,
             ring: [Slot::default(); super::state::NR_SLOTS],
         }),
@@ -159,6 +160,7 @@ fn start(nr_cpus: usize) -> State {
         nr_tables: (NR_MMS * NR_PLACES) as u8,
         faults_left: 0,
         shared_flush: SharedFlush::default(),
+        rmap_locked_by: NONE,
     };
     for mm in 0..NR_MMS as u8 {
         for place in 0..NR_PLACES as u8 {
@@ -249,6 +251,7 @@ impl State {
                 continue;
             }
             let cached = &mut cpu.cached[usize::from(cpu.asid)];
+            cached.leaves |= self.mms[usize::from(cpu.root)].leaves;
             for (place, tables) in cached.tables.iter_mut().enumerate() {
                 let table = self.mms[usize::from(cpu.root)].tables[place];
                 if table != NONE {

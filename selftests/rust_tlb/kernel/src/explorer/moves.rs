@@ -208,6 +208,7 @@ impl<'a> Move<'a> {
         let drops_all = self.on.invlpg_drops_all;
         let cached = self.current();
         cached.frames[usize::from(page)] = 0;
+        cached.leaves &= !(1 << (usize::from(page) / PAGES_PER_TABLE));
         if drops_all {
             cached.tables = Default::default();
         } else {
@@ -295,5 +296,6 @@ fn can_fault(state: &State, mm: u8, page: u8) -> bool {
         None => usize::from(state.nr_tables) == NR_TABLES,
     };
     let is_full = usize::from(state.nr_frames) == NR_FRAMES;
-    state.faults_left > 0 && of.locked_by == NONE && !is_mapped && !is_full
+    let is_large = of.leaves & 1 << place != 0;
+    state.faults_left > 0 && of.locked_by == NONE && !is_mapped && !is_large && !is_full
 }

@@ -60,6 +60,15 @@ pub(super) enum Op {
     Clear(u8, u8),
     /// `pmd_clear()` of a table at a place, if it is empty.
     Unlink(u8, u8),
+    /// Puts a large page where there is no table.
+    PutLeaf(u8, u8),
+    /// The locks of the reverse map.
+    LockRmap,
+    UnlockRmap,
+    /// mremap: what is mapped at a page is mapped at another one, and not there any more.
+    Move(u8, u8, u8),
+    /// Leaves out some steps unless something is mapped at a page.
+    UnlessMapped(u8, u8, u8),
     /// `inc_mm_tlb_gen()`; the new generation is for these pages of those that the CPU has cleared.
     Bump(u8, u8),
     /// The same, unless nobody else has, since this CPU last did: the bug of 2021.
@@ -113,6 +122,11 @@ impl Move<'_> {
             Op::Unlock(mm) => self.unlock(*mm) && self.next(),
             Op::Clear(mm, page) => self.clear(*mm, *page) && self.next(),
             Op::Unlink(mm, place) => self.unlink(*mm, *place) && self.next(),
+            Op::PutLeaf(mm, place) => self.put_leaf(*mm, *place) && self.next(),
+            Op::LockRmap => self.lock_rmap() && self.next(),
+            Op::UnlockRmap => self.unlock_rmap() && self.next(),
+            Op::Move(mm, from, to) => self.move_page(*mm, *from, *to) && self.next(),
+            Op::UnlessMapped(mm, page, nr) => self.unless_mapped(*mm, *page, *nr),
             Op::Bump(mm, pages) => self.bump(*mm, *pages) && self.next(),
             Op::BumpFirstTime(mm, pages) => self.bump_first_time(*mm, *pages) && self.next(),
             Op::Publish(mm, runs) => self.publish(*mm, runs, false),
@@ -184,6 +198,62 @@ impl Move<'_> {
         self.state.mms[usize::from(mm)].tables[usize::from(place)] = NONE;
         self.say(|| format!("takes table {table} out of mm{mm}"));
         self.is_drained()
+    }
+
+    /// Nothing if the table is still there.
+    fn put_leaf(&mut self, mm: u8, place: u8) -> Taken {
+        let of = &mut self.state.mms[usize::from(mm)];
+        if of.tables[usize::from(place)] == NONE {
+            of.leaves |= 1 << place;
+            self.say(|| format!("maps a large page in mm{mm}"));
+        }
+        true
+    }
+
+    fn lock_rmap(&mut self) -> Taken {
+        if self.state.rmap_locked_by != NONE {
+            return false;
+        }
+        self.state.rmap_locked_by = self.cpu;
+        self.say(|| "locks the reverse map".into());
+        self.is_drained()
+    }
+
+    fn unlock_rmap(&mut self) -> Taken {
+        self.state.rmap_locked_by = NONE;
+        self.say(|| "unlocks the reverse map".into());
+        true
+    }
+
+    fn move_page(&mut self, mm: u8, from: u8, to: u8) -> Taken {
+        let was = self
+            .state
+            .pte(mm, from)
+            .map(|pte| std::mem::replace(pte, NONE));
+        let Some(frame) = was.filter(|frame| *frame != NONE) else {
+            return true;
+        };
+        self.state.frames[usize::from(frame)].page = to;
+        if let Some(pte) = self.state.pte(mm, to) {
+            *pte = frame;
+        }
+        self.say(|| {
+            format!(
+                "moves {} to {} in mm{mm}",
+                trace::page(from),
+                trace::page(to)
+            )
+        });
+        self.is_drained()
+    }
+
+    fn unless_mapped(&mut self, mm: u8, page: u8, nr_left_out: u8) -> Taken {
+        let is_mapped = self.state.pte(mm, page).is_some_and(|pte| *pte != NONE);
+        if !is_mapped {
+            self.say(|| format!("finds nothing at {} of mm{mm}", trace::page(page)));
+            self.cpu().task.at += nr_left_out;
+        }
+        self.next()
     }
 
     fn bump(&mut self, mm: u8, pages: u8) -> Taken {

@@ -5,7 +5,7 @@
 use super::{
     machine::Machine,
     program::{Info, Op},
-    state::{Cached, Context, Loaded, INIT, NR_PAGES},
+    state::{Cached, Context, Loaded, INIT, NONE, NR_PAGES},
 };
 use crate::{
     mm::tlb::ring::Run,
@@ -82,6 +82,18 @@ impl Machine {
         self.start.mms[0].cpumask &= !(1 << cpu);
         self.start.mms[1].cpumask |= 1 << cpu;
         self.start.cache();
+        self
+    }
+
+    /// Nothing is mapped at a page, and nobody remembers that there was.
+    pub(super) fn unmapped(mut self, mm: u8, page: u8) -> Self {
+        let pte = self.start.pte(mm, page).expect("has a table");
+        let frame = std::mem::replace(pte, NONE);
+        for cpu in &mut self.start.cpus {
+            for cached in &mut cpu.cached {
+                cached.frames[usize::from(page)] &= !(1 << frame);
+            }
+        }
         self
     }
 

@@ -36,6 +36,8 @@ pub(super) struct State {
     /// Page faults that may still happen.
     pub(super) faults_left: u8,
     pub(super) shared_flush: SharedFlush,
+    /// Who holds the locks of the reverse map.
+    pub(super) rmap_locked_by: u8,
 }
 
 /// A flush that several share: `kernel::mm::tlb::scope`.
@@ -55,6 +57,8 @@ pub(super) struct Mm {
     /// Who holds the page-table lock.
     pub(super) locked_by: u8,
     pub(super) tables: [u8; NR_PLACES],
+    /// Places where there is no table, but a large page: each bit is one.
+    pub(super) leaves: u8,
     pub(super) has_ring: bool,
     pub(super) ring: [Slot; NR_SLOTS],
 }
@@ -143,6 +147,8 @@ pub(super) struct Cached {
     pub(super) frames: [u16; NR_PAGES],
     /// Paging-structure entries.
     pub(super) tables: [u8; NR_PLACES],
+    /// Translations of large pages: each bit is a place.
+    pub(super) leaves: u8,
 }
 
 /// Stores that others do not see yet, in order.
