@@ -116,6 +116,7 @@ pub use batch::{
     Flushed,
     Full,
     Proof,
+    Sent,
     Settled,
     Staging, //
     Stale,

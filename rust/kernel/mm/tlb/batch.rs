@@ -101,6 +101,12 @@ struct Owed<F: Flush + ?Sized>(KBox<F>);
 
 impl<F: Flush + ?Sized> Owed<F> {
     fn flush(&mut self, why: Why) -> Report {
+        let report = self.send(why);
+        self.0.wait();
+        report
+    }
+
+    fn send(&mut self, why: Why) -> Report {
         trace::flush(&mut *self.0, why)
     }
 }
@@ -240,18 +246,57 @@ impl<P: Stale, F: Flush + ?Sized> Batch<P, F> {
         self.flush_because(Why::End)
     }
 
+    /// Begins to flush what is owed. [`Sent::wait`] lets go of the pages: there is time in between
+    /// for something else, if the policy does not interrupt CPUs, but lets them come by themselves.
+    ///
+    /// # Context
+    ///
+    /// As [`Batch::flush`].
+    pub fn send(self) -> Sent<P, F> {
+        self.send_because(Why::End)
+    }
+
+    fn send_because(mut self, why: Why) -> Sent<P, F> {
+        self.entries.unstage();
+        let report = self.owed.send(why);
+        Sent {
+            batch: self,
+            report,
+        }
+    }
+
     /// As [`Batch::flush`], and tells those who watch why.
     ///
     /// # Context
     ///
     /// As [`Batch::flush`].
-    pub fn flush_because(mut self, why: Why) -> Flushed<P, F> {
-        self.entries.unstage();
-        let report = self.owed.flush(why);
+    pub fn flush_because(self, why: Why) -> Flushed<P, F> {
+        self.send_because(why).wait()
+    }
+}
+
+/// Pages whose flush is under way.
+///
+/// Dropped, it waits, and drops them.
+#[must_use = "the pages are not flushed yet"]
+pub struct Sent<P: Stale, F: Flush + ?Sized> {
+    // Dropped, it flushes, for which nothing is owed any more, and waits.
+    batch: Batch<P, F>,
+    report: Report,
+}
+
+impl<P: Stale, F: Flush + ?Sized> Sent<P, F> {
+    /// Waits for the end of the flush, and lets go of the pages.
+    ///
+    /// # Context
+    ///
+    /// May sleep. No spinlock is held.
+    pub fn wait(mut self) -> Flushed<P, F> {
+        self.batch.owed.0.wait();
         Flushed {
-            report,
-            owed: self.owed,
-            entries: self.entries,
+            report: self.report,
+            owed: self.batch.owed,
+            entries: self.batch.entries,
         }
     }
 }

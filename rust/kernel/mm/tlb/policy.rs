@@ -20,7 +20,9 @@
 //!    mprotect, munmap, mremap and madvise of that mm learn that a flush is owed (H4). From here
 //!    on, now or at the flush, the generation is bumped and then `mm_cpumask()` read (H1).
 //! 4. The lock is released. Other CPUs may use the stale entries until:
-//! 5. [`Flush::flush`], with no lock held. Afterwards no CPU has them.
+//! 5. [`Flush::flush`], with no lock held: CPUs are asked to drop them.
+//! 6. [`Flush::wait`]: afterwards no CPU has them. A policy that interrupts CPUs has waited for
+//!    them already; one that lets them come by themselves waits here.
 //!
 //! A [`Policy`] is what is owed, the machine that it was handed, and one [`Rule`]: what of that the
 //! machine is told at once, and what it is asked at the flush.
@@ -173,8 +175,11 @@ pub trait Flush: Record {
     /// Returns what a flush now would be for; its `nr_calls` is zero.
     fn owed(&self) -> Report;
 
-    /// Flushes all that was recorded. IRQs are enabled, no spinlock is held.
+    /// Begins to flush all that was recorded. IRQs are enabled, no spinlock is held.
     fn flush(&mut self) -> Report;
+
+    /// Waits until no CPU has any more what [`Flush::flush`] was called for. May sleep.
+    fn wait(&mut self) {}
 }
 
 /// Who waits for a flush, by address space.
@@ -194,9 +199,12 @@ pub trait Rule<M: Machine>: sealed::Sealed + Default {
     /// first [`MAX_MMS`].
     fn record(&mut self, machine: &mut M, owed: &Owed<M>, mm: &M::Mm, pending: Pending);
 
-    /// Flushes what is `owed`, and returns how many calls into the machine's flush functions that
-    /// took.
+    /// Begins to flush what is `owed`, and returns how many calls into the machine's flush functions
+    /// that took.
     fn flush(&mut self, machine: &mut M, owed: &Owed<M>) -> usize;
+
+    /// As [`Flush::wait`].
+    fn wait(&mut self, _machine: &mut M) {}
 }
 
 /// A policy of its own: what is owed, and a rule for it.
@@ -259,5 +267,9 @@ impl<M: Machine, R: Rule<M>> Flush for Policy<M, R> {
         };
         self.owed.clear();
         report
+    }
+
+    fn wait(&mut self) {
+        self.rule.wait(&mut self.machine);
     }
 }

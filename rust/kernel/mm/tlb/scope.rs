@@ -116,6 +116,7 @@ impl<F: Flush + ?Sized> Scope<F> {
         let done = next.number;
         drop(next);
         let report = trace::flush(&mut **flushing, Why::Scope);
+        flushing.wait();
         self.next.lock().done = done;
         report
     }
@@ -181,6 +182,7 @@ impl<F: Flush + ?Sized> Flush for Hoisted<F> {
     }
 
     /// The pages and address spaces are this batch's, the calls those that were made now, for all.
+    /// It waits at once, for who else waits has nobody else to ask.
     fn flush(&mut self) -> Report {
         let own = core::mem::take(&mut self.own);
         let nr_calls = match self.number.take() {

@@ -61,6 +61,7 @@ fn the_order_that_the_types_allow_compiles() {
 #[test]
 fn a_page_cannot_be_taken_before_the_flush() {
     refused("take_before_flush");
+    refused("take_before_wait");
     refused("look_before_flush");
 }
 

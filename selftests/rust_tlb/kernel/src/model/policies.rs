@@ -8,8 +8,9 @@ use crate::{
     mm::tlb::{
         broadcast::Broadcast,
         per_page::PerPage,
-        policy::{Flush, Policy},
+        policy::{sealed::Sealed, Flush, Kind, Machine, Owed, Policy, Rule},
         precise::Precise,
+        range::Pending,
         unflushed::Unflushed,
         unnoted::Unnoted,
     },
@@ -37,7 +38,7 @@ pub(super) fn per_page(world: &Shared) -> KBox<AnyPolicy> {
 }
 
 /// All that flush.
-pub(super) const POLICIES: [NewPolicy; 3] = [broadcast, precise, per_page];
+pub(super) const POLICIES: [NewPolicy; 4] = [broadcast, precise, per_page, late];
 
 /// A control: no flush.
 pub(super) fn unflushed(world: &Shared) -> KBox<AnyPolicy> {
@@ -47,4 +48,35 @@ pub(super) fn unflushed(world: &Shared) -> KBox<AnyPolicy> {
 /// A control: unknown to others.
 pub(super) fn unnoted(world: &Shared) -> KBox<AnyPolicy> {
     boxed(Policy::<_, Broadcast>::new(Unnoted(Model::new(world))))
+}
+
+/// Interrupts nobody when it is flushed, only if it has to be waited for: a flush that ends later.
+#[derive(Default)]
+struct Late {
+    is_sent: bool,
+}
+
+impl Sealed for Late {}
+
+impl<M: Machine> Rule<M> for Late {
+    const KIND: Kind = Kind::Broadcast;
+
+    fn record(&mut self, machine: &mut M, owed: &Owed<M>, mm: &M::Mm, pending: Pending) {
+        Broadcast.record(machine, owed, mm, pending);
+    }
+
+    fn flush(&mut self, _machine: &mut M, owed: &Owed<M>) -> usize {
+        self.is_sent |= owed.nr_mms() > 0;
+        0
+    }
+
+    fn wait(&mut self, machine: &mut M) {
+        if std::mem::take(&mut self.is_sent) {
+            machine.flush_pending();
+        }
+    }
+}
+
+pub(super) fn late(world: &Shared) -> KBox<AnyPolicy> {
+    boxed(Policy::<_, Late>::new(Model::new(world)))
 }

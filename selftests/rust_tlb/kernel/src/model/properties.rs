@@ -7,7 +7,9 @@ use super::{
     machine::{ModelMm, Shared, MMS},
     mappings::{Locked, Process, Processes},
     memory::Frame,
-    policies::{broadcast, per_page, precise, unflushed, unnoted, AnyPolicy, NewPolicy, POLICIES},
+    policies::{
+        broadcast, late, per_page, precise, unflushed, unnoted, AnyPolicy, NewPolicy, POLICIES,
+    },
     world::{Counts, Cpu, MmId, Vpn, World},
 };
 use crate::{
@@ -322,6 +324,27 @@ fn no_page_is_let_go_of_before_the_flush() {
         assert_eq!(staging.unmap(&Processes { mms, meanwhile }), 1);
         flush(batch);
         assert_eq!(*rounds.borrow(), [1, 1]);
+    }
+}
+
+/// Sent is not flushed: CPUs go on with the page until someone waits, or gives up and so waits, too.
+#[test]
+fn a_flush_that_ends_later_is_waited_for() {
+    for is_dropped in [false, true] {
+        let world = &Shared::new(World::new(2, 1, CEILING));
+        let frame = world.with(|w| w.touch(1, 3));
+        let mut batch = Batch::with_policy(late(world), 0, GFP_KERNEL).unwrap();
+        unmap(world, &mut batch, &[0], &BTreeSet::from([3]));
+        let sent = batch.send();
+        assert_eq!(world.with(|w| w.touch(1, 3)), frame, "stale until the end");
+        if is_dropped {
+            drop(sent);
+        } else {
+            let pages: Vec<_> = sent.wait().drain().collect();
+            assert_eq!(pages, [(3, frame)]);
+        }
+        assert_ne!(world.with(|w| w.touch(1, 3)), frame);
+        assert_eq!(world.with(|w| w.counts.rounds), 1);
     }
 }
 

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: GPL-2.0
+// Fails with: E0599
+
+//! A page cannot be taken out while its flush is under way.
+
+use kernel::mm::tlb::{
+    batch::{Batch, Stale},
+    policy::Flush,
+};
+
+fn release<P: Stale, F: Flush>(batch: Batch<P, F>) -> Vec<P> {
+    batch.send().drain().map(|(_, page)| page).collect()
+}
+
+fn main() {}
