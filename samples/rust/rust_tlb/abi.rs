@@ -82,17 +82,67 @@ pub mod strategy {
     /// owed: a negative control. Only with `CONFIG_RUST_TLB_FAULTS`.
     pub const UNNOTED: u32 = 6;
 
+    /// What a strategy is.
+    pub struct Strategy {
+        /// Its name.
+        pub name: &'static str,
+        /// Pages go into a batch, so that their contents can be saved, and that they can be
+        /// unmapped in two phases.
+        pub batches: bool,
+        /// The flush may be left to later.
+        pub defers: bool,
+        /// It breaks a rule: only with `CONFIG_RUST_TLB_FAULTS`.
+        pub is_control: bool,
+    }
+
+    impl Strategy {
+        /// One that leaves pages and flushes to the core.
+        const fn core(name: &'static str) -> Self {
+            Self {
+                name,
+                batches: false,
+                defers: false,
+                is_control: false,
+            }
+        }
+
+        /// One with a batch.
+        const fn batch(name: &'static str) -> Self {
+            Self {
+                batches: true,
+                ..Self::core(name)
+            }
+        }
+
+        /// One with a batch that may stay for a while.
+        const fn deferring(name: &'static str) -> Self {
+            Self {
+                defers: true,
+                ..Self::batch(name)
+            }
+        }
+
+        /// One that breaks a rule.
+        const fn control(name: &'static str) -> Self {
+            Self {
+                is_control: true,
+                ..Self::deferring(name)
+            }
+        }
+    }
+
     /// Number of strategies known to this version, each below it.
-    pub const NR: u32 = 7;
-    /// Their names, by number.
-    pub const NAMES: [&str; NR as usize] = [
-        "page",
-        "zap",
-        "unmap_mapping",
-        "broadcast",
-        "precise",
-        "none",
-        "unnoted",
+    pub const NR: u32 = ALL.len() as u32;
+    /// All of them, by number. A new one has a row here, and its policy in the device's
+    /// `strategy.rs`.
+    pub const ALL: [Strategy; 7] = [
+        Strategy::batch("page"),
+        Strategy::core("zap"),
+        Strategy::core("unmap_mapping"),
+        Strategy::deferring("broadcast"),
+        Strategy::deferring("precise"),
+        Strategy::control("none"),
+        Strategy::control("unnoted"),
     ];
 }
 

@@ -11,7 +11,7 @@ use crate::{
     },
     scope::OpenScope,
     statistics::STATISTICS,
-    unmap::policy, //
+    strategy, //
 };
 use kernel::{
     alloc::flags::GFP_KERNEL,
@@ -83,7 +83,7 @@ impl Deferred {
                 batch.reserve(nr_pages, GFP_KERNEL)?;
                 return Ok(batch);
             }
-            (None, None) => policy(strategy)?,
+            (None, None) => strategy::policy(strategy)?,
         };
         Ok(Batch::with_policy(policy, nr_pages, GFP_KERNEL)?)
     }

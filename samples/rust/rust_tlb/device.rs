@@ -16,6 +16,7 @@ use crate::{
         Notified,
         Store, //
     },
+    strategy,
     unmap, //
 };
 use kernel::{
@@ -160,7 +161,7 @@ impl Call<'_> {
             page_size: PAGE_SIZE as u32,
             nr_pages: u64::from(limits.nr_pages),
             max_list: limits.max_list,
-            strategies: request::strategies(),
+            strategies: strategy::built(),
             max_pending: limits.max_pending,
             max_age_ms: limits.max_age_ms,
             reserved: [0; 4],
@@ -269,13 +270,13 @@ impl Call<'_> {
 
     fn invalidate(&self, arg: &mut abi::Invalidate) -> Result {
         request::all_zero(&[u64::from(arg.reserved)])?;
-        let strategy = request::known_strategy(arg.strategy)?;
-        if !request::defers(strategy) {
+        let strategy = strategy::known(arg.strategy)?;
+        if !strategy::defers(strategy) {
             return Err(EINVAL);
         }
         let limits = self.store.limits();
         let run = Run::at_most(limits, arg.offset, arg.len, limits.max_list as usize)?;
-        let mut policy = unmap::policy(strategy)?;
+        let mut policy = strategy::policy(strategy)?;
         let mappings = self.store.mapping().over(self.store);
         let report = tlb::invalidate(&mut *policy, &mappings, run.first, run.last());
         arg.nr_flush_calls = report.nr_calls as u64;

@@ -114,7 +114,11 @@ impl Pages {
             deferred: None,
             used: [const { None }; strategy::NR as usize],
             scanned_to: 0,
-            spare: Some(Batch::new(tlb::Broadcast::new(tlb::Cpus::new()), SPARE_PAGES, GFP_KERNEL)?),
+            spare: Some(Batch::new(
+                tlb::Broadcast::new(tlb::Cpus::new()),
+                SPARE_PAGES,
+                GFP_KERNEL,
+            )?),
             membership: None,
             setup: Setup::default(),
             is_set_up: false,

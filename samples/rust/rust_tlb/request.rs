@@ -3,19 +3,22 @@
 //! What is asked of the device, checked before anything is done: ranges, flags, lists. No page, no
 //! lock.
 
-use crate::abi::{
-    strategy,
-    Unmap,
-    SETUP_BREAK_MAP,
-    SETUP_NOTIFY,
-    SETUP_PFNMAP,
-    UNMAP_BREAK_RELEASE,
-    UNMAP_BREAK_WRITE_BACK,
-    UNMAP_DEFER,
-    UNMAP_FREE,
-    UNMAP_LIST,
-    UNMAP_TWO_PHASE,
-    UNMAP_WRITE_BACK, //
+use crate::{
+    abi::{
+        self,
+        Unmap,
+        SETUP_BREAK_MAP,
+        SETUP_NOTIFY,
+        SETUP_PFNMAP,
+        UNMAP_BREAK_RELEASE,
+        UNMAP_BREAK_WRITE_BACK,
+        UNMAP_DEFER,
+        UNMAP_FREE,
+        UNMAP_LIST,
+        UNMAP_TWO_PHASE,
+        UNMAP_WRITE_BACK, //
+    },
+    strategy, //
 };
 use kernel::{
     page::{
@@ -105,47 +108,14 @@ pub(crate) fn all_zero(fields: &[u64]) -> Result {
     Ok(())
 }
 
-/// Bits `1 << strategy` of the strategies that this kernel was built with.
-pub(crate) const fn strategies() -> u32 {
-    let all = (1 << strategy::NR) - 1;
-    if cfg!(CONFIG_RUST_TLB_FAULTS) {
-        all
-    } else {
-        all & !(1 << strategy::NONE | 1 << strategy::UNNOTED)
-    }
-}
-
-/// Checks that `strategy` exists (else `EINVAL`) and was built (else `EOPNOTSUPP`).
-pub(crate) fn known_strategy(strategy: u32) -> Result<u32> {
-    if strategy >= strategy::NR {
-        return Err(EINVAL);
-    }
-    if strategies() & (1 << strategy) == 0 {
-        return Err(EOPNOTSUPP);
-    }
-    Ok(strategy)
-}
-
-/// Returns whether `strategy` can leave its flush to later.
-pub(crate) fn defers(strategy: u32) -> bool {
-    matches!(
-        strategy,
-        strategy::BROADCAST | strategy::PRECISE | strategy::NONE | strategy::UNNOTED
-    )
-}
-
-/// Returns whether `strategy` puts pages into a batch of ours.
-fn batches(strategy: u32) -> bool {
-    !matches!(strategy, strategy::ZAP | strategy::UNMAP_MAPPING)
-}
-
 /// Returns whether pages are to be released too early.
 fn breaks_release(flags: u32, strategy: u32) -> Result<bool> {
     if flags & UNMAP_BREAK_RELEASE == 0 {
         return Ok(false);
     }
-    if !matches!(strategy, strategy::BROADCAST | strategy::PRECISE) || flags & UNMAP_WRITE_BACK != 0
-    {
+    let is_allowed = strategy::defers(strategy) && !strategy::is_control(strategy);
+    let is_allowed = is_allowed && flags & UNMAP_WRITE_BACK == 0;
+    if !is_allowed {
         return Err(EINVAL);
     }
     if !cfg!(CONFIG_RUST_TLB_FAULTS) {
@@ -206,7 +176,7 @@ impl WriteBack {
         ) {
             (false, false) => Ok(Self::No),
             (false, true) => Err(EINVAL),
-            (true, _) if !batches(strategy) => Err(EINVAL),
+            (true, _) if !strategy::batches(strategy) => Err(EINVAL),
             (true, false) => Ok(Self::Yes),
             #[cfg(CONFIG_RUST_TLB_FAULTS)]
             (true, true) => Ok(Self::Broken),
@@ -260,13 +230,13 @@ impl UnmapRequest {
         }
         all_zero(&[u64::from(arg.reserved)])?;
         all_zero(&arg.reserved2)?;
-        let strategy = known_strategy(arg.strategy)?;
+        let strategy = strategy::known(arg.strategy)?;
         let defer = flags & UNMAP_DEFER != 0;
-        if defer && !defers(strategy) {
+        if defer && !strategy::defers(strategy) {
             return Err(EINVAL);
         }
         let two_phase = flags & UNMAP_TWO_PHASE != 0;
-        if two_phase && !batches(strategy) {
+        if two_phase && !strategy::batches(strategy) {
             return Err(EINVAL);
         }
         Ok(Self {
@@ -286,7 +256,7 @@ impl UnmapRequest {
 
     /// Whether it is a negative control that releases pages before their flush.
     pub(crate) fn is_broken(&self) -> bool {
-        self.break_release || self.strategy == strategy::NONE
+        self.break_release || self.strategy == abi::strategy::NONE
     }
 }
 

@@ -32,6 +32,7 @@ mod request;
 mod scope;
 mod statistics;
 mod store;
+mod strategy;
 mod unmap;
 
 use device::Device;

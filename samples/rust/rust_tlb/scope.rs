@@ -14,7 +14,7 @@ use crate::{
     },
     request,
     store::Store,
-    unmap, //
+    strategy, //
 };
 use kernel::{
     alloc::flags::GFP_KERNEL,
@@ -83,7 +83,7 @@ pub(crate) struct OpenScope {
 
 impl OpenScope {
     fn new(strategy: u32) -> Result<Arc<Self>> {
-        let policies = [unmap::policy(strategy)?, unmap::policy(strategy)?];
+        let policies = [strategy::policy(strategy)?, strategy::policy(strategy)?];
         let scope = Self {
             flush: tlb::Scope::new(policies, GFP_KERNEL)?,
             strategy,
@@ -94,7 +94,10 @@ impl OpenScope {
 
     /// Returns a policy that leaves the flush to this scope.
     pub(crate) fn policy(&self) -> Result<KBox<tlb::AnyPolicy>> {
-        Ok(KBox::new(tlb::Hoisted::new(self.flush.clone()), GFP_KERNEL)?)
+        Ok(KBox::new(
+            tlb::Hoisted::new(self.flush.clone()),
+            GFP_KERNEL,
+        )?)
     }
 
     fn add_levels(&self, nr: i32) -> u32 {
@@ -158,8 +161,8 @@ struct Outcome {
 }
 
 fn enter(store: ArcBorrow<'_, Store>, arg: &Scope) -> Result<Outcome> {
-    let strategy = request::known_strategy(arg.strategy)?;
-    if !request::defers(strategy) {
+    let strategy = strategy::known(arg.strategy)?;
+    if !strategy::defers(strategy) {
         return Err(EINVAL);
     }
     let open_files = OPEN_FILES.lock();

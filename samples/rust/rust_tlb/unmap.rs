@@ -21,7 +21,6 @@ use kernel::{
     alloc::flags::GFP_KERNEL,
     mm::tlb::{
         self,
-        Cpus,
         DriverPage,
         Phases,
         Staging,
@@ -30,26 +29,6 @@ use kernel::{
     prelude::*,
     sync::ArcBorrow, //
 };
-
-/// Makes the flush policy behind a strategy.
-///
-/// # Errors
-///
-/// - `EINVAL` for a strategy that leaves the flush to the core.
-/// - `ENOMEM` if there is no memory.
-pub(crate) fn policy(strategy: u32) -> Result<KBox<tlb::AnyPolicy>> {
-    let cpus = Cpus::new();
-    Ok(match strategy {
-        strategy::PAGE => KBox::new(tlb::PerPage::new(cpus), GFP_KERNEL)?,
-        strategy::BROADCAST => KBox::new(tlb::Broadcast::new(cpus), GFP_KERNEL)?,
-        strategy::PRECISE => KBox::new(tlb::Precise::new(cpus), GFP_KERNEL)?,
-        #[cfg(CONFIG_RUST_TLB_FAULTS)]
-        strategy::NONE => KBox::new(tlb::Unflushed::new(cpus), GFP_KERNEL)?,
-        #[cfg(CONFIG_RUST_TLB_FAULTS)]
-        strategy::UNNOTED => KBox::new(tlb::Unnoted::new(tlb::unnoted::Unnoted(cpus)), GFP_KERNEL)?,
-        _ => return Err(EINVAL),
-    })
-}
 
 /// What an unmap works on.
 pub(crate) struct Target<'a> {

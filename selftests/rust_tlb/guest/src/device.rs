@@ -224,16 +224,41 @@ impl Device {
     }
 }
 
+/// Whether strategy `nr` flushes, and has a batch, or defers, if that is wanted.
+const fn is_wanted(nr: usize, batches: bool, defers: bool) -> bool {
+    let strategy = &abi::strategy::ALL[nr];
+    !strategy.is_control && (strategy.batches || !batches) && (strategy.defers || !defers)
+}
+
+const fn nr_wanted(batches: bool, defers: bool) -> usize {
+    let (mut nr, mut found) = (0, 0);
+    while nr < abi::strategy::ALL.len() {
+        found += is_wanted(nr, batches, defers) as usize;
+        nr += 1;
+    }
+    found
+}
+
+const fn wanted<const N: usize>(batches: bool, defers: bool) -> [u32; N] {
+    let (mut all, mut nr, mut found) = ([0; N], 0, 0);
+    while found < N {
+        if is_wanted(nr, batches, defers) {
+            all[found] = nr as u32;
+            found += 1;
+        }
+        nr += 1;
+    }
+    all
+}
+
 /// The strategies that flush.
-pub const REAL_STRATEGIES: [u32; 5] = [
-    abi::strategy::PAGE,
-    abi::strategy::ZAP,
-    abi::strategy::UNMAP_MAPPING,
-    abi::strategy::BROADCAST,
-    abi::strategy::PRECISE,
-];
+pub const REAL_STRATEGIES: [u32; nr_wanted(false, false)] = wanted(false, false);
+/// Those of them that have a batch.
+pub const BATCH_STRATEGIES: [u32; nr_wanted(true, false)] = wanted(true, false);
+/// Those of them whose flush may be left to later.
+pub const DEFERRING_STRATEGIES: [u32; nr_wanted(true, true)] = wanted(true, true);
 
 /// The name of a strategy.
 pub fn strategy_name(strategy: u32) -> &'static str {
-    abi::strategy::NAMES[strategy as usize]
+    abi::strategy::ALL[strategy as usize].name
 }

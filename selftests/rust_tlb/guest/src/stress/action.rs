@@ -6,7 +6,7 @@
 use core::ops::Range;
 
 use crate::abi::{self, strategy};
-use crate::device::REAL_STRATEGIES;
+use crate::device::{BATCH_STRATEGIES, DEFERRING_STRATEGIES, REAL_STRATEGIES};
 use crate::selection::Selection;
 use crate::stress::Options;
 
@@ -14,8 +14,6 @@ use crate::stress::Options;
 pub const BAND_PAGES: u64 = 8;
 /// Pages that are saved when they are unmapped.
 pub const SAVED_PAGES: u64 = 24;
-
-const SAVING_STRATEGIES: [u32; 3] = [strategy::PAGE, strategy::BROADCAST, strategy::PRECISE];
 
 /// The longest life of a child that is killed.
 const MAX_LIFE_US: u64 = 20_000;
@@ -170,7 +168,7 @@ impl Chooser {
 /// An unmap of any saved pages.
 pub fn unmap_saved(rng: &mut fastrand::Rng) -> Unmap {
     let selection = selection(rng, 0..SAVED_PAGES);
-    let strategy = one_of(rng, &SAVING_STRATEGIES);
+    let strategy = one_of(rng, &BATCH_STRATEGIES);
     Unmap {
         place: Place::Saved,
         selection,
@@ -197,13 +195,13 @@ fn one_of(rng: &mut fastrand::Rng, strategies: &[u32]) -> u32 {
 
 fn flags(rng: &mut fastrand::Rng, strategy: u32) -> u32 {
     let (defer, free) = (rng.bool(), rng.bool());
-    let can_defer = [strategy::BROADCAST, strategy::PRECISE].contains(&strategy);
+    let can_defer = DEFERRING_STRATEGIES.contains(&strategy);
     let defer = if can_defer && defer {
         abi::UNMAP_DEFER
     } else {
         0
     };
-    let has_batch = ![strategy::ZAP, strategy::UNMAP_MAPPING].contains(&strategy);
+    let has_batch = BATCH_STRATEGIES.contains(&strategy);
     let two_phase = if has_batch && rng.u8(..4) == 0 {
         abi::UNMAP_TWO_PHASE
     } else {

@@ -14,8 +14,9 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use anyhow::{ensure, Result};
 
-use crate::abi::{self, strategy};
+use crate::abi;
 use crate::device::Device;
+use crate::device::DEFERRING_STRATEGIES as STRATEGIES;
 use crate::mapping::Mapping;
 use crate::selection::Selection;
 
@@ -77,7 +78,6 @@ crate::tests! {
 }
 
 const NR_PAGES: u64 = 32;
-const STRATEGIES: [u32; 2] = [strategy::BROADCAST, strategy::PRECISE];
 
 /// Pages that one unmap of these tests takes.
 const NR_AT_ONCE: u64 = 4;

@@ -17,6 +17,7 @@ use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use crate::abi::{self, strategy};
 use crate::barrier::Wait;
 use crate::crew::{Crew, Shape};
+use crate::device::DEFERRING_STRATEGIES as STRATEGIES;
 use crate::device::{strategy_name, Device};
 use crate::ktap::Options;
 use crate::mapping::Mapping;
@@ -58,7 +59,6 @@ crate::tests! {
 }
 
 const NR_PAGES: u64 = 32;
-const STRATEGIES: [u32; 2] = [strategy::BROADCAST, strategy::PRECISE];
 
 fn all() -> Selection {
     Selection::run(0, NR_PAGES)
