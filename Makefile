@@ -12,7 +12,7 @@ RUNNER := scripts/runner.sh
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help tools source overlay kernel module run test model bench events trace perf bpftrace kcsan litmus mutants binder stress shell lint setup-matrix clean distclean
+.PHONY: help tools source overlay kernel module run test model bench events trace perf bpftrace kcsan litmus mutants binder series stress shell lint setup-matrix clean distclean
 
 ifeq ($(V),0)
 Q := @
@@ -31,6 +31,7 @@ help:
 	@echo 'make litmus    the memory orderings that the project relies on, checked by herd7'
 	@echo 'make mutants   break one rule after the other, and see that the tests notice; MUTANT=text: those that contain it'
 	@echo 'make binder    Rust Binder: one shootdown for each scan of its shrinker, before and after'
+	@echo 'make series    all of it as mails for git am, checked; CHECK=1: and built after each of them'
 	@echo 'make stress    use the device at random for DURATION=600 seconds; SEED= replays the choices of an earlier run'
 	@echo 'make shell     a shell in the VM, as root, with the module loaded'
 	@echo 'make lint      rustfmt, clippy, rustdoc, checkpatch'
@@ -65,6 +66,7 @@ model: export STEPS = 2
 litmus: export STEPS = 3
 mutants: export STEPS = 2
 binder: export STEPS = 7
+series: export STEPS = 4
 stress: export STEPS = 7
 shell: export STEPS = 6
 lint: export STEPS = 8
@@ -124,6 +126,9 @@ model: tools
 kcsan: tools
 	$(Q)scripts/kernel-build.sh kcsan
 	$(Q)$(RUNNER) test --config kcsan
+
+series: tools
+	$(Q)CHECK='$(CHECK)' scripts/series.sh
 
 litmus: source
 	$(Q)scripts/litmus.sh

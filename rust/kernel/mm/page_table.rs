@@ -105,7 +105,7 @@ impl<'v> PageTable<'v> {
         // - By the type invariants the table is that of `_vma`, which is valid, and locked.
         // - A `Vma` is a VM_MIXEDMAP or a VM_PFNMAP mapping that is not copy-on-write.
         // - `pte` is the entry of `addr`.
-        // - `page` owns a reference (`StalePage`), and is in a batch (`Permit`): that keeps it until
+        // - `page` owns a reference (`StalePage`), and is in a batch (`Permit`), which keeps it until
         //   the flush.
         unsafe { mechanism::clear_pte(&mut self.table, addr, pte.as_ptr(), page.page()) }
     }

@@ -199,8 +199,8 @@ pub trait Rule<M: Machine>: sealed::Sealed + Default {
     /// first [`MAX_MMS`].
     fn record(&mut self, machine: &mut M, owed: &Owed<M>, mm: &M::Mm, pending: Pending);
 
-    /// Begins to flush what is `owed`, and returns how many calls into the machine's flush functions
-    /// that took.
+    /// Begins to flush what is `owed`, and returns how many calls into the machine's flush
+    /// functions that took.
     fn flush(&mut self, machine: &mut M, owed: &Owed<M>) -> usize;
 
     /// As [`Flush::wait`].

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! One batch, from the first clear to the last acknowledgement: a column for each CPU.
+//! One batch, from the first clear to the last acknowledgment: a column for each CPU.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
