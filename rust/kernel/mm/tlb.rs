@@ -28,6 +28,27 @@
 //! locks and barriers, is in
 //! [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst).
 //!
+//! # Terms
+//!
+//! | term      | meaning                                                                      |
+//! |-----------|------------------------------------------------------------------------------|
+//! | staged    | moved into a batch, its PTEs not touched yet                                 |
+//! | stale     | of a translation: its PTE is gone or changed, and a TLB still has it         |
+//! | recorded  | of cleared PTEs: the policy knows of them                                    |
+//! | owed      | of a flush: what it is for was recorded, and the flush has not begun         |
+//! | pending   | of pages or PTEs: their flush is owed, by us or by someone else              |
+//! | round     | one set of interrupts to CPUs, and the wait for them                         |
+//! | settled   | of pages: nobody can write to them through a mapping, though some may read   |
+//! | flushed   | of pages: no TLB has a translation to them any more                          |
+//! | deferred  | of a flush: it is left to some later time                                    |
+//! | scope     | a flush that several batches share; of a batch in it: its flush is hoisted   |
+//! | lazy      | of a CPU: runs a kernel thread, has the last mm loaded, is not interrupted   |
+//! | place     | the mappings of one file over one driver's data                              |
+//!
+//! H1 to H14, where comments name them, are the rules in
+//! [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst), with where each is
+//! kept and what backs it.
+//!
 //! # What is not guaranteed
 //!
 //! - Between 2 and 4, other CPUs can read the page, and write to it if the PTE was dirty. Who saves

@@ -4,6 +4,7 @@
 
 #[path = "../../../srctree/rust/kernel/mm/tlb/actions.rs"]
 mod actions;
+#[allow(dead_code, reason = "only the kernel hands out pages that are settled")]
 #[path = "../../../srctree/rust/kernel/mm/tlb/batch.rs"]
 pub mod batch;
 #[path = "../../../srctree/rust/kernel/mm/tlb/broadcast.rs"]
