@@ -17,8 +17,8 @@
 use super::{
     mechanism,
     tlb::{
-        batch::Place,
         range::PageRange,
+        walk::Place,
         window::Window, //
     },
     virt::VmaRef,

@@ -132,6 +132,7 @@ pub mod walk;
 pub mod window;
 pub mod young;
 
+pub use super::mechanism::Cpus;
 pub use batch::{
     Batch,
     Flushed,
@@ -147,7 +148,10 @@ pub use exclusive::{
     ExclusivePage,
     Unwritable, //
 };
-pub use super::mechanism::Cpus;
+pub use mappings::{
+    FileMappings,
+    OneMapping, //
+};
 pub use policy::{
     Flush,
     Policy,
@@ -158,10 +162,6 @@ pub use two_phase::{
     Phases,
     Quiesced,
     WriteProtected, //
-};
-pub use mappings::{
-    FileMappings,
-    OneMapping, //
 };
 pub use walk::invalidate;
 pub use young::test_young;

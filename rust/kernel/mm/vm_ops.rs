@@ -11,7 +11,7 @@
 use super::{
     mechanism,
     tlb::{
-        batch::Place,
+        walk::Place,
         DriverPage, //
     },
     virt::{

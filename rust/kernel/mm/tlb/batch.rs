@@ -26,8 +26,10 @@ use super::{
     walk::{
         Action,
         Change,
+        Entry,
         Mapping,
         Mappings,
+        Place,
         Unmap,
         Walk, //
     }, //
@@ -42,13 +44,6 @@ use kernel::alloc::{
 /// Comes from a batch, and from nowhere else: what it is handed over with is true.
 pub struct Proof(pub(super) ());
 
-/// Identifies the mappings of a file over one driver's data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    pub(crate) mapping: usize,
-    pub(crate) data: usize,
-}
-
 /// What can be in a batch.
 pub trait Stale {
     /// All PTEs at `pgoff`, `from` there, that map the page were cleared. Other CPUs may still
@@ -57,13 +52,6 @@ pub trait Stale {
 
     /// No translation to it is left of those that the batch took out.
     fn flushed(&mut self, _proof: Proof) {}
-}
-
-/// A page in a batch, and which page of the file it was.
-#[derive(Debug)]
-pub struct Entry<P> {
-    pub(crate) pgoff: usize,
-    pub(crate) page: P,
 }
 
 /// Pages, of which some are unmapped.

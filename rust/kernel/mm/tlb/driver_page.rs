@@ -4,10 +4,10 @@
 
 use super::{
     batch::{
-        Place,
         Proof,
         Stale, //
     },
+    walk::Place,
     ExclusivePage,
     StalePage, //
 };

@@ -3,7 +3,6 @@
 //! The mappings of a file, or one of them, as the [`walk`](super::walk) sees them.
 
 use super::{
-    batch::Place,
     policy::{
         sealed::Sealed,
         Touched, //
@@ -17,6 +16,7 @@ use super::{
         Mapping,
         Mappings,
         Permit,
+        Place,
         Unmap, //
     },
     window::Window,
@@ -139,12 +139,7 @@ impl Mapping for Vma {
 }
 
 impl<P: StalePage> Unmap<P> for Vma {
-    fn clear(
-        table: &mut PageTable<'_>,
-        addr: usize,
-        page: &P,
-        permit: &Permit,
-    ) -> Option<Cleared> {
+    fn clear(table: &mut PageTable<'_>, addr: usize, page: &P, permit: &Permit) -> Option<Cleared> {
         table.clear(addr, page, permit)
     }
 

@@ -25,10 +25,6 @@
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
 use super::{
-    batch::{
-        Entry,
-        Place, //
-    },
     policy::{
         sealed::Sealed,
         Flush,
@@ -42,6 +38,13 @@ use super::{
     },
     window::Window, //
 };
+
+/// Identifies the mappings of a file over one driver's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub(crate) mapping: usize,
+    pub(crate) data: usize,
+}
 
 /// Where pages of a file are mapped. Sealed: only this crate says so.
 pub trait Mappings: Sealed {
@@ -123,6 +126,13 @@ pub struct Cleared {
 pub trait Item {
     /// Returns which page of the file it is.
     fn pgoff(&self) -> usize;
+}
+
+/// A page in a batch, and which page of the file it was.
+#[derive(Debug)]
+pub struct Entry<P> {
+    pub(crate) pgoff: usize,
+    pub(crate) page: P,
 }
 
 impl<P> Item for Entry<P> {

@@ -10,10 +10,10 @@ use super::{
 };
 use crate::{
     mm::tlb::{
-        batch::{Place, Stale},
+        batch::Stale,
         policy::{sealed::Sealed, Touched},
         range::{PageRange, Pending},
-        walk::{Cleared, Mapping, Mappings, Permit, Unmap},
+        walk::{Cleared, Mapping, Mappings, Permit, Place, Unmap},
         window::{Window, PTRS_PER_PTE},
     },
     page::PAGE_SHIFT,
