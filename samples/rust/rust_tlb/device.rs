@@ -173,6 +173,7 @@ impl Call<'_> {
         pages.reap();
         pages.check_pool();
         abi::Counters {
+            nr_idle: pages.slots.nr_idle() as u64,
             nr_pending: pages.deferred.as_ref().map_or(0, |d| d.nr_pages() as u64),
             ..pages.counters
         }
@@ -189,7 +190,7 @@ impl Call<'_> {
             if current!().signal_pending() {
                 return Err(ERESTARTSYS);
             }
-            if !pages.is_present(pgoff) {
+            if pages.slots.get(pgoff).is_none() {
                 pages.get_or_populate(pgoff)?;
                 arg.nr_allocated += 1;
             }
@@ -307,9 +308,9 @@ impl Call<'_> {
         let mut pages = self.store.lock();
         for pgoff in run.pages() {
             if mark {
-                arg.nr_pages += u64::from(pages.mark_idle(pgoff));
+                arg.nr_pages += u64::from(pages.slots.mark_idle(pgoff));
             } else {
-                let (was_idle, was_taken) = pages.unmark_idle(pgoff);
+                let (was_idle, was_taken) = pages.slots.unmark_idle(pgoff);
                 arg.nr_pages += u64::from(was_idle);
                 arg.nr_taken += u64::from(was_taken);
             }

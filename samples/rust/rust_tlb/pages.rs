@@ -16,7 +16,11 @@ use crate::{
         Deferred, //
     },
     request::Setup,
-    scope::Membership, //
+    scope::Membership,
+    slots::{
+        Found,
+        Slots, //
+    }, //
 };
 use kernel::{
     alloc::flags::{
@@ -35,49 +39,13 @@ use kernel::{
     prelude::*, //
 };
 
-/// What is at one offset.
-pub(crate) enum Slot {
-    /// Nothing: a fault maps a fresh page.
-    Empty,
-    /// A page, that a fault maps.
-    Present(DriverPage),
-    /// As `Present`, but memory pressure may take it. It `was_taken` before, and came back empty.
-    Idle { page: DriverPage, was_taken: bool },
-    /// Memory pressure took an idle page. A fault maps a fresh one, which is idle, too.
-    Taken,
-    /// A page was here, and is in the deferred batch: other CPUs may still reach it. A fault has to
-    /// flush before it maps another (H3).
-    Pending,
-    /// As `Pending`, with its contents saved here.
-    PendingStored(ExclusivePage),
-    /// A copy of the page that was here: a fault maps it.
-    Stored(ExclusivePage),
-}
-
-impl Slot {
-    /// A copy becomes the page.
-    fn restore(&mut self) {
-        if let Self::Stored(copy) = core::mem::replace(self, Self::Empty) {
-            *self = Self::Present(DriverPage::new(copy));
-        }
-    }
-
-    /// The page of which this is the copy was flushed.
-    fn settle(&mut self) {
-        if let Self::PendingStored(copy) = core::mem::replace(self, Self::Empty) {
-            *self = Self::Stored(copy);
-        }
-    }
-}
-
 /// The pages of one open file.
 ///
 /// # Invariants
 ///
-/// A slot is [`Slot::Pending`] or [`Slot::PendingStored`] if and only if its page is in a batch:
-/// outside of an unmap, in `deferred`.
+/// A slot is pending if and only if its page is in a batch: outside of an unmap, in `deferred`.
 pub(crate) struct Pages {
-    slots: KVVec<Slot>,
+    pub(crate) slots: Slots<DriverPage, ExclusivePage>,
     pool: KVVec<ExclusivePage>,
     pub(crate) deferred: Option<Deferred>,
     /// For each strategy the batch that was flushed last, empty.
@@ -103,13 +71,9 @@ pub(crate) const SPARE_PAGES: usize = 128;
 impl Pages {
     /// Makes `nr_pages` empty slots.
     pub(crate) fn new(nr_pages: usize) -> Result<Self> {
-        let mut slots = KVVec::with_capacity(nr_pages, GFP_KERNEL)?;
-        for _ in 0..nr_pages {
-            slots.push(Slot::Empty, GFP_KERNEL)?;
-        }
         // INVARIANT: Nothing is pending, and there is no batch.
         Ok(Self {
-            slots,
+            slots: Slots::new(nr_pages, GFP_KERNEL)?,
             pool: KVVec::with_capacity(nr_pages, GFP_KERNEL)?,
             deferred: None,
             used: [const { None }; strategy::NR as usize],
@@ -130,42 +94,23 @@ impl Pages {
     /// Returns the page at `pgoff`, with a fresh one if there is none; [`None`] behind the device.
     pub(crate) fn get_or_populate(&mut self, pgoff: usize) -> Result<Option<&DriverPage>> {
         self.is_set_up = true;
-        if self.is_pending(pgoff) {
+        if self.slots.find(pgoff) == Found::Pending {
             self.counters.nr_pending_hits += 1;
             if let Some(deferred) = &self.deferred {
                 deferred.note_hit(pgoff);
             }
             self.flush_deferred(Why::Refault);
         }
-        match self.slots.get_mut(pgoff) {
-            Some(Slot::Empty) => {
+        match self.slots.find(pgoff) {
+            Found::Nothing => {
                 let page = self.fresh_for_mapping()?;
-                self.set(pgoff, Slot::Present(page));
+                // A page for which there is no room is freed, and none is mapped.
+                self.slots.fill(pgoff, page).map_err(|_page| EBUSY)?;
             }
-            Some(Slot::Taken) => {
-                let page = self.fresh_for_mapping()?;
-                let was_taken = true;
-                self.set(pgoff, Slot::Idle { page, was_taken });
-                self.counters.nr_idle += 1;
-            }
-            Some(slot @ Slot::Stored(_)) => slot.restore(),
-            _ => {}
+            Found::Copy => self.slots.restore(pgoff, DriverPage::new),
+            Found::Page | Found::Pending | Found::Nowhere => {}
         }
-        Ok(match self.slots.get(pgoff) {
-            Some(Slot::Present(page) | Slot::Idle { page, .. }) => Some(page),
-            _ => None,
-        })
-    }
-
-    /// Returns whether there is a page at `pgoff` already.
-    pub(crate) fn is_present(&self, pgoff: usize) -> bool {
-        let slot = self.slots.get(pgoff);
-        matches!(slot, Some(Slot::Present(_) | Slot::Idle { .. }))
-    }
-
-    fn is_pending(&self, pgoff: usize) -> bool {
-        let slot = self.slots.get(pgoff);
-        matches!(slot, Some(Slot::Pending | Slot::PendingStored(_)))
+        Ok(self.slots.get(pgoff))
     }
 
     /// Saves the contents of the page at `pgoff`, which is on its way out.
@@ -173,87 +118,15 @@ impl Pages {
         let mut copy = self.fresh()?;
         copy.copy_from(page);
         self.counters.nr_pages_held += 1;
-        self.set(pgoff, Slot::PendingStored(copy));
+        self.slots.store(pgoff, copy);
         Ok(())
     }
 
     /// Takes back `page`, which was at `pgoff` and is flushed now: it is released, or stays, if its
     /// contents were to be saved and could not be.
     pub(crate) fn settle(&mut self, pgoff: usize, page: DriverPage, keep: bool, free: bool) {
-        match self.slots.get_mut(pgoff) {
-            Some(slot @ Slot::PendingStored(_)) => slot.settle(),
-            Some(slot) if keep => return *slot = Slot::Present(page),
-            Some(slot) => *slot = Slot::Empty,
-            None => {}
-        }
-        self.release(page, free);
-    }
-
-    /// Takes the page at `pgoff` out, and leaves `instead`.
-    pub(crate) fn take(&mut self, pgoff: usize, instead: Slot) -> Option<DriverPage> {
-        if !self.is_present(pgoff) {
-            return None;
-        }
-        match core::mem::replace(self.slots.get_mut(pgoff)?, instead) {
-            Slot::Present(page) => Some(page),
-            Slot::Idle { page, .. } => {
-                self.counters.nr_idle -= 1;
-                Some(page)
-            }
-            _ => None,
-        }
-    }
-
-    /// Takes the first idle page at `from` or behind it out, and leaves `Taken`.
-    pub(crate) fn take_idle(&mut self, from: usize) -> Option<(usize, DriverPage)> {
-        let behind = self.slots.get(from..)?;
-        let nr = behind.iter().position(|s| matches!(s, Slot::Idle { .. }))?;
-        Some((from + nr, self.take(from + nr, Slot::Taken)?))
-    }
-
-    /// Takes the first page at `from` or behind it out.
-    pub(crate) fn take_any(&mut self, from: usize) -> Option<(usize, DriverPage)> {
-        let pgoff = (from..self.slots.len()).find(|pgoff| self.is_present(*pgoff))?;
-        Some((pgoff, self.take(pgoff, Slot::Empty)?))
-    }
-
-    /// Marks the page at `pgoff` as idle; returns whether there is one that was not.
-    pub(crate) fn mark_idle(&mut self, pgoff: usize) -> bool {
-        let Some(slot @ Slot::Present(_)) = self.slots.get_mut(pgoff) else {
-            return false;
-        };
-        if let Slot::Present(page) = core::mem::replace(slot, Slot::Empty) {
-            let was_taken = false;
-            *slot = Slot::Idle { page, was_taken };
-        }
-        self.counters.nr_idle += 1;
-        true
-    }
-
-    /// Takes the page at `pgoff` back into use. Returns whether it was idle, and whether it was
-    /// taken since it was marked.
-    pub(crate) fn unmark_idle(&mut self, pgoff: usize) -> (bool, bool) {
-        let Some(slot) = self.slots.get_mut(pgoff) else {
-            return (false, false);
-        };
-        match core::mem::replace(slot, Slot::Empty) {
-            Slot::Idle { page, was_taken } => {
-                *slot = Slot::Present(page);
-                self.counters.nr_idle -= 1;
-                (true, was_taken)
-            }
-            Slot::Taken => (false, true),
-            other => {
-                *slot = other;
-                (false, false)
-            }
-        }
-    }
-
-    /// Puts `slot` at `pgoff`.
-    pub(crate) fn set(&mut self, pgoff: usize, slot: Slot) {
-        if let Some(place) = self.slots.get_mut(pgoff) {
-            *place = slot;
+        if let Some(page) = self.slots.settle(pgoff, page, keep) {
+            self.release(page, free);
         }
     }
 
@@ -328,7 +201,7 @@ impl Pages {
     /// Returns how many pages could be freed.
     pub(crate) fn nr_reclaimable(&self) -> usize {
         let nr_pending = self.deferred.as_ref().map_or(0, Deferred::nr_pages);
-        self.pool.len() + self.counters.nr_idle as usize + nr_pending
+        self.pool.len() + self.slots.nr_idle() + nr_pending
     }
 
     /// Frees up to `nr` pages of the pool, and returns how many.

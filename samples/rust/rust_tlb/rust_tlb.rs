@@ -30,6 +30,7 @@ mod device;
 mod pages;
 mod request;
 mod scope;
+mod slots;
 mod statistics;
 mod store;
 mod strategy;

@@ -130,7 +130,10 @@ impl Store {
             return;
         }
         pages.scanned_to = 0;
-        while Self::evict(this, &mut pages, SPARE_PAGES, Pages::take_any) > 0 {}
+        while Self::evict(this, &mut pages, SPARE_PAGES, |pages, from| {
+            pages.slots.take_any(from)
+        }) > 0
+        {}
     }
 }
 
@@ -207,12 +210,16 @@ impl Shrink for Store {
         }
         let nr_freed = pages.shrink_pool(nr_to_scan);
         let nr_left = nr_to_scan - nr_freed;
-        if nr_left == 0 || pages.counters.nr_idle == 0 {
+        if nr_left == 0 || pages.slots.nr_idle() == 0 {
             return Some(nr_freed);
         }
-        let mut nr_evicted = Self::evict(store, &mut pages, nr_left, Pages::take_idle);
+        let mut nr_evicted = Self::evict(store, &mut pages, nr_left, |pages, from| {
+            pages.slots.take_idle(from)
+        });
         if nr_evicted == 0 {
-            nr_evicted = Self::evict(store, &mut pages, nr_left, Pages::take_idle);
+            nr_evicted = Self::evict(store, &mut pages, nr_left, |pages, from| {
+                pages.slots.take_idle(from)
+            });
         }
         pages.counters.nr_scans += u64::from(nr_evicted > 0);
         pages.counters.nr_reclaimed += nr_evicted as u64;

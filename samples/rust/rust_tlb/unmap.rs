@@ -8,12 +8,10 @@ use crate::{
         Unmap, //
     },
     deferred::Deferred,
-    pages::{
-        Pages,
-        Slot, //
-    },
+    pages::Pages,
     request::UnmapRequest,
     scope::Membership,
+    slots::Until,
     statistics::STATISTICS,
     store::Store, //
 };
@@ -64,11 +62,11 @@ impl Target<'_> {
         let nr_before = work.nr_pages();
         let mut staging = work.batch.stage();
         for &pgoff in self.pgoffs {
-            let Some(page) = pages.take(pgoff, Slot::Pending) else {
+            let Some(page) = pages.slots.take(pgoff, Until::Settled) else {
                 continue;
             };
             if let Err(tlb::Full(page)) = staging.push(pgoff, page) {
-                pages.set(pgoff, Slot::Present(page));
+                pages.slots.put_back(pgoff, page);
             }
         }
         let done = self.unmap_staged(staging, request);
@@ -162,7 +160,7 @@ impl Target<'_> {
         let mut proof = self.proof(pages, request)?;
         out.nr_flush_calls = pages.flush_deferred(Why::Other).nr_calls as u64;
         for &pgoff in self.pgoffs {
-            if let Some(page) = pages.take(pgoff, Slot::Empty) {
+            if let Some(page) = pages.slots.take(pgoff, Until::Flushed) {
                 taken.push(page, GFP_KERNEL)?;
                 pgoffs.push(pgoff, GFP_KERNEL)?;
             }

@@ -95,6 +95,13 @@ impl<T> KVVec<T> {
         Ok(())
     }
 
+    /// Appends `item`. Never fails on the host.
+    pub fn push(&mut self, item: T, flags: Flags) -> Result<(), AllocError> {
+        self.reserve(1, flags)?;
+        self.items.push(item);
+        Ok(())
+    }
+
     /// Drops all items but the first `len`.
     pub fn truncate(&mut self, len: usize) {
         self.items.truncate(len);

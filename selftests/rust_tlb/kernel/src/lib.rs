@@ -13,6 +13,8 @@ extern crate self as kernel;
 
 pub mod alloc;
 #[cfg(test)]
+mod device;
+#[cfg(test)]
 mod explorer;
 pub mod mm;
 #[cfg(test)]

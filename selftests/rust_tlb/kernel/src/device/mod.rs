@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The pure files of the device, with their tests.
+
+mod refault;
+#[path = "../../../srctree/samples/rust/rust_tlb/slots.rs"]
+mod slots;
