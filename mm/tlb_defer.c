@@ -19,6 +19,7 @@
 #include <linux/pagemap.h>
 #include <linux/rmap.h>
 #include <linux/tlb_defer.h>
+#include <linux/tlb_hold.h>
 #include <linux/workqueue.h>
 
 #include <asm/tlbflush.h>
@@ -251,7 +252,7 @@ static bool pte_maps(const struct tlb_defer_table *table, pte_t pteval,
 }
 
 /*
- * Undo what vmf_insert_page_mkwrite() accounted; the rss, when @table is
+ * Undo what tlb_defer_insert_page() accounted; the rss, when @table is
  * unlocked. A PFN is not accounted.
  */
 static void unaccount(struct tlb_defer_table *table, struct page *page,
@@ -367,12 +368,93 @@ bool tlb_defer_page_exclusive(struct page *page)
 /* Faults. */
 
 /*
+ * Lock the PTE of @vmf, in a table that is made if there is none. Returns 0 if
+ * it is locked and empty; else what the handler has to return, with nothing
+ * locked. VM_FAULT_NOPAGE has the access tried again: something is mapped there
+ * already, or the table is gone again (PT_RECLAIM), as in finish_fault().
+ */
+static vm_fault_t lock_empty_pte(struct vm_fault *vmf, pte_t **pte,
+				 spinlock_t **ptl)
+{
+	struct mm_struct *mm = vmf->vma->vm_mm;
+
+	if (pmd_none(*vmf->pmd)) {
+		if (vmf->prealloc_pte)
+			pmd_install(mm, vmf->pmd, &vmf->prealloc_pte);
+		else if (pte_alloc(mm, vmf->pmd))
+			return VM_FAULT_OOM;
+	}
+	tlb_hold_fault();
+	*pte = pte_offset_map_lock(mm, vmf->pmd, vmf->address, ptl);
+	if (!*pte)
+		return VM_FAULT_NOPAGE;
+	if (pte_none(ptep_get(*pte)))
+		return 0;
+	pte_unmap_unlock(*pte, *ptl);
+	return VM_FAULT_NOPAGE;
+}
+
+/*
+ * Map @page where @vmf happened, dirty if @write. The PTE gets a reference, and
+ * is accounted. Not vmf_insert_page_mkwrite(): that takes a table which went
+ * away for want of memory, and with @write it upgrades a PTE which is there.
+ * Here the access is tried again, and the write of a PTE that is read-only then
+ * asks ->page_mkwrite().
+ * Context: fault handler of a VM_MIXEDMAP mapping that is not copy-on-write.
+ */
+vm_fault_t tlb_defer_insert_page(struct vm_fault *vmf, struct page *page,
+				 bool write)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	struct folio *folio = page_folio(page);
+	pte_t *pte, pteval = mk_pte(page, vma->vm_page_prot);
+	spinlock_t *ptl;
+	vm_fault_t fault;
+
+	/* What validate_page_before_insert() refuses. */
+	if (folio_test_anon(folio) || page_has_type(page) ||
+	    is_zero_folio(folio))
+		return VM_FAULT_SIGBUS;
+
+	fault = lock_empty_pte(vmf, &pte, &ptl);
+	if (fault)
+		return fault;
+
+	if (write)
+		pteval = maybe_mkwrite(pte_mkdirty(pte_mkyoung(pteval)), vma);
+	folio_get(folio);
+	inc_mm_counter(vma->vm_mm, mm_counter_file(folio));
+	folio_add_file_rmap_pte(folio, page, vma);
+	set_pte_at(vma->vm_mm, vmf->address, pte, pteval);
+	pte_unmap_unlock(pte, ptl);
+	return VM_FAULT_NOPAGE;
+}
+
+/*
  * Map @page by its frame number where @vmf happened. The PTE owns no reference.
+ * Not vmf_insert_pfn(), for the same reason; @page is memory, to which
+ * pfn_modify_allowed() has no objection.
  * Context: fault handler of a VM_PFNMAP mapping that is not copy-on-write.
  */
 vm_fault_t tlb_defer_insert_pfn(struct vm_fault *vmf, struct page *page)
 {
-	return vmf_insert_pfn(vmf->vma, vmf->address, page_to_pfn(page));
+	struct vm_area_struct *vma = vmf->vma;
+	unsigned long pfn = page_to_pfn(page);
+	pgprot_t prot = vma->vm_page_prot;
+	spinlock_t *ptl;
+	vm_fault_t fault;
+	pte_t *pte;
+
+	pfnmap_setup_cachemode_pfn(pfn, &prot);
+
+	fault = lock_empty_pte(vmf, &pte, &ptl);
+	if (fault)
+		return fault;
+
+	set_pte_at(vma->vm_mm, vmf->address, pte,
+		   pte_mkspecial(pfn_pte(pfn, prot)));
+	pte_unmap_unlock(pte, ptl);
+	return VM_FAULT_NOPAGE;
 }
 
 /* Lock the page of a page_mkwrite. Context: may sleep; before any driver lock. */

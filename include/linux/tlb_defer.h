@@ -82,6 +82,8 @@ unsigned int tlb_defer_test_young(const struct tlb_defer_table *table,
 				  unsigned long addr, pte_t *pte, bool clear);
 bool tlb_defer_flush_is_pending(struct mm_struct *mm);
 bool tlb_defer_page_exclusive(struct page *page);
+vm_fault_t tlb_defer_insert_page(struct vm_fault *vmf, struct page *page,
+				 bool write);
 vm_fault_t tlb_defer_insert_pfn(struct vm_fault *vmf, struct page *page);
 void tlb_defer_lock_page(struct vm_fault *vmf);
 void tlb_defer_unlock_page(struct vm_fault *vmf);

@@ -329,7 +329,8 @@ pub(super) fn page_exclusive(page: &Page) -> bool {
 
 /// # Safety
 ///
-/// `vmf` must belong to a fault that is being handled in this task, in a `VM_MIXEDMAP` VMA.
+/// `vmf` must belong to a fault that is being handled in this task, in a `VM_MIXEDMAP` VMA that is
+/// not copy-on-write.
 #[inline(never)]
 pub(super) unsafe fn insert_page(
     vmf: *mut bindings::vm_fault,
@@ -337,13 +338,13 @@ pub(super) unsafe fn insert_page(
     write: bool,
 ) -> bindings::vm_fault_t {
     // SAFETY: As promised by the caller. The PTE gets a reference of its own.
-    unsafe { bindings::vmf_insert_page_mkwrite(vmf, page.as_ptr(), write) }
+    unsafe { bindings::tlb_defer_insert_page(vmf, page.as_ptr(), write) }
 }
 
 /// # Safety
 ///
-/// As [`insert_page`], but in a `VM_PFNMAP` VMA that is not copy-on-write. The page must be kept
-/// until the PTE, and its copies, are gone and flushed.
+/// As [`insert_page`], but in a `VM_PFNMAP` VMA. The page must be kept until the PTE, and its copies,
+/// are gone and flushed.
 #[inline(never)]
 pub(super) unsafe fn insert_pfn(vmf: *mut bindings::vm_fault, page: &Page) -> bindings::vm_fault_t {
     // SAFETY: As promised by the caller.

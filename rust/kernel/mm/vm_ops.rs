@@ -65,8 +65,9 @@ pub trait VmOperations: 'static {
 
     /// A page that is mapped read-only, by reference, is about to be written to. With this
     /// function, PTEs start out read-only in writable mappings, and a write to a clean page comes
-    /// here first; none is ever writable and clean. On success the PTE becomes writable and dirty,
-    /// unless it has changed meanwhile: then the access is tried again.
+    /// here first; on success the PTE becomes writable and dirty, unless it has changed meanwhile:
+    /// then the access is tried again. A PTE that is writable and clean exists only in a child: a
+    /// fork copies a dirty one as clean.
     ///
     /// # Errors
     ///
@@ -158,10 +159,12 @@ impl VmFault<'_> {
     }
 
     /// Maps `page` where the fault happened. The PTE gets a reference of its own. It is writable if
-    /// the mapping is, and dirty if the access was a write.
+    /// the mapping is, unless the driver wants to know of writes ([`VmOperations::page_mkwrite`]).
+    /// If the access was a write, it is writable and dirty.
     ///
-    /// If another thread has mapped a page there meanwhile, that one stays: the access is tried
-    /// again.
+    /// If another thread has mapped a page there meanwhile, be it the same, that PTE stays as it
+    /// is, and the access is tried again. So it is if the page table was freed meanwhile, as
+    /// `MADV_DONTNEED` does to an empty one.
     ///
     /// # Errors
     ///
@@ -178,7 +181,8 @@ impl VmFault<'_> {
 
     /// Maps `page` where the fault happened, by its frame number. The PTE owns no reference, and
     /// nothing of it is accounted. It is writable if the mapping is, unless the driver wants to
-    /// know of writes ([`VmOperations::pfn_mkwrite`]), and clean.
+    /// know of writes ([`VmOperations::pfn_mkwrite`]), and clean. What was mapped meanwhile stays,
+    /// as with [`VmFault::insert_page`].
     ///
     /// # Errors
     ///

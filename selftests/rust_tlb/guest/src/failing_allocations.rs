@@ -12,6 +12,10 @@ const DEBUGFS: &str = "/sys/kernel/debug";
 /// What can fail.
 const KINDS: [&str; 2] = ["failslab", "fail_page_alloc"];
 
+/// For who reads the kernel's log: the runner's `kernel_log.rs`.
+const FAIL_ON_PURPOSE: &str = "rust-tlb: allocations fail on purpose";
+const WORK_AGAIN: &str = "rust-tlb: allocations work again";
+
 /// What is set for each kind, if it has it: allocations that may wait fail too, and so does a single
 /// page, but not those of user memory, which are not the device's.
 const SETTINGS: [(&str, &str); 6] = [
@@ -45,6 +49,7 @@ impl FailingAllocations {
                 set(kind, name, value)?;
             }
         }
+        fs::write("/dev/kmsg", FAIL_ON_PURPOSE)?;
         Ok(Some(Self {
             nth: open("/proc/self/fail-nth")?,
             at_random: open("/proc/self/make-it-fail")?,
@@ -84,6 +89,8 @@ impl Drop for FailingAllocations {
         if let Err(error) = self.set_percent(0) {
             println!("# allocations go on failing: {error:#}");
         }
+        // A fault that found no memory is a fault of the kernel's again.
+        let _ = fs::write("/dev/kmsg", WORK_AGAIN);
     }
 }
 

@@ -12,6 +12,7 @@
 //! - [`writers`] notice when a write is lost; [`pending`] waits for batches that nobody flushes.
 //! - [`page_holder`], [`pinned`] and [`direct_io`] hold references to pages, beside the page tables;
 //!   [`reclaim`] and [`failing_allocations`] make memory short.
+//! - [`held_moment`] holds a moment open that is too short to be met.
 //! - [`ftrace`] records what the kernel's events say; [`recorder`] tells another tool when to.
 //! - [`scene`] counts one unmap among busy CPUs: the counts suite and the demo share it.
 //! - [`binder`] are processes that talk by another driver, whose pages are taken in the same way.
@@ -34,6 +35,7 @@ pub mod device;
 pub mod direct_io;
 pub mod failing_allocations;
 pub mod ftrace;
+pub mod held_moment;
 pub mod kernel_module;
 pub mod ktap;
 pub mod mapping;

@@ -22,6 +22,9 @@ pub const PAGE_SIZE: usize = 4096;
 /// 64-bit words in a page.
 pub const WORDS_PER_PAGE: usize = PAGE_SIZE / size_of::<u64>();
 
+/// Pages that one page table maps.
+pub const PAGES_PER_TABLE: u64 = (PAGE_SIZE / 8) as u64;
+
 /// Read and write.
 pub const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 
@@ -62,6 +65,19 @@ impl Mapping {
                 offset,
             )
         }?;
+        Ok(Self { address, nr_pages })
+    }
+
+    /// Maps `nr_pages` from the start of `device`, at an address that is a multiple of what one page
+    /// table maps.
+    pub fn of_tables(device: &Device, nr_pages: u64) -> Result<Self, Errno> {
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        let address = reserve_tables(nr_pages)?;
+        // SAFETY: What is replaced is the reservation.
+        unsafe {
+            let file = device.file().as_fd();
+            mm::mmap(address, bytes(nr_pages), READ_WRITE, flags, file, 0)?;
+        }
         Ok(Self { address, nr_pages })
     }
 
@@ -126,6 +142,15 @@ impl Mapping {
         Ok(())
     }
 
+    /// Puts private memory in the place of all pages, in one call: it reads as zeroes.
+    pub fn bury(&self) -> Result<(), Errno> {
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED;
+        // SAFETY: Other memory comes to the same place, and nobody finds nothing there: references
+        // into the mapping stay good.
+        unsafe { mm::mmap_anonymous(self.address, bytes(self.nr_pages), READ_WRITE, flags)? };
+        Ok(())
+    }
+
     /// Unmaps some pages and maps them again. In between the addresses are reserved, so that no
     /// other thread is given them. The mapping is one from the start of `device`.
     pub fn replace(&mut self, device: &Device, first: u64, nr: u64) -> Result<(), Errno> {
@@ -163,6 +188,16 @@ impl Mapping {
         Ok(())
     }
 
+    /// Moves the mapping to another place, where it begins with a page table, as it did before: so
+    /// the tables themselves can be moved.
+    pub fn relocate_tables(&mut self) -> Result<(), Errno> {
+        let (len, place) = (bytes(self.nr_pages), reserve_tables(self.nr_pages)?);
+        // SAFETY: As for `relocate`.
+        self.address =
+            unsafe { mm::mremap_fixed(self.address, len, len, MremapFlags::MAYMOVE, place) }?;
+        Ok(())
+    }
+
     /// Tries to make the mapping longer, where it is or elsewhere.
     pub fn grow(&mut self, nr_pages: u64) -> Result<(), Errno> {
         let (old, new) = (bytes(self.nr_pages), bytes(nr_pages));
@@ -178,6 +213,24 @@ impl Drop for Mapping {
         // SAFETY: The mapping is ours, and no reference into it outlives `self`.
         let unmapped = unsafe { mm::munmap(self.address, bytes(self.nr_pages)) };
         debug_assert_eq!(unmapped, Ok(()));
+    }
+}
+
+/// Reserves addresses that begin with a page table.
+fn reserve_tables(nr_pages: u64) -> Result<*mut c_void, Errno> {
+    let (len, align) = (bytes(nr_pages), bytes(PAGES_PER_TABLE));
+    let nothing = ProtFlags::empty();
+    // SAFETY: A reservation at an address of the kernel's choice replaces no other; what is too much
+    // at both its ends is given back.
+    unsafe {
+        let room = mm::mmap_anonymous(ptr::null_mut(), len + align, nothing, MapFlags::PRIVATE)?;
+        let before = room.align_offset(align);
+        let address = room.wrapping_byte_add(before);
+        if before > 0 {
+            mm::munmap(room, before)?;
+        }
+        mm::munmap(address.wrapping_byte_add(len), align - before)?;
+        Ok(address)
     }
 }
 

@@ -39,7 +39,17 @@ const COMPLAINTS: &[&str] = &[
     "blocked for more than",
     "hung_task:",
     "unregister_netdevice: waiting",
+    // File systems that are gone, with something left of them.
+    "Busy inodes after unmount",
+    OUT_OF_MEMORY,
 ];
+
+/// What a fault says that found no memory, and nobody to kill. None is short, unless a test makes it
+/// so; and that says when.
+const OUT_OF_MEMORY: &str = "Huh VM_FAULT_OOM leaked out";
+/// What the guest's `failing_allocations.rs` writes to the log.
+const FAIL_ON_PURPOSE: &str = "rust-tlb: allocations fail on purpose";
+const WORK_AGAIN: &str = "rust-tlb: allocations work again";
 
 /// How KCSAN's report of a data race begins.
 const DATA_RACE: &str = "BUG: KCSAN: ";
@@ -55,17 +65,27 @@ const READ_THE_CPUMASK: &[&str] = &["tlb_defer_add_pending", "smp_call_function_
 /// How much of an oops is shown.
 const EXCERPT_LINES: usize = 60;
 
-/// What makes this line a complaint, if anything does. Whether a data race is one, only the whole
-/// report says: see [`first_complaint`].
-pub fn complaint(line: &str) -> Option<&'static str> {
-    let line = without_stamp(line);
-    if line.starts_with(DATA_RACE) {
-        return None;
+/// Reads a log, line by line.
+#[derive(Debug, Default)]
+pub struct Judge {
+    fail_on_purpose: bool,
+}
+
+impl Judge {
+    /// What makes the next line a complaint, if anything does. Whether a data race is one, only the
+    /// whole report says: see [`first_complaint`].
+    pub fn complaint(&mut self, line: &str) -> Option<&'static str> {
+        let line = without_stamp(line);
+        if line.starts_with(FAIL_ON_PURPOSE) || line.starts_with(WORK_AGAIN) {
+            self.fail_on_purpose = line.starts_with(FAIL_ON_PURPOSE);
+        }
+        if line.starts_with(DATA_RACE) {
+            return None;
+        }
+        let mut complaints = COMPLAINTS.iter().copied();
+        let complaint = complaints.find(|complaint| line.contains(complaint))?;
+        (complaint != OUT_OF_MEMORY || !self.fail_on_purpose).then_some(complaint)
     }
-    COMPLAINTS
-        .iter()
-        .copied()
-        .find(|complaint| line.contains(complaint))
 }
 
 /// The line without the time stamp that the kernel puts before it.
@@ -89,7 +109,8 @@ pub fn without_stamp(line: &str) -> &str {
 
 /// From the first complaint to the end of what the kernel says about it.
 pub fn first_complaint(log: &[String]) -> Option<&[String]> {
-    let Some(start) = log.iter().position(|line| complaint(line).is_some()) else {
+    let mut judge = Judge::default();
+    let Some(start) = log.iter().position(|line| judge.complaint(line).is_some()) else {
         return data_races(log).find(|report| is_ours(report));
     };
     let end = log[start..]
@@ -119,6 +140,23 @@ fn is_ours(data_race: &[String]) -> bool {
 mod tests {
     use super::*;
 
+    fn complaint(line: &str) -> Option<&'static str> {
+        Judge::default().complaint(line)
+    }
+
+    #[test]
+    fn who_makes_memory_short_may_say_so() {
+        let mut judge = Judge::default();
+        let mut is_complaint = |line: &str| judge.complaint(line).is_some();
+        let huh = format!("[   12.0] {OUT_OF_MEMORY} to the #PF handler. Retrying PF");
+        assert!(is_complaint(&huh));
+        assert!(!is_complaint(&format!("[   12.1] {FAIL_ON_PURPOSE}")));
+        assert!(!is_complaint(&huh));
+        assert!(is_complaint("[   12.2] BUG: unable to handle page fault"));
+        assert!(!is_complaint(&format!("[   12.3] {WORK_AGAIN}")));
+        assert!(is_complaint(&huh));
+    }
+
     #[test]
     fn complaints_are_seen_behind_a_time_stamp() {
         for line in [
@@ -131,6 +169,7 @@ mod tests {
             "[   12.0] rust_kernel: panicked at 'attempt to add with overflow'",
             "[   12.0] =============================\n[ 12.0] WARNING: suspicious RCU usage",
             "[   12.0] Oops: Oops: 0002 [#1] SMP NOPTI",
+            "[   12.0] Huh VM_FAULT_OOM leaked out to the #PF handler. Retrying PF",
         ] {
             assert!(complaint(line).is_some(), "{line}");
         }

@@ -19,6 +19,7 @@ pub struct Reading<'a> {
     suite: Option<Suite>,
     /// In seconds.
     suite_limit: u64,
+    judge: kernel_log::Judge,
     complained: bool,
 }
 
@@ -37,6 +38,7 @@ impl<'a> Reading<'a> {
             kunit_cases: 0,
             suite: None,
             suite_limit,
+            judge: kernel_log::Judge::default(),
             complained: false,
         }
     }
@@ -98,7 +100,7 @@ impl<'a> Reading<'a> {
         if let Some(result) = self.kunit.line(text) {
             self.kunit_result(&result);
         }
-        if kernel_log::complaint(line).is_some() {
+        if self.judge.complaint(line).is_some() {
             if !self.complained {
                 let during = self.suite.as_ref().map_or("no suite", |suite| &suite.name);
                 println!("  kernel, about when {during} ran: {text}");

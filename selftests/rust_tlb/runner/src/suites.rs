@@ -28,7 +28,7 @@ const SUITE_LIMIT: u64 = 180;
 const BOOT_LIMIT: u64 = 120;
 
 /// Suites about what happens at the same time: not in slices of time, if that can be helped.
-const CONCURRENT: [&str; 12] = [
+const CONCURRENT: [&str; 13] = [
     "binder",
     "gup",
     "lifecycle",
@@ -39,6 +39,7 @@ const CONCURRENT: [&str; 12] = [
     "races",
     "scope",
     "stress",
+    "tables",
     "twophase",
     "writeback",
 ];

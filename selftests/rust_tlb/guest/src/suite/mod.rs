@@ -22,6 +22,7 @@ pub mod residency;
 pub mod scope;
 pub mod small;
 pub mod stress;
+pub mod tables;
 pub mod trace;
 pub mod twophase;
 pub mod unmap;
@@ -33,13 +34,14 @@ mod tests {
 
     const LIST: &str = include_str!("../../../tests.list");
 
-    const SUITES: [(&str, &[Test]); 21] = [
+    const SUITES: [(&str, &[Test]); 22] = [
         ("abi", super::abi::TESTS),
         ("fault", super::fault::TESTS),
         ("unmap", super::unmap::TESTS),
         ("accounting", super::accounting::TESTS),
         ("lifecycle", super::lifecycle::TESTS),
         ("races", super::races::TESTS),
+        ("tables", super::tables::TESTS),
         ("oracle", super::oracle::TESTS),
         ("counts", super::counts::TESTS),
         ("bench", super::bench::TESTS),

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Moments that a test can hold open: see mm/tlb_hold.c. */
+#ifndef _LINUX_TLB_HOLD_H
+#define _LINUX_TLB_HOLD_H
+
+#ifdef CONFIG_RUST_TLB_FAULTS
+void tlb_hold_fault(void);
+#else
+static inline void tlb_hold_fault(void)
+{
+}
+#endif
+
+#endif /* _LINUX_TLB_HOLD_H */

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Moments that the test kernel holds open until it is told to go on: `mm/tlb_hold.c`.
+
+use core::time::Duration;
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{ensure, Context, Result};
+
+use crate::mapping::Mapping;
+
+const PATH: &str = "/sys/kernel/debug/rust_tlb_hold";
+
+/// How long it may take until a moment comes.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Whether this kernel can hold one.
+pub fn can_be_held() -> bool {
+    Path::new(PATH).exists()
+}
+
+fn order(what: &str) -> Result<()> {
+    fs::write(PATH, what).with_context(|| format!("{what:?} to {PATH}"))
+}
+
+/// Holds the calling thread's next fault, with a page table made sure of and not locked yet.
+pub fn hold_own_fault() -> Result<()> {
+    order(&format!(
+        "fault {}",
+        rustix::thread::gettid().as_raw_nonzero()
+    ))
+}
+
+/// Holds the lock under which the page table of `mapping` can be freed, until [`go_on`].
+pub fn hold_table(mapping: &Mapping) -> Result<()> {
+    order(&format!("pmd {:x}", mapping.address().addr()))
+}
+
+/// Holds the lock on the VMAs of the file that `mapping` shows, until [`go_on`].
+pub fn hold_vmas(mapping: &Mapping) -> Result<()> {
+    order(&format!("rmap {:x}", mapping.address().addr()))
+}
+
+/// Whether one of them is held now.
+pub fn is_held() -> Result<bool> {
+    Ok(fs::read_to_string(PATH)?.trim() == "1")
+}
+
+/// Waits until one of them is held.
+pub fn await_held() -> Result<()> {
+    let end = Instant::now() + LIMIT;
+    while !is_held()? {
+        ensure!(Instant::now() < end, "the moment does not come");
+        thread::yield_now();
+    }
+    Ok(())
+}
+
+/// Lets whoever is held go on.
+pub fn go_on() -> Result<()> {
+    order("go")
+}
