@@ -18,6 +18,7 @@
 #include <linux/mmu_notifier.h>
 #include <linux/pagemap.h>
 #include <linux/rmap.h>
+#include <linux/sched/signal.h>
 #include <linux/tlb_defer.h>
 #include <linux/tlb_hold.h>
 #include <linux/workqueue.h>
@@ -114,18 +115,6 @@ unsigned long tlb_defer_ceiling(void)
 
 /* The VMAs that map a file. */
 
-/* Pin the inode of @mapping, and so @mapping. Context: one is held already. */
-void tlb_defer_mapping_get(struct address_space *mapping)
-{
-	ihold(mapping->host);
-}
-
-/* Context: may sleep. */
-void tlb_defer_mapping_put(struct address_space *mapping)
-{
-	iput(mapping->host);
-}
-
 /*
  * Context: may sleep. H10: taken by reclaim, so no allocation that can reclaim
  * while it is held; never take an mmap_lock inside.
@@ -133,6 +122,12 @@ void tlb_defer_mapping_put(struct address_space *mapping)
 void tlb_defer_rmap_lock(struct address_space *mapping)
 {
 	i_mmap_lock_read(mapping);
+}
+
+/* As tlb_defer_rmap_lock(), for reclaim, which must not wait for it. */
+bool tlb_defer_rmap_trylock(struct address_space *mapping)
+{
+	return i_mmap_trylock_read(mapping);
 }
 
 void tlb_defer_rmap_unlock(struct address_space *mapping)
@@ -161,6 +156,16 @@ struct vm_area_struct *tlb_defer_rmap_next(struct vm_area_struct *vma,
 pgoff_t tlb_defer_vma_pgoff(const struct vm_area_struct *vma)
 {
 	return vma->vm_pgoff;
+}
+
+/*
+ * Whether nobody has installed operations or data in @vma.
+ * Context: @vma is being set up.
+ */
+bool tlb_defer_vma_is_fresh(const struct vm_area_struct *vma)
+{
+	return !vma->vm_private_data &&
+	       (!vma->vm_ops || vma->vm_ops == &vma_dummy_vm_ops);
 }
 
 /*
@@ -198,6 +203,12 @@ void tlb_defer_zap(struct vm_area_struct *vma, unsigned long addr,
 void tlb_defer_cond_resched(void)
 {
 	cond_resched();
+}
+
+/* Whether this task is being killed: what it does has no use any more. */
+bool tlb_defer_is_being_killed(void)
+{
+	return fatal_signal_pending(current);
 }
 
 /* Page tables. */
@@ -363,6 +374,12 @@ bool tlb_defer_flush_is_pending(struct mm_struct *mm)
 bool tlb_defer_page_exclusive(struct page *page)
 {
 	return page_ref_count(page) == 1 && !PageHWPoison(page);
+}
+
+/* Whether the memory of @page is known to be bad. Context: any. */
+bool tlb_defer_page_is_bad(struct page *page)
+{
+	return PageHWPoison(page);
 }
 
 /* Faults. */

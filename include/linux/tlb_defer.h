@@ -6,7 +6,8 @@
  * The x86 flush primitives are hidden from modules and from bindgen by
  * `#ifndef MODULE` in <asm/tlbflush.h>, and nothing here is exported: the
  * functions are built in, and only the kernel crate calls them, from the
- * non-inlined shims in rust/kernel/mm/mechanism.rs. The contract of each
+ * non-inlined shims in rust/kernel/mm/mechanism.rs. Those are exported to GPL
+ * modules, like the rest of the crate. The contract of each
  * function stands with its definition in mm/tlb_defer.c.
  */
 #ifndef _LINUX_TLB_DEFER_H
@@ -41,9 +42,8 @@ void tlb_defer_note_batched(struct mm_struct *mm);
 unsigned long tlb_defer_ceiling(void);
 bool tlb_defer_is_traced(void);
 
-void tlb_defer_mapping_get(struct address_space *mapping);
-void tlb_defer_mapping_put(struct address_space *mapping);
 void tlb_defer_rmap_lock(struct address_space *mapping);
+bool tlb_defer_rmap_trylock(struct address_space *mapping);
 void tlb_defer_rmap_unlock(struct address_space *mapping);
 struct vm_area_struct *tlb_defer_rmap_first(struct address_space *mapping,
 					    pgoff_t first, pgoff_t last);
@@ -57,6 +57,7 @@ void tlb_defer_invalidate_end(struct mmu_notifier_range *range);
 void tlb_defer_zap(struct vm_area_struct *vma, unsigned long addr,
 		   unsigned long size);
 void tlb_defer_cond_resched(void);
+bool tlb_defer_is_being_killed(void);
 
 /*
  * A locked page table of a VMA, whether its PTEs own references, and what its
@@ -82,6 +83,8 @@ unsigned int tlb_defer_test_young(const struct tlb_defer_table *table,
 				  unsigned long addr, pte_t *pte, bool clear);
 bool tlb_defer_flush_is_pending(struct mm_struct *mm);
 bool tlb_defer_page_exclusive(struct page *page);
+bool tlb_defer_page_is_bad(struct page *page);
+bool tlb_defer_vma_is_fresh(const struct vm_area_struct *vma);
 vm_fault_t tlb_defer_insert_page(struct vm_fault *vmf, struct page *page,
 				 bool write);
 vm_fault_t tlb_defer_insert_pfn(struct vm_fault *vmf, struct page *page);

@@ -98,12 +98,16 @@ impl Pages {
 impl MiscDevice for Pages {
     type Ptr = Arc<Self>;
 
-    fn open(file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Self>> {
+    fn open(_: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Self>> {
         let new = try_pin_init!(Self {
-            mapping: AddressSpace::of(file).into(),
+            mapping: AddressSpace::new()?,
             slots <- new_mutex!([const { None }; NR_PAGES]),
         });
         Arc::pin_init(new, GFP_KERNEL)
+    }
+
+    fn address_space(pages: ArcBorrow<'_, Self>) -> ARef<AddressSpace> {
+        pages.mapping.clone()
     }
 
     fn mmap(pages: ArcBorrow<'_, Self>, _file: &File, vma: &VmaNew) -> Result {

@@ -25,14 +25,17 @@ use crate::{
     page::Page,
     sync::aref::ARef, //
 };
-use core::ptr::NonNull;
 
 mod callbacks;
+mod charge;
+mod mapping;
 #[cfg_attr(not(CONFIG_RUST_TLB_EVENTS), path = "mechanism/no_trace.rs")]
 mod trace;
 
 pub(super) use self::{
     callbacks::*,
+    charge::*,
+    mapping::*,
     trace::*, //
 };
 
@@ -100,74 +103,22 @@ impl Machine for Cpus {
 
 /// # Safety
 ///
-/// `mapping` must be valid, of an inode that is pinned already.
-#[inline(never)]
-pub(super) unsafe fn mapping_get(mapping: *mut bindings::address_space) {
-    // SAFETY: The caller promises a valid `mapping` of a pinned inode.
-    unsafe { bindings::tlb_defer_mapping_get(mapping) }
-}
-
-/// # Safety
-///
-/// The caller must own what [`mapping_get`] took, and not use it afterwards.
-#[inline(never)]
-pub(super) unsafe fn mapping_put(mapping: *mut bindings::address_space) {
-    // SAFETY: The caller gives up a pin that it owns.
-    unsafe { bindings::tlb_defer_mapping_put(mapping) }
-}
-
-/// # Safety
-///
-/// `mapping` must be valid until [`rmap_unlock`].
-#[inline(never)]
-pub(super) unsafe fn rmap_lock(mapping: *mut bindings::address_space) {
-    // SAFETY: The caller promises a valid `mapping`.
-    unsafe { bindings::tlb_defer_rmap_lock(mapping) }
-}
-
-/// # Safety
-///
-/// This task must have called [`rmap_lock`] on `mapping`, and not unlocked it since.
-#[inline(never)]
-pub(super) unsafe fn rmap_unlock(mapping: *mut bindings::address_space) {
-    // SAFETY: The caller promises that the lock is held.
-    unsafe { bindings::tlb_defer_rmap_unlock(mapping) }
-}
-
-/// # Safety
-///
-/// [`rmap_lock`] must be held on `mapping`. What is returned is valid as long as it is.
-#[inline(never)]
-pub(super) unsafe fn rmap_first(
-    mapping: *mut bindings::address_space,
-    first: usize,
-    last: usize,
-) -> Option<NonNull<bindings::vm_area_struct>> {
-    // SAFETY: The caller promises that the lock is held.
-    NonNull::new(unsafe { bindings::tlb_defer_rmap_first(mapping, first, last) })
-}
-
-/// # Safety
-///
-/// `vma` must come from [`rmap_first`] or this function, with the same offsets, under a lock that
-/// is still held. What is returned is valid as long as it is.
-#[inline(never)]
-pub(super) unsafe fn rmap_next(
-    vma: NonNull<bindings::vm_area_struct>,
-    first: usize,
-    last: usize,
-) -> Option<NonNull<bindings::vm_area_struct>> {
-    // SAFETY: The caller promises that `vma` is in the tree and that the tree is locked.
-    NonNull::new(unsafe { bindings::tlb_defer_rmap_next(vma.as_ptr(), first, last) })
-}
-
-/// # Safety
-///
 /// `vma` must be valid, and its file's rmap, its own lock or its `mmap_lock` be locked.
 #[inline(never)]
 pub(super) unsafe fn vma_pgoff(vma: *const bindings::vm_area_struct) -> usize {
     // SAFETY: The caller promises a valid `vma`.
     unsafe { bindings::tlb_defer_vma_pgoff(vma) }
+}
+
+/// Returns whether nobody has installed operations or data in `vma`.
+///
+/// # Safety
+///
+/// `vma` must be valid, and be undergoing its set-up.
+#[inline(never)]
+pub(super) unsafe fn vma_is_fresh(vma: *const bindings::vm_area_struct) -> bool {
+    // SAFETY: The caller promises a valid `vma`.
+    unsafe { bindings::tlb_defer_vma_is_fresh(vma) }
 }
 
 /// Opens a bracket for secondary MMUs around the clearing of PTEs in `range`.
@@ -226,6 +177,13 @@ pub(super) unsafe fn unmap_mapping_pages(
 pub(super) fn cond_resched() {
     // SAFETY: Reports a sleep in atomic context, and is otherwise always safe to call.
     unsafe { bindings::tlb_defer_cond_resched() }
+}
+
+/// Returns whether the current task is being killed.
+#[inline(never)]
+pub(super) fn is_being_killed() -> bool {
+    // SAFETY: Reads what belongs to the current task.
+    unsafe { bindings::tlb_defer_is_being_killed() }
 }
 
 /// A locked page table of a VMA. Its `pte` is the entry of the address that it was locked for.
@@ -325,6 +283,13 @@ pub(super) fn flush_is_pending(mm: &Mm) -> bool {
 pub(super) fn page_exclusive(page: &Page) -> bool {
     // SAFETY: A `Page` is valid and holds a reference.
     unsafe { bindings::tlb_defer_page_exclusive(page.as_ptr()) }
+}
+
+/// Returns whether the memory of `page` is known to be bad.
+#[inline(never)]
+pub(super) fn page_is_bad(page: &Page) -> bool {
+    // SAFETY: A `Page` is valid and holds a reference.
+    unsafe { bindings::tlb_defer_page_is_bad(page.as_ptr()) }
 }
 
 /// # Safety

@@ -9,7 +9,8 @@
 //!
 //! `mmap_lock` → the driver's own lock → [`RmapGuard`] (`i_mmap_rwsem`, read) →
 //! [`PageTable`](super::page_table::PageTable) (the page-table lock). Reclaim takes `i_mmap_rwsem`
-//! too: allocate nothing under a guard that may reclaim, and never take an `mmap_lock` there.
+//! too: allocate nothing under a guard that may reclaim. Never take an `mmap_lock` there, and put
+//! no reference to an [`Mm`] with users (`mmput()`): the last one takes the lock for writing.
 //!
 //! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h),
 //! [`include/linux/mm.h`](srctree/include/linux/mm.h)
@@ -28,9 +29,12 @@ use super::{
 use crate::{
     bindings,
     ffi::c_void,
-    fs::File,
+    prelude::*,
     sync::{
-        aref::AlwaysRefCounted,
+        aref::{
+            ARef,
+            AlwaysRefCounted, //
+        },
         ArcBorrow, //
     },
     types::{
@@ -40,13 +44,18 @@ use crate::{
 };
 use core::ptr::NonNull;
 
-/// Wraps the kernel's `struct address_space`: a file's pages, and the VMAs that map them.
+/// Wraps a `struct address_space`, the part of it that knows which VMAs map a file.
 ///
-/// A reference to it pins the inode, not the file system: it must be put before the last file of it
-/// is closed. To put the last one may sleep.
+/// A driver makes one for each open file, or one for several, and hands it out by
+/// [`MiscDevice::address_space`]. That of a device node would have the VMAs of all who have the
+/// node open, and be pinned by a file system that can be unmounted.
 ///
-/// All opens of one device node share it, so it can hold mappings that are none of the driver's
-/// business: [`RmapGuard::vmas`] passes them over.
+/// [`MiscDevice::address_space`]: crate::miscdevice::MiscDevice::address_space
+///
+/// # Invariants
+///
+/// It belongs to an inode of `mm/tlb_mapping.c`, in a file system that is never unmounted: a
+/// reference to the inode keeps all of it.
 #[repr(transparent)]
 pub struct AddressSpace(Opaque<bindings::address_space>);
 
@@ -56,10 +65,11 @@ unsafe impl Send for AddressSpace {}
 // SAFETY: All methods lock what they use.
 unsafe impl Sync for AddressSpace {}
 
-// SAFETY: The inode is counted, and the address space is part of it.
+// SAFETY: The inode is counted, and by the type invariants nothing else has to be.
 unsafe impl AlwaysRefCounted for AddressSpace {
     fn inc_ref(&self) {
-        // SAFETY: `self` is borrowed, so its inode is pinned.
+        // SAFETY: `self` is borrowed, so a reference is held. By the type invariants it comes from
+        // `mapping_new`.
         unsafe { mechanism::mapping_get(self.0.get()) }
     }
 
@@ -70,14 +80,46 @@ unsafe impl AlwaysRefCounted for AddressSpace {
 }
 
 impl AddressSpace {
-    /// Returns the address space of an open file.
-    pub fn of(file: &File) -> &Self {
-        // SAFETY: `f_mapping` is set before a file can be used and does not change afterwards. The
-        // file pins its inode, and so the address space, as long as it is borrowed.
-        unsafe { &*(*file.as_ptr()).f_mapping.cast() }
+    /// Makes an address space without VMAs.
+    ///
+    /// # Errors
+    ///
+    /// - `ENOMEM` if there is no memory for it.
+    ///
+    /// # Context
+    ///
+    /// May sleep. To drop the last reference may sleep, too.
+    pub fn new() -> Result<ARef<Self>> {
+        let mapping = mechanism::mapping_new().ok_or(ENOMEM)?;
+        // INVARIANT: It is one of `mm/tlb_mapping.c`.
+        // SAFETY: The reference that it was made with goes to the `ARef`.
+        Ok(unsafe { ARef::from_raw(mapping.cast()) })
     }
 
-    /// Returns what identifies the mappings of this file over `data`.
+    /// Makes this the address space of a file, to which the reference goes.
+    ///
+    /// # Safety
+    ///
+    /// - `file` must be undergoing its initialisation.
+    /// - [`AddressSpace::take_from`] must be called when it is released.
+    pub(crate) unsafe fn install(this: ARef<Self>, file: *mut bindings::file) {
+        let mapping = ARef::into_raw(this).cast().as_ptr();
+        // SAFETY: As promised by the caller; by the type invariants `mapping` is from
+        // `mapping_new`, and the reference is kept until `take_from`.
+        unsafe { mechanism::mapping_install(file, mapping) }
+    }
+
+    /// Takes back what was installed.
+    ///
+    /// # Safety
+    ///
+    /// `file` must be that of an [`AddressSpace::install`], and be undergoing its release.
+    pub(crate) unsafe fn take_from(file: *mut bindings::file) -> ARef<Self> {
+        // SAFETY: `install` has put it there, with a reference, which is taken once.
+        unsafe { ARef::from_raw(NonNull::new_unchecked((*file).f_mapping).cast()) }
+    }
+
+    /// Returns what identifies the mappings over `data` here.
     pub(super) fn place<T>(&self, data: ArcBorrow<'_, T>) -> Place {
         let data: *const T = &*data;
         Place {
@@ -90,7 +132,8 @@ impl AddressSpace {
     ///
     /// # Context
     ///
-    /// May sleep. See the [module](self) for the order of locks.
+    /// May sleep. See the [module](self) for the order of locks. Not in reclaim: see
+    /// [`AddressSpace::try_lock`].
     pub fn lock(&self) -> RmapGuard<'_> {
         // SAFETY: `self` is borrowed, and so valid, for as long as the guard.
         unsafe { mechanism::rmap_lock(self.0.get()) };
@@ -100,9 +143,19 @@ impl AddressSpace {
         }
     }
 
-    /// Unmaps a run of pages from every mapping of this file, whoever opened it: a gather, and so a
-    /// flush, for each VMA. Pages are gone from all page tables and TLBs when it returns, unless
-    /// someone faults them in again.
+    /// As [`AddressSpace::lock`], if it can be locked at once: for a shrinker, whose task may hold
+    /// whatever the holder of this lock waits for.
+    pub fn try_lock(&self) -> Option<RmapGuard<'_>> {
+        // SAFETY: `self` is borrowed, and so valid, for as long as the guard.
+        let is_locked = unsafe { mechanism::rmap_trylock(self.0.get()) };
+        is_locked.then(|| RmapGuard {
+            mapping: self,
+            _nts: NotThreadSafe,
+        })
+    }
+
+    /// Unmaps a run of pages from every VMA here: a gather, and so a flush, for each. Pages are
+    /// gone from all page tables and TLBs when it returns, unless someone faults them in again.
     ///
     /// # Context
     ///
@@ -125,6 +178,11 @@ pub struct RmapGuard<'a> {
 }
 
 impl RmapGuard<'_> {
+    /// Returns what is locked.
+    pub(super) fn mapping(&self) -> &AddressSpace {
+        self.mapping
+    }
+
     /// Returns the VMAs over `data` (see [`set_vm_ops`]) that map any of pages `first` to `last`,
     /// in the order in which a walk has to visit them: a VMA that PTEs are copied or moved to comes
     /// after the one they come from.
@@ -195,6 +253,8 @@ impl Iterator for AllVmas<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let vma = self.next?;
+        // There can be many, of many processes, and not all of them are looked at.
+        mechanism::cond_resched();
         // INVARIANT: The same offsets are used throughout.
         // SAFETY: By the invariant, and because the guard is still borrowed.
         self.next = unsafe { mechanism::rmap_next(vma, self.first, self.last) };

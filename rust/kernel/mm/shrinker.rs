@@ -2,7 +2,11 @@
 
 //! Shrinkers: what a driver gives back when memory is short.
 //!
-//! C header: [`include/linux/shrinker.h`](srctree/include/linux/shrinker.h)
+//! Memory can be short in the whole machine, or in a cgroup. A shrinker is asked for what one cgroup
+//! pays for, and has to know what that is: so a driver charges its memory to a [`Payer`].
+//!
+//! C headers: [`include/linux/shrinker.h`](srctree/include/linux/shrinker.h),
+//! [`include/linux/tlb_charge.h`](srctree/include/linux/tlb_charge.h)
 
 use super::mechanism;
 use crate::{
@@ -21,20 +25,83 @@ use core::ptr::NonNull;
 /// own locks, they may only try those under which the driver allocates. Several tasks can be in
 /// them at a time.
 pub trait Shrink: Send + Sync + 'static {
-    /// Returns how many objects could be freed; `0` if that is not known now.
+    /// Returns how many objects of those that are wanted could be freed; `0` if that is not known
+    /// now.
     ///
     /// # Context
     ///
-    /// Process context. Must not sleep for long.
-    fn count(this: ArcBorrow<'_, Self>) -> usize;
+    /// Process context. Must wait for nothing: of locks that are held while others wait, it may
+    /// try them.
+    fn count(this: ArcBorrow<'_, Self>, wanted: &Wanted<'_>) -> usize;
 
-    /// Frees up to `nr_to_scan` objects, and returns how many, or [`None`] if it cannot get on, for
-    /// example because a lock is taken.
+    /// Frees up to [`Wanted::nr_to_scan`] objects, and returns how many, or [`None`] if it cannot
+    /// get on, for example because a lock is taken. If they are whole pages, it says so
+    /// ([`account_reclaimed_pages`]).
     ///
     /// # Context
     ///
     /// Process context, may sleep. Must not allocate in a way that reclaims.
-    fn scan(this: ArcBorrow<'_, Self>, nr_to_scan: usize) -> Option<usize>;
+    fn scan(this: ArcBorrow<'_, Self>, wanted: &Wanted<'_>) -> Option<usize>;
+}
+
+/// What a shrinker is asked for.
+pub struct Wanted<'a>(&'a bindings::shrink_control);
+
+impl Wanted<'_> {
+    /// Returns how many objects are to be freed.
+    pub fn nr_to_scan(&self) -> usize {
+        self.0.nr_to_scan
+    }
+
+    /// Returns whether what `payer` pays for is wanted.
+    pub fn is_of(&self, payer: &Payer) -> bool {
+        // SAFETY: By its invariants `payer` owns a reference.
+        unsafe { mechanism::charge_is_wanted(payer.0, self.0) }
+    }
+}
+
+/// Tells reclaim that pages were freed that it does not see by itself: those that a shrinker gives
+/// back to the page allocator.
+pub fn account_reclaimed_pages(nr_pages: usize) {
+    mechanism::account_reclaimed(nr_pages);
+}
+
+/// Who pays for memory: a cgroup, or nobody.
+///
+/// # Invariants
+///
+/// The pointer comes from `charge_get_current`, and owns a reference, or is null.
+pub struct Payer(*mut bindings::obj_cgroup);
+
+// SAFETY: The reference is counted, and whoever has it can put it.
+unsafe impl Send for Payer {}
+
+// SAFETY: What is done with a reference to it changes only the current task.
+unsafe impl Sync for Payer {}
+
+impl Payer {
+    /// Returns who pays for the current task.
+    pub fn current() -> Self {
+        // INVARIANT: As it says.
+        Self(mechanism::charge_get_current())
+    }
+
+    /// Calls `allocate`. What that allocates with `__GFP_ACCOUNT`, this payer pays for.
+    pub fn charge<R>(&self, allocate: impl FnOnce() -> R) -> R {
+        // SAFETY: By the invariants the reference is held, and it is ended below, in this task.
+        let before = unsafe { mechanism::charge_begin(self.0) };
+        let allocated = allocate();
+        // SAFETY: `before` is what this task began last; calls are nested.
+        unsafe { mechanism::charge_end(before) };
+        allocated
+    }
+}
+
+impl Drop for Payer {
+    fn drop(&mut self) {
+        // SAFETY: By the invariants the reference is owned, and is not used afterwards.
+        unsafe { mechanism::charge_put(self.0) }
+    }
 }
 
 /// `SHRINK_STOP`, which bindgen takes for an `i32`.
@@ -53,7 +120,7 @@ pub struct Shrinker<T: Shrink> {
 // SAFETY: It can be freed from any thread, and `T` is `Send` and `Sync`.
 unsafe impl<T: Shrink> Send for Shrinker<T> {}
 
-// SAFETY: Nothing can be done with a reference.
+// SAFETY: What can be done with a reference, is done atomically.
 unsafe impl<T: Shrink> Sync for Shrinker<T> {}
 
 impl<T: Shrink> Shrinker<T> {
@@ -81,6 +148,13 @@ impl<T: Shrink> Shrinker<T> {
         Ok(Self { raw, _data: data })
     }
 
+    /// There is something to be freed again that `payer` pays for. Without this, a cgroup that is
+    /// short of memory does not ask.
+    pub fn tell(&self, payer: &Payer) {
+        // SAFETY: By its invariants `payer` owns a reference, and by ours `raw` is registered.
+        unsafe { mechanism::charge_tell(payer.0, self.raw) }
+    }
+
     /// # Safety
     ///
     /// `raw` must be that of a `Shrinker<T>`.
@@ -91,25 +165,26 @@ impl<T: Shrink> Shrinker<T> {
 
     /// # Safety
     ///
-    /// As `data`.
+    /// As `data`; `control` must be valid, and not be changed meanwhile.
     unsafe extern "C" fn count(
         raw: *mut bindings::shrinker,
-        _control: *mut bindings::shrink_control,
+        control: *mut bindings::shrink_control,
     ) -> c_ulong {
         // SAFETY: As promised by the caller.
-        T::count(unsafe { Self::data(raw) })
+        let (data, wanted) = unsafe { (Self::data(raw), Wanted(&*control)) };
+        T::count(data, &wanted)
     }
 
     /// # Safety
     ///
-    /// As `data`; `control` must be valid.
+    /// As `count`.
     unsafe extern "C" fn scan(
         raw: *mut bindings::shrinker,
         control: *mut bindings::shrink_control,
     ) -> c_ulong {
         // SAFETY: As promised by the caller.
-        let (data, nr_to_scan) = unsafe { (Self::data(raw), (*control).nr_to_scan) };
-        T::scan(data, nr_to_scan).unwrap_or(STOP)
+        let (data, wanted) = unsafe { (Self::data(raw), Wanted(&*control)) };
+        T::scan(data, &wanted).unwrap_or(STOP)
     }
 }
 

@@ -150,6 +150,7 @@ pub use exclusive::{
 };
 pub use mappings::{
     FileMappings,
+    LockedMappings,
     OneMapping, //
 };
 pub use policy::{
@@ -189,24 +190,33 @@ pub type Hoisted = scope::Hoisted<AnyPolicy>;
 ///
 /// # Safety
 ///
-/// The value must own a reference to the page that [`page`](StalePage::page) returns, must return
-/// the same page each time, and must not put that reference before it is dropped. A [`Proof`] must
-/// not be handed on but to what owns that very page.
+/// - The value must own a reference to the page that [`page`](StalePage::page) returns, must return
+///   the same page each time, and must not put that reference before it is dropped.
+/// - [`is_unmapped`](StalePage::is_unmapped) may return `true` only if every PTE that maps the page
+///   without owning a reference to it was cleared, at the place that it was made for.
+/// - Both [`Stale::unmapped`] and [`Stale::flushed`] must reach whatever keeps account
+///   of such PTEs. What is wrapped around it has to hand them on, and a [`Proof`] to nothing else
+///   than what owns that very page.
 pub unsafe trait StalePage: Stale {
     /// Returns the page.
     fn page(&self) -> &Page;
 
     /// Returns whether no PTE can map the page that owns no reference to it.
-    fn is_unmapped(&self) -> bool {
-        true
-    }
+    fn is_unmapped(&self) -> bool;
 }
 
 impl Stale for Page {}
 
-// SAFETY: A `Page` owns itself, and puts its reference when it is dropped.
+// SAFETY:
+// - A `Page` owns itself, and puts its reference when it is dropped.
+// - Only a `DriverPage` is mapped without a reference: nobody keeps account of such PTEs here, and
+//   there are none.
 unsafe impl StalePage for Page {
     fn page(&self) -> &Page {
         self
+    }
+
+    fn is_unmapped(&self) -> bool {
+        true
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     alloc::AllocError,
     bindings,
     error::VTABLE_DEFAULT_ERROR,
+    module::this_module,
     page::Page,
     prelude::*,
     sync::{
@@ -56,7 +57,8 @@ pub trait VmOperations: 'static {
     /// The `mmap_lock` is held for reading.
     fn fault(data: ArcBorrow<'_, Self::Data>, vmf: &VmFault<'_>) -> Result<(), FaultError>;
 
-    /// A VMA was copied: by fork, mremap or a split. The `mmap_lock` is held for writing.
+    /// A VMA was copied: by fork, mremap or a split. The `mmap_lock` is held for writing. A fork
+    /// copies the PTEs only after this: to unmap here would not keep the child from having them.
     fn open(_data: ArcBorrow<'_, Self::Data>) {}
 
     /// A VMA is about to go. The `mmap_lock` is held, for reading at least: faults in other VMAs
@@ -369,14 +371,16 @@ impl VmaNew {
     /// - `EINVAL`: the mapping is private and can be made writable. It could hold copies that the
     ///   driver knows nothing of. One that can never be written to
     ///   ([`try_clear_maywrite`](VmaNew::try_clear_maywrite)) may be private.
-    /// - `EBUSY`: this VMA has VM operations already.
+    ///   Or `T` is not of the module that the file pins, which could be unloaded before the mapping
+    ///   is gone.
+    /// - `EBUSY`: this VMA has VM operations, or private data, already.
     ///
     /// # Context
     ///
     /// In the `mmap` hook: the `mmap_lock` is held for writing.
     pub fn set_vm_ops<T: VmOperations>(&self, data: Arc<T::Data>) -> Result<&VmaMixedMap> {
         self.install::<T>(data)?;
-        Ok(self.set_mixedmap())
+        self.set_mixedmap()
     }
 
     /// As [`VmaNew::set_vm_ops`], for pages without references: the VMA becomes a `VM_PFNMAP`
@@ -391,8 +395,7 @@ impl VmaNew {
         }
         self.install::<T>(data)?;
         // SAFETY: The VMA is being set up, so nobody else reads or writes it. It is not
-        // copy-on-write, as VM_PFNMAP demands. `insert_pfn` and `insert_page` refuse a VMA that is
-        // made VM_MIXEDMAP, too.
+        // copy-on-write, as VM_PFNMAP demands, and cannot be made VM_MIXEDMAP any more.
         unsafe { (*self.as_ptr()).__bindgen_anon_2.vm_flags |= flags::PFNMAP };
         Ok(())
     }
@@ -402,21 +405,31 @@ impl VmaNew {
         if self.flags() & (flags::MAYSHARE | flags::MAYWRITE) == flags::MAYWRITE {
             return Err(EINVAL);
         }
-        // SAFETY: The VMA is being set up, so nobody else reads or writes it.
-        if !unsafe { (*self.as_ptr()).vm_private_data }.is_null() {
+        // SAFETY: The VMA is valid, and being set up.
+        if !unsafe { mechanism::vma_is_fresh(self.as_ptr()) } {
             return Err(EBUSY);
         }
+        if !self.is_pinning::<T>() {
+            return Err(EINVAL);
+        }
         self.set_dontexpand();
-        // SAFETY: As above. The operations are static, and the module that they are in is pinned by
-        // the file, which the VMA pins until after `close`. `data` goes to the VMA, as the contract
-        // of `VmOperationsVTable` says.
-        // If `T` is of another module than the file, then that of the file, whose hook has called
-        // this, depends on that of `T`, and pins it.
+        // SAFETY: The VMA is being set up, so nobody else reads or writes it. The operations are
+        // static, in a module that `is_pinning` found to be pinned by the file, which the VMA pins
+        // until after `close`. `data` goes to the VMA, as the contract of `VmOperationsVTable` says.
         unsafe {
             (*self.as_ptr()).vm_private_data = Arc::into_raw(data).cast_mut().cast();
             (*self.as_ptr()).vm_ops = &VmOperationsVTable::<T>::VTABLE;
         }
         Ok(())
+    }
+
+    /// Returns whether the module of `T` stays as long as the file of this VMA: it is the one that
+    /// the file pins, or built in.
+    fn is_pinning<T: VmOperations>(&self) -> bool {
+        let module = this_module::<T::OwnerModule>().as_ptr();
+        // SAFETY: The VMA is being set up in the `mmap` of its file, whose operations are valid.
+        let owner = unsafe { (*(*(*self.as_ptr()).vm_file).f_op).owner };
+        module.is_null() || module == owner
     }
 
     /// Undoes [`VmaNew::set_vm_ops`] in an `mmap` hook that fails after it; without effect if it

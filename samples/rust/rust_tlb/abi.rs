@@ -305,7 +305,8 @@ pub struct Counters {
     pub nr_recycled: u64,
     /// Pages that were freed after the flush.
     pub nr_freed: u64,
-    /// Pages given up unpoisoned, because someone else still held a reference.
+    /// Pages given up unpoisoned, because someone else still held a reference, or because they have
+    /// gone bad.
     pub nr_shared: u64,
     /// Pages that the device holds now: mapped, populated, pending or in the pool.
     pub nr_pages_held: u64,
@@ -383,7 +384,7 @@ pub struct Invalidate {
 /// are the device's alone. GUP is refused.
 pub const SETUP_PFNMAP: u32 = 1 << 0;
 /// [`Setup::flags`]: map read-only first, and learn of the first write to each page
-/// (`page_mkwrite`, `pfn_mkwrite`). No PTE is ever writable and clean then.
+/// (`page_mkwrite`, `pfn_mkwrite`). Only a PTE that a fork has copied is writable and clean then.
 pub const SETUP_NOTIFY: u32 = 1 << 1;
 /// [`Setup::flags`]: `mmap()` fails when its VM operations are installed already (`ENODEV`).
 /// `EOPNOTSUPP` without `CONFIG_RUST_TLB_FAULTS`.
@@ -404,6 +405,8 @@ pub struct Setup {
 pub const SCOPE_ENTER: u32 = 0;
 /// [`Scope::op`]: leave a level. The last one to leave flushes.
 pub const SCOPE_LEAVE: u32 = 1;
+/// Levels of a scope that one open file can be in; one more is `EOVERFLOW`.
+pub const SCOPE_MAX_DEPTH: u32 = 1024;
 /// [`Scope::outer`]: no other file.
 pub const SCOPE_NO_FILE: i32 = -1;
 
@@ -414,8 +417,8 @@ pub const SCOPE_NO_FILE: i32 = -1;
 ///
 /// Errors: `EINVAL`: unknown `op`; a strategy that cannot be deferred, or is not the scope's; left
 /// without having entered; `outer` is not in a scope. `EBADF`: `outer` is not an open file;
-/// `EXDEV`: not one of this device. `EBUSY`: this file is in another scope. An unmap in a scope by
-/// another strategy is `EINVAL`.
+/// `EXDEV`: not one of this device. `EBUSY`: this file is in another scope. `EOVERFLOW`: this file is
+/// in [`SCOPE_MAX_DEPTH`] levels. An unmap in a scope by another strategy is `EINVAL`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(CONFIG_RUST_TLB, derive(FromBytes, IntoBytes, Immutable))]

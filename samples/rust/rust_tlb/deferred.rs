@@ -14,11 +14,12 @@ use crate::{
     strategy, //
 };
 use kernel::{
-    alloc::flags::GFP_KERNEL,
+    alloc::flags::GFP_KERNEL_ACCOUNT,
     mm::tlb::{
         self,
         Batch,
         DriverPage,
+        ExclusivePage,
         Report,
         Why, //
     },
@@ -80,12 +81,12 @@ impl Deferred {
         let policy = match (scope, used.and_then(Option::take)) {
             (Some(scope), _) => scope.policy()?,
             (None, Some(mut batch)) => {
-                batch.reserve(nr_pages, GFP_KERNEL)?;
+                batch.reserve(nr_pages, GFP_KERNEL_ACCOUNT)?;
                 return Ok(batch);
             }
             (None, None) => strategy::policy(strategy)?,
         };
-        Ok(Batch::with_policy(policy, nr_pages, GFP_KERNEL)?)
+        Ok(Batch::with_policy(policy, nr_pages, GFP_KERNEL_ACCOUNT)?)
     }
 
     /// Its flush is left to later.
@@ -121,6 +122,16 @@ impl Deferred {
 
     /// Flushes, and releases the pages to `pages`, which no longer has this batch.
     pub(crate) fn flush(self, pages: &mut Pages, why: Why) -> Report {
+        self.flush_up_to(pages, why, usize::MAX)
+    }
+
+    /// As [`Deferred::flush`], for a batch whose pages from number `nr_released` on may still be
+    /// mapped: those stay where they were.
+    pub(crate) fn put_back(self, pages: &mut Pages, nr_released: usize) {
+        self.flush_up_to(pages, Why::End, nr_released);
+    }
+
+    fn flush_up_to(self, pages: &mut Pages, why: Why, nr_released: usize) -> Report {
         let mut flushed = self.batch.flush_because(why);
         let report = flushed.report();
         STATISTICS.batch(flushed.nr_pages(), report.nr_mms, why);
@@ -129,8 +140,11 @@ impl Deferred {
         }
         let is_small = flushed.nr_pages() <= MAX_KEPT_PAGES;
         let keep = self.write_back != WriteBack::No;
-        for (pgoff, page) in flushed.drain() {
-            pages.settle(pgoff, page, keep, self.free);
+        for (nr, (pgoff, page)) in flushed.drain().enumerate() {
+            match nr < nr_released {
+                true => pages.settle(pgoff, page, keep, self.free),
+                false => pages.slots.put_back(pgoff, page),
+            }
         }
         if let Some(used) = pages.used.get_mut(self.strategy as usize) {
             if is_small && self.scope.is_none() {
@@ -152,7 +166,13 @@ impl Deferred {
 
     /// Saves the contents of the pages that are new in this batch, after a flush if one of them can
     /// still be written to (H14). What cannot be saved, for want of memory, is kept.
-    pub(crate) fn write_back(&mut self, pages: &mut Pages, nr_before: usize, out: &mut Unmap) {
+    pub(crate) fn write_back(
+        &mut self,
+        pages: &mut Pages,
+        nr_before: usize,
+        mut spare: KVVec<ExclusivePage>,
+        out: &mut Unmap,
+    ) {
         let settled = match self.write_back {
             WriteBack::No => return,
             WriteBack::Yes => self.batch.flush_dirty(),
@@ -166,7 +186,7 @@ impl Deferred {
         out.nr_flush_calls += nr_calls;
         pages.counters.nr_flush_calls += nr_calls;
         for (pgoff, page) in settled.pages().skip(nr_before) {
-            let stored = page.is_some_and(|page| pages.store(pgoff, &page).is_ok());
+            let stored = page.is_some_and(|page| pages.store(pgoff, &page, &mut spare));
             out.nr_written_back += u64::from(stored);
         }
     }

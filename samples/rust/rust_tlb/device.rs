@@ -4,6 +4,7 @@
 
 use crate::{
     abi,
+    open_files,
     request::{
         self,
         Run,
@@ -20,7 +21,10 @@ use crate::{
     unmap, //
 };
 use kernel::{
-    alloc::flags::GFP_KERNEL,
+    alloc::flags::{
+        GFP_KERNEL,
+        GFP_KERNEL_ACCOUNT, //
+    },
     fs::File,
     miscdevice::{
         MiscDevice,
@@ -29,13 +33,13 @@ use kernel::{
     mm::{
         deadline::Deadline,
         rmap::AddressSpace,
-        shrinker::Shrinker,
         tlb,
         virt::VmaNew, //
     },
     page::PAGE_SIZE,
     prelude::*,
     sync::{
+        aref::ARef,
         Arc,
         ArcBorrow, //
     },
@@ -56,7 +60,6 @@ pub(crate) struct Device {
     store: Arc<Store>,
     #[pin]
     deadline: Deadline<Store>,
-    _shrinker: Shrinker<Store>,
 }
 
 #[vtable]
@@ -64,23 +67,26 @@ impl MiscDevice for Device {
     type Ptr = Pin<KBox<Self>>;
 
     fn open(file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Pin<KBox<Self>>> {
-        let store = Store::new(crate::limits()?, AddressSpace::of(file))?;
-        let shrinker = Shrinker::register(c"rust-tlb", store.clone())?;
+        let store = Store::new(crate::limits()?, AddressSpace::new()?)?;
         let device = KBox::pin_init(
             pin_init!(Self {
                 deadline <- Deadline::new(store.clone()),
                 store: store.clone(),
-                _shrinker: shrinker,
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )?;
-        scope::announce(file, device.store.clone())?;
+        open_files::announce(file, device.store.clone())?;
         Ok(device)
+    }
+
+    fn address_space(device: Pin<&Self>) -> ARef<AddressSpace> {
+        device.store.mapping().into()
     }
 
     fn release(device: Pin<KBox<Self>>, file: &File) {
         let store = device.store.as_arc_borrow();
-        scope::retire(file, store);
+        open_files::retire(file);
+        scope::leave_all(store);
         Store::clear(store);
     }
 
@@ -183,17 +189,14 @@ impl Call<'_> {
         request::all_zero(&[u64::from(arg.flags), u64::from(arg.reserved)])?;
         let limits = self.store.limits();
         let run = Run::at_most(limits, arg.offset, arg.len, limits.max_list as usize)?;
-        let mut pages = self.store.lock();
         arg.nr_allocated = 0;
         for pgoff in run.pages() {
             // What is there stays, so the call can be made again.
             if current!().signal_pending() {
                 return Err(ERESTARTSYS);
             }
-            if pages.slots.get(pgoff).is_none() {
-                pages.get_or_populate(pgoff)?;
-                arg.nr_allocated += 1;
-            }
+            let (_, was_missing) = self.store.lock_populated(pgoff)?;
+            arg.nr_allocated += u64::from(was_missing);
         }
         Ok(())
     }

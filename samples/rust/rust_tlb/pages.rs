@@ -23,10 +23,7 @@ use crate::{
     }, //
 };
 use kernel::{
-    alloc::flags::{
-        GFP_KERNEL,
-        GFP_KERNEL_ACCOUNT, //
-    },
+    alloc::flags::GFP_KERNEL_ACCOUNT,
     mm::tlb::{
         self,
         Batch,
@@ -65,6 +62,16 @@ pub(crate) struct Pages {
     pub(crate) counters: Counters,
 }
 
+/// What came of [`Pages::populate`].
+pub(crate) enum Populated {
+    /// There was a page, or there can be none.
+    Already,
+    /// There is one now.
+    Now,
+    /// None is left: one has to be allocated, with the pages unlocked.
+    NeedsPage,
+}
+
 /// Pages that memory pressure takes at a time: what the kernel's shrinkers scan at a time.
 pub(crate) const SPARE_PAGES: usize = 128;
 
@@ -73,15 +80,15 @@ impl Pages {
     pub(crate) fn new(nr_pages: usize) -> Result<Self> {
         // INVARIANT: Nothing is pending, and there is no batch.
         Ok(Self {
-            slots: Slots::new(nr_pages, GFP_KERNEL)?,
-            pool: KVVec::with_capacity(nr_pages, GFP_KERNEL)?,
+            slots: Slots::new(nr_pages, GFP_KERNEL_ACCOUNT)?,
+            pool: KVVec::with_capacity(nr_pages, GFP_KERNEL_ACCOUNT)?,
             deferred: None,
             used: [const { None }; strategy::NR as usize],
             scanned_to: 0,
             spare: Some(Batch::new(
                 tlb::Broadcast::new(tlb::Cpus::new()),
                 SPARE_PAGES,
-                GFP_KERNEL,
+                GFP_KERNEL_ACCOUNT,
             )?),
             membership: None,
             setup: Setup::default(),
@@ -91,8 +98,13 @@ impl Pages {
         })
     }
 
-    /// Returns the page at `pgoff`, with a fresh one if there is none; [`None`] behind the device.
-    pub(crate) fn get_or_populate(&mut self, pgoff: usize) -> Result<Option<&DriverPage>> {
+    /// Sees to it that there is a page at `pgoff`, unless that is behind the device; a fresh one is
+    /// taken from the pool, or is `spare`.
+    pub(crate) fn populate(
+        &mut self,
+        pgoff: usize,
+        spare: &mut Option<ExclusivePage>,
+    ) -> Populated {
         self.is_set_up = true;
         if self.slots.find(pgoff) == Found::Pending {
             self.counters.nr_pending_hits += 1;
@@ -102,29 +114,58 @@ impl Pages {
             self.flush_deferred(Why::Refault);
         }
         match self.slots.find(pgoff) {
-            Found::Nothing => {
-                let page = self.fresh_for_mapping()?;
-                // A page for which there is no room is freed, and none is mapped.
-                self.slots.fill(pgoff, page).map_err(|_page| EBUSY)?;
+            Found::Nothing => {}
+            Found::Copy => {
+                self.slots.restore(pgoff, DriverPage::new);
+                return Populated::Already;
             }
-            Found::Copy => self.slots.restore(pgoff, DriverPage::new),
-            Found::Page | Found::Pending | Found::Nowhere => {}
+            Found::Page | Found::Pending | Found::Nowhere => return Populated::Already,
         }
-        Ok(self.slots.get(pgoff))
+        let Some(page) = self.fresh(|| spare.take()) else {
+            return Populated::NeedsPage;
+        };
+        // A page for which there is no room is freed, and none is mapped.
+        if self.slots.fill(pgoff, DriverPage::new(page)).is_ok() {
+            self.counters.nr_pages_held += 1;
+        }
+        Populated::Now
     }
 
-    /// Saves the contents of the page at `pgoff`, which is on its way out.
-    pub(crate) fn store(&mut self, pgoff: usize, page: &Unwritable<'_>) -> Result {
-        let mut copy = self.fresh()?;
+    /// Returns the page at `pgoff`, if there is one that can be used.
+    pub(crate) fn get(&self, pgoff: usize) -> Option<&DriverPage> {
+        let page = self.slots.get(pgoff)?;
+        // What has gone bad is not mapped again.
+        (!page.is_bad()).then_some(page)
+    }
+
+    /// Saves the contents of the page at `pgoff`, which is on its way out, in a page of the pool or
+    /// of `spare`. Returns whether there was one.
+    pub(crate) fn store(
+        &mut self,
+        pgoff: usize,
+        page: &Unwritable<'_>,
+        spare: &mut KVVec<ExclusivePage>,
+    ) -> bool {
+        let Some(mut copy) = self.fresh(|| spare.pop()) else {
+            return false;
+        };
         copy.copy_from(page);
         self.counters.nr_pages_held += 1;
         self.slots.store(pgoff, copy);
-        Ok(())
+        true
+    }
+
+    /// Returns how many pages it takes to save the contents of `pgoffs`, beyond those of the pool.
+    pub(crate) fn nr_missing_to_store(&self, pgoffs: &[usize]) -> usize {
+        let is_present = |pgoff: &&usize| self.slots.get(**pgoff).is_some();
+        let nr_present = pgoffs.iter().filter(is_present).count();
+        nr_present.saturating_sub(self.pool.len())
     }
 
     /// Takes back `page`, which was at `pgoff` and is flushed now: it is released, or stays, if its
     /// contents were to be saved and could not be.
     pub(crate) fn settle(&mut self, pgoff: usize, page: DriverPage, keep: bool, free: bool) {
+        let keep = keep && !page.is_bad();
         if let Some(page) = self.slots.settle(pgoff, page, keep) {
             self.release(page, free);
         }
@@ -181,21 +222,22 @@ impl Pages {
         }
     }
 
-    fn fresh_for_mapping(&mut self) -> Result<DriverPage> {
-        let page = self.fresh()?;
-        self.counters.nr_pages_held += 1;
-        Ok(DriverPage::new(page))
-    }
-
-    /// Takes a zeroed page from the pool, or a new one.
-    fn fresh(&mut self) -> Result<ExclusivePage> {
-        let Some(mut page) = self.pool.pop() else {
-            return ExclusivePage::alloc_zeroed(GFP_KERNEL_ACCOUNT);
-        };
-        self.counters.nr_pages_held -= 1;
-        self.counters.nr_stale_writes += u64::from(!page.is_filled_with(POISON));
-        page.zero();
-        Ok(page)
+    /// Takes a zeroed page: from the pool, if there is one that has not gone bad, or `otherwise`.
+    fn fresh(
+        &mut self,
+        otherwise: impl FnOnce() -> Option<ExclusivePage>,
+    ) -> Option<ExclusivePage> {
+        while let Some(mut page) = self.pool.pop() {
+            self.counters.nr_pages_held -= 1;
+            if page.is_bad() {
+                self.counters.nr_shared += 1;
+                continue;
+            }
+            self.counters.nr_stale_writes += u64::from(!page.is_filled_with(POISON));
+            page.zero();
+            return Some(page);
+        }
+        otherwise()
     }
 
     /// Returns how many pages could be freed.
@@ -218,7 +260,8 @@ impl Pages {
 
     /// Looks for pages of the pool that someone wrote to.
     pub(crate) fn check_pool(&mut self) {
-        for page in self.pool.iter_mut().filter(|p| !p.is_filled_with(POISON)) {
+        let good = self.pool.iter_mut().filter(|p| !p.is_bad());
+        for page in good.filter(|p| !p.is_filled_with(POISON)) {
             self.counters.nr_stale_writes += 1;
             page.fill(POISON);
         }

@@ -11,7 +11,9 @@
 //! - `pages`: which page is where. The rule that a pending page is not replaced is kept here.
 //! - `deferred`: a batch, and what is to become of its pages.
 //! - `unmap`: the strategies.
-//! - `store`: what an open file and its mappings share; faults, deadlines, memory pressure.
+//! - `store`: what an open file and its mappings share; faults, deadlines, what memory pressure
+//!   takes.
+//! - `open_files`, `pressure`: all open files; the shrinker that goes around them.
 //! - `scope`: unmaps that share a flush, also across open files.
 //! - `statistics`: what debugfs shows.
 //! - `device`: open, mmap, ioctl.
@@ -27,7 +29,9 @@ use kernel::{
 mod abi;
 mod deferred;
 mod device;
+mod open_files;
 mod pages;
+mod pressure;
 mod request;
 mod scope;
 mod slots;
@@ -94,6 +98,7 @@ fn limits() -> Result<Limits> {
 struct RustTlb {
     #[pin]
     _device: MiscDeviceRegistration<Device>,
+    _pressure: pressure::Registration,
     #[pin]
     _statistics: statistics::Files,
 }
@@ -101,11 +106,14 @@ struct RustTlb {
 impl kernel::InPlaceModule for RustTlb {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         // SAFETY: Once, and before there is a device whose files use it.
-        unsafe { scope::OPEN_FILES.init() };
+        unsafe { open_files::OPEN_FILES.init() };
+        // SAFETY: Once, and before there is a shrinker.
+        unsafe { pressure::SHRINKER.init() };
         let options = MiscDeviceOptions { name: c"rust-tlb" };
         pin_init::pin_init_scope(move || {
             limits()?;
             Ok(try_pin_init!(Self {
+                _pressure: pressure::Registration::new()?,
                 _device <- MiscDeviceRegistration::register(options),
                 _statistics <- statistics::Files::new(),
             }))

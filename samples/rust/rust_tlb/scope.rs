@@ -2,108 +2,88 @@
 
 //! Scopes: unmaps of one or several open files that share a flush.
 //!
-//! Lock order: [`OPEN_FILES`] → the pages of an open file → the locks of the shared flush. Of two
-//! open files, the pages are never locked at the same time.
+//! Lock order: the pages of an open file → the locks of the shared flush. Of two open files, the
+//! pages are never locked at the same time.
 
 use crate::{
     abi::{
         Scope,
         SCOPE_ENTER,
         SCOPE_LEAVE,
+        SCOPE_MAX_DEPTH,
         SCOPE_NO_FILE, //
     },
+    open_files,
     request,
     store::Store,
     strategy, //
 };
 use kernel::{
-    alloc::flags::GFP_KERNEL,
-    fs::{
-        File,
-        LocalFile, //
-    },
+    alloc::flags::GFP_KERNEL_ACCOUNT,
     mm::tlb,
     prelude::*,
     sync::{
         atomic::{
             Atomic,
+            Full,
             Relaxed, //
         },
-        global_lock,
         Arc,
         ArcBorrow, //
     }, //
 };
 
-/// An open file of this device, by its address.
-pub(crate) struct OpenFile {
-    address: usize,
-    store: Arc<Store>,
-}
-
-global_lock! {
-    // SAFETY: The module initialises it before it registers the device.
-    pub(crate) unsafe(uninit) static OPEN_FILES: Mutex<KVVec<OpenFile>> = KVVec::new();
-}
-
-/// Makes an open file known to others, that want to enter its scope.
-pub(crate) fn announce(file: &File, store: Arc<Store>) -> Result {
-    let address = file.as_ptr().addr();
-    let known = OpenFile { address, store };
-    Ok(OPEN_FILES.lock().push(known, GFP_KERNEL)?)
-}
-
-/// Takes back what [`announce`] said, and leaves all scopes.
-pub(crate) fn retire(file: &File, store: ArcBorrow<'_, Store>) {
-    let address = file.as_ptr().addr();
-    while leave(store).is_ok() {}
-    let mut open_files = OPEN_FILES.lock();
-    open_files.retain(|known| known.address != address);
-    if open_files.is_empty() {
-        // Statics are not dropped with the module.
-        *open_files = KVVec::new();
-    }
-}
-
-/// Returns what the open file `fd` of this process stores.
-fn find(open_files: &[OpenFile], fd: i32) -> Result<&Store> {
-    let fd = u32::try_from(fd).map_err(|_| EBADF)?;
-    let address = LocalFile::fget(fd)?.as_ptr().addr();
-    let known = open_files.iter().find(|known| known.address == address);
-    known.map(|known| &*known.store).ok_or(EXDEV)
-}
-
 /// A scope that open files are in.
 pub(crate) struct OpenScope {
     flush: Arc<tlb::Scope>,
     strategy: u32,
-    /// Changed with [`OPEN_FILES`] locked.
+    /// Of all files together. At 0 it has ended, and nobody enters it any more.
     nr_levels: Atomic<u32>,
 }
 
 impl OpenScope {
+    /// Makes a scope, with the level of whoever makes it.
     fn new(strategy: u32) -> Result<Arc<Self>> {
         let policies = [strategy::policy(strategy)?, strategy::policy(strategy)?];
         let scope = Self {
-            flush: tlb::Scope::new(policies, GFP_KERNEL)?,
+            flush: tlb::Scope::new(policies, GFP_KERNEL_ACCOUNT)?,
             strategy,
-            nr_levels: Atomic::new(0),
+            nr_levels: Atomic::new(1),
         };
-        Ok(Arc::new(scope, GFP_KERNEL)?)
+        Ok(Arc::new(scope, GFP_KERNEL_ACCOUNT)?)
     }
 
     /// Returns a policy that leaves the flush to this scope.
     pub(crate) fn policy(&self) -> Result<KBox<tlb::AnyPolicy>> {
         Ok(KBox::new(
             tlb::Hoisted::new(self.flush.clone()),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )?)
     }
 
-    fn add_levels(&self, nr: i32) -> u32 {
-        let nr_levels = self.nr_levels.load(Relaxed).wrapping_add_signed(nr);
-        self.nr_levels.store(nr_levels, Relaxed);
-        nr_levels
+    fn nr_levels(&self) -> u32 {
+        self.nr_levels.load(Relaxed)
+    }
+
+    /// Adds a level, unless the scope has ended.
+    fn add_level(&self) -> Result {
+        let mut nr = self.nr_levels();
+        loop {
+            let more = match nr {
+                0 => return Err(EINVAL),
+                _ => nr.checked_add(1).ok_or(EOVERFLOW)?,
+            };
+            match self.nr_levels.cmpxchg(nr, more, Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(found) => nr = found,
+            }
+        }
+    }
+
+    /// Takes `nr` levels away, and returns how many are left.
+    fn drop_levels(&self, nr: u32) -> u32 {
+        // Full: whoever takes the last away, and flushes, comes after what those before recorded.
+        self.nr_levels.fetch_sub(nr, Full) - nr
     }
 }
 
@@ -125,32 +105,59 @@ impl Membership {
 
     /// Enters `outer`, or one more level of the scope that the file is in, or a new one.
     fn enter(this: &mut Option<Self>, outer: Option<Arc<OpenScope>>, strategy: u32) -> Result {
-        let scope = match (&*this, outer) {
-            (Some(this), Some(outer)) if !Arc::ptr_eq(&this.scope, &outer) => return Err(EBUSY),
-            (Some(this), _) => this.scope.clone(),
-            (None, Some(outer)) => outer,
-            (None, None) => OpenScope::new(strategy)?,
-        };
-        if scope.strategy != strategy {
-            return Err(EINVAL);
-        }
         let depth = this.as_ref().map_or(0, |this| this.depth) + 1;
+        if depth > SCOPE_MAX_DEPTH {
+            return Err(EOVERFLOW);
+        }
+        let known = match (&*this, outer) {
+            (Some(this), Some(outer)) if !Arc::ptr_eq(&this.scope, &outer) => return Err(EBUSY),
+            (Some(this), _) => Some(this.scope.clone()),
+            (None, outer) => outer,
+        };
+        let scope = match known {
+            Some(scope) if scope.strategy != strategy => return Err(EINVAL),
+            Some(scope) => {
+                scope.add_level()?;
+                scope
+            }
+            None => OpenScope::new(strategy)?,
+        };
         *this = Some(Self { scope, depth });
         Ok(())
+    }
+
+    /// Leaves up to `nr` levels. Returns the scope, and how many are left of this file's and of
+    /// all.
+    fn leave(this: &mut Option<Self>, nr: u32) -> Result<(Arc<OpenScope>, u32, u32)> {
+        let left = this.as_mut().ok_or(EINVAL)?;
+        let nr = nr.min(left.depth);
+        left.depth -= nr;
+        let (depth, scope) = (left.depth, left.scope.clone());
+        if depth == 0 {
+            *this = None;
+        }
+        let nr_levels = scope.drop_levels(nr);
+        Ok((scope, depth, nr_levels))
     }
 }
 
 /// The ioctl.
 pub(crate) fn update(store: ArcBorrow<'_, Store>, arg: &mut Scope) -> Result {
     request::all_zero(&[u64::from(arg.reserved)])?;
-    let left = match arg.op {
+    let done = match arg.op {
         SCOPE_ENTER => enter(store, arg)?,
         SCOPE_LEAVE if arg.strategy != 0 || arg.outer != SCOPE_NO_FILE => return Err(EINVAL),
-        SCOPE_LEAVE => leave(store)?,
+        SCOPE_LEAVE => leave(store, 1)?,
         _ => return Err(EINVAL),
     };
-    (arg.depth, arg.nr_levels, arg.nr_flush_calls) = (left.depth, left.nr_levels, left.nr_calls);
+    (arg.depth, arg.nr_levels, arg.nr_flush_calls) = (done.depth, done.nr_levels, done.nr_calls);
     Ok(())
+}
+
+/// Leaves all levels of the scope that the file is in, if it is in one.
+pub(crate) fn leave_all(store: ArcBorrow<'_, Store>) {
+    // That it is in none is no error here.
+    let _ = leave(store, u32::MAX);
 }
 
 /// What entering or leaving came to.
@@ -165,12 +172,11 @@ fn enter(store: ArcBorrow<'_, Store>, arg: &Scope) -> Result<Outcome> {
     if !strategy::defers(strategy) {
         return Err(EINVAL);
     }
-    let open_files = OPEN_FILES.lock();
     let outer = match arg.outer {
         SCOPE_NO_FILE => None,
         fd => {
-            let outer = find(&open_files, fd)?.lock();
-            Some(outer.membership.as_ref().ok_or(EINVAL)?.scope.clone())
+            let other = open_files::find(fd)?;
+            Some(scope_of(&other)?)
         }
     };
     let mut pages = store.lock();
@@ -178,23 +184,22 @@ fn enter(store: ArcBorrow<'_, Store>, arg: &Scope) -> Result<Outcome> {
     let entered = pages.membership.as_ref().ok_or(EINVAL)?;
     Ok(Outcome {
         depth: entered.depth,
-        nr_levels: entered.scope.add_levels(1),
+        nr_levels: entered.scope.nr_levels(),
         nr_calls: 0,
     })
 }
 
-/// Leaves a level; the last of all to leave flushes.
-fn leave(store: ArcBorrow<'_, Store>) -> Result<Outcome> {
-    let open_files = OPEN_FILES.lock();
+/// Returns the scope that another file is in. It may have ended when it is entered.
+fn scope_of(other: &Store) -> Result<Arc<OpenScope>> {
+    let pages = other.lock();
+    let membership = pages.membership.as_ref().ok_or(EINVAL)?;
+    Ok(membership.scope.clone())
+}
+
+/// Leaves up to `nr` levels; the last of all to leave flushes.
+fn leave(store: ArcBorrow<'_, Store>, nr: u32) -> Result<Outcome> {
     let mut pages = store.lock();
-    let left = pages.membership.as_mut().ok_or(EINVAL)?;
-    left.depth -= 1;
-    let (depth, scope) = (left.depth, left.scope.clone());
-    if depth == 0 {
-        pages.membership = None;
-    }
-    let nr_levels = scope.add_levels(-1);
-    drop(open_files);
+    let (scope, depth, nr_levels) = Membership::leave(&mut pages.membership, nr)?;
     let mut nr_calls = 0;
     if nr_levels == 0 {
         nr_calls += scope.flush.flush().nr_calls as u64;

@@ -6,19 +6,32 @@
 use crate::{
     pages::{
         Pages,
+        Populated,
         SPARE_PAGES, //
     },
+    pressure,
     request::Limits,
     statistics::STATISTICS, //
 };
+use core::ops::{
+    Deref,
+    DerefMut, //
+};
 use kernel::{
-    alloc::flags::GFP_KERNEL,
+    alloc::flags::GFP_KERNEL_ACCOUNT,
     mm::{
         deadline::Overdue,
-        rmap::AddressSpace,
-        shrinker::Shrink,
+        rmap::{
+            AddressSpace,
+            RmapGuard, //
+        },
+        shrinker::{
+            Payer,
+            Wanted, //
+        },
         tlb::{
             DriverPage,
+            ExclusivePage,
             Why, //
         },
         vm_ops::{
@@ -31,6 +44,10 @@ use kernel::{
     prelude::*,
     sync::{
         aref::ARef,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         lock::{
             mutex::MutexBackend,
             Guard, //
@@ -45,25 +62,68 @@ use kernel::{
 ///
 /// Lock order: `mmap_lock` (a fault) → `pages` → `i_mmap_rwsem` → page-table lock. User memory is
 /// read and written outside of `pages`: it may be a mapping of this very device. Pages are
-/// allocated under `pages`, so memory pressure only tries to lock it.
-#[pin_data]
+/// allocated outside of it, too: whoever waits for memory is to keep nobody from their pages. What
+/// is allocated under it is batches, so memory pressure only tries to lock it.
+#[pin_data(PinnedDrop)]
 pub(crate) struct Store {
     limits: Limits,
     mapping: ARef<AddressSpace>,
+    /// Who opened the file, and pays for its pages, whoever touches them.
+    payer: Payer,
     #[pin]
     pages: Mutex<Pages>,
+    /// What memory pressure could take, as of the last time that `pages` was unlocked.
+    nr_reclaimable: Atomic<usize>,
+}
+
+/// The sum over all open files.
+pub(crate) static NR_RECLAIMABLE: Atomic<usize> = Atomic::new(0);
+
+#[pinned_drop]
+impl PinnedDrop for Store {
+    fn drop(self: Pin<&mut Self>) {
+        NR_RECLAIMABLE.fetch_sub(self.nr_reclaimable(), Relaxed);
+    }
+}
+
+/// The pages of an open file, locked.
+pub(crate) struct LockedPages<'a> {
+    store: &'a Store,
+    pages: Guard<'a, Pages, MutexBackend>,
+}
+
+impl Deref for LockedPages<'_> {
+    type Target = Pages;
+
+    fn deref(&self) -> &Pages {
+        &self.pages
+    }
+}
+
+impl DerefMut for LockedPages<'_> {
+    fn deref_mut(&mut self) -> &mut Pages {
+        &mut self.pages
+    }
+}
+
+impl Drop for LockedPages<'_> {
+    fn drop(&mut self) {
+        self.store.tell_reclaimable(self.pages.nr_reclaimable());
+    }
 }
 
 impl Store {
-    pub(crate) fn new(limits: Limits, mapping: &AddressSpace) -> Result<Arc<Self>> {
+    pub(crate) fn new(limits: Limits, mapping: ARef<AddressSpace>) -> Result<Arc<Self>> {
         let pages = Pages::new(limits.nr_pages as usize)?;
         Arc::pin_init(
             pin_init!(Self {
                 limits,
-                mapping: mapping.into(),
+                mapping,
+                payer: Payer::current(),
                 pages <- new_mutex!(pages),
+                nr_reclaimable: Atomic::new(0),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 
@@ -75,8 +135,71 @@ impl Store {
         &self.mapping
     }
 
-    pub(crate) fn lock(&self) -> Guard<'_, Pages, MutexBackend> {
-        self.pages.lock()
+    pub(crate) fn lock(&self) -> LockedPages<'_> {
+        LockedPages {
+            store: self,
+            pages: self.pages.lock(),
+        }
+    }
+
+    fn try_lock(&self) -> Option<LockedPages<'_>> {
+        let pages = self.pages.try_lock()?;
+        Some(LockedPages { store: self, pages })
+    }
+
+    /// Locks the pages, with one at `pgoff`, unless that is behind the device; returns also whether
+    /// there was none.
+    ///
+    /// # Errors
+    ///
+    /// - `ENOMEM`: there is no memory for it.
+    pub(crate) fn lock_populated(&self, pgoff: usize) -> Result<(LockedPages<'_>, bool)> {
+        let mut spare = None;
+        loop {
+            let mut pages = self.lock();
+            match pages.populate(pgoff, &mut spare) {
+                Populated::Already => return Ok((pages, false)),
+                Populated::Now => return Ok((pages, true)),
+                Populated::NeedsPage => drop(pages),
+            }
+            spare = Some(self.alloc_page()?);
+        }
+    }
+
+    /// Allocates a page, at the expense of who opened the file.
+    ///
+    /// # Errors
+    ///
+    /// - `ENOMEM`: there is none.
+    pub(crate) fn alloc_page(&self) -> Result<ExclusivePage> {
+        self.payer
+            .charge(|| ExclusivePage::alloc_zeroed(GFP_KERNEL_ACCOUNT))
+    }
+
+    /// Returns how many pages memory pressure could take, if it is after them.
+    pub(crate) fn nr_wanted(&self, wanted: &Wanted<'_>) -> usize {
+        match self.nr_reclaimable() {
+            0 => 0,
+            nr if wanted.is_of(&self.payer) => nr,
+            _ => 0,
+        }
+    }
+
+    /// Returns how many pages memory pressure could take.
+    fn nr_reclaimable(&self) -> usize {
+        self.nr_reclaimable.load(Relaxed)
+    }
+
+    /// Called with `pages` locked.
+    fn tell_reclaimable(&self, nr: usize) {
+        let before = self.nr_reclaimable();
+        if nr != before {
+            self.nr_reclaimable.store(nr, Relaxed);
+            NR_RECLAIMABLE.fetch_add(nr.wrapping_sub(before), Relaxed);
+        }
+        if before == 0 && nr > 0 {
+            pressure::tell(&self.payer);
+        }
     }
 
     /// Unmaps up to `nr` pages, [`SPARE_PAGES`] at most, that `next` finds at `scanned_to` or
@@ -84,6 +207,7 @@ impl Store {
     /// were.
     fn evict(
         this: ArcBorrow<'_, Self>,
+        rmap: RmapGuard<'_>,
         pages: &mut Pages,
         nr: usize,
         mut next: impl FnMut(&mut Pages, usize) -> Option<(usize, DriverPage)>,
@@ -103,7 +227,8 @@ impl Store {
                 break;
             }
         }
-        staging.unmap(&this.mapping.over(this));
+        staging.unmap(&rmap.over(this));
+        drop(rmap);
         let mut flushed = batch.flush_because(Why::Pressure);
         let report = flushed.report();
         let nr_evicted = flushed.nr_pages();
@@ -120,6 +245,34 @@ impl Store {
         nr_evicted
     }
 
+    /// What memory pressure does: first what nobody maps, then idle pages, one batch, and so one
+    /// round, a call. A deferred batch goes as a whole, however many pages it has. Returns how many
+    /// pages were freed, or [`None`] if a lock is taken.
+    pub(crate) fn shrink(this: ArcBorrow<'_, Self>, nr: usize) -> Option<usize> {
+        let mut pages = this.try_lock()?;
+        if pages.deferred.is_some() {
+            pages.counters.nr_flushed_pressure += 1;
+            pages.flush_deferred(Why::Pressure);
+        }
+        let nr_freed = pages.shrink_pool(nr);
+        let nr_left = nr - nr_freed;
+        if nr_left == 0 || pages.slots.nr_idle() == 0 {
+            return Some(nr_freed);
+        }
+        let mut nr_evicted = 0;
+        // The second time from the start.
+        for _ in 0..2 {
+            if let (0, Some(rmap)) = (nr_evicted, this.mapping.try_lock()) {
+                nr_evicted = Self::evict(this, rmap, &mut pages, nr_left, |pages, from| {
+                    pages.slots.take_idle(from)
+                });
+            }
+        }
+        pages.counters.nr_scans += u64::from(nr_evicted > 0);
+        pages.counters.nr_reclaimed += nr_evicted as u64;
+        Some(nr_freed + nr_evicted)
+    }
+
     /// Takes all pages out of mappings that are gone: what was mapped by its frame number is freed
     /// only with this proof.
     pub(crate) fn clear(this: ArcBorrow<'_, Self>) {
@@ -130,10 +283,13 @@ impl Store {
             return;
         }
         pages.scanned_to = 0;
-        while Self::evict(this, &mut pages, SPARE_PAGES, |pages, from| {
-            pages.slots.take_any(from)
-        }) > 0
-        {}
+        let mut evict = || {
+            let rmap = this.mapping.lock();
+            Self::evict(this, rmap, &mut pages, SPARE_PAGES, |pages, from| {
+                pages.slots.take_any(from)
+            })
+        };
+        while evict() > 0 {}
     }
 }
 
@@ -142,14 +298,15 @@ impl VmOperations for Store {
     type Data = Store;
 
     fn fault(store: ArcBorrow<'_, Store>, vmf: &VmFault<'_>) -> Result<(), FaultError> {
-        let mut pages = store.lock();
+        let Ok((mut pages, _)) = store.lock_populated(vmf.pgoff()) else {
+            return Err(FaultError::Oom);
+        };
         pages.counters.nr_faults += 1;
         let pfnmap = pages.setup.pfnmap;
-        match pages.get_or_populate(vmf.pgoff()) {
-            Ok(Some(page)) if pfnmap => vmf.insert_pfn(page),
-            Ok(Some(page)) => vmf.insert_page(page.page()),
-            Ok(None) => Err(FaultError::Sigbus),
-            Err(_) => Err(FaultError::Oom),
+        match pages.get(vmf.pgoff()) {
+            Some(page) if pfnmap => vmf.insert_pfn(page),
+            Some(page) => vmf.insert_page(page.page()),
+            None => Err(FaultError::Sigbus),
         }
     }
 }
@@ -192,37 +349,5 @@ impl Overdue for Store {
             pages.counters.nr_flushed_old += 1;
             pages.flush_deferred(Why::Old);
         }
-    }
-}
-
-impl Shrink for Store {
-    fn count(store: ArcBorrow<'_, Self>) -> usize {
-        let pages = store.pages.try_lock();
-        pages.map_or(0, |pages| pages.nr_reclaimable())
-    }
-
-    /// First what nobody maps, then idle pages: one batch, and so one round, a scan.
-    fn scan(store: ArcBorrow<'_, Self>, nr_to_scan: usize) -> Option<usize> {
-        let mut pages = store.pages.try_lock()?;
-        if pages.deferred.is_some() {
-            pages.counters.nr_flushed_pressure += 1;
-            pages.flush_deferred(Why::Pressure);
-        }
-        let nr_freed = pages.shrink_pool(nr_to_scan);
-        let nr_left = nr_to_scan - nr_freed;
-        if nr_left == 0 || pages.slots.nr_idle() == 0 {
-            return Some(nr_freed);
-        }
-        let mut nr_evicted = Self::evict(store, &mut pages, nr_left, |pages, from| {
-            pages.slots.take_idle(from)
-        });
-        if nr_evicted == 0 {
-            nr_evicted = Self::evict(store, &mut pages, nr_left, |pages, from| {
-                pages.slots.take_idle(from)
-            });
-        }
-        pages.counters.nr_scans += u64::from(nr_evicted > 0);
-        pages.counters.nr_reclaimed += nr_evicted as u64;
-        Some(nr_freed + nr_evicted)
     }
 }

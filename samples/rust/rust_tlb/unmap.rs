@@ -9,17 +9,21 @@ use crate::{
     },
     deferred::Deferred,
     pages::Pages,
-    request::UnmapRequest,
+    request::{
+        UnmapRequest,
+        WriteBack, //
+    },
     scope::Membership,
     slots::Until,
     statistics::STATISTICS,
     store::Store, //
 };
 use kernel::{
-    alloc::flags::GFP_KERNEL,
+    alloc::flags::GFP_KERNEL_ACCOUNT,
     mm::tlb::{
         self,
         DriverPage,
+        ExclusivePage,
         Phases,
         Staging,
         Why, //
@@ -39,6 +43,7 @@ impl Target<'_> {
     /// Unmaps, and writes what was done into `out`. Returns whether a flush is owed that was not
     /// before.
     pub(crate) fn unmap(&self, request: &UnmapRequest, out: &mut Unmap) -> Result<bool> {
+        let spare = self.alloc_copies(request);
         let mut pages = self.store.lock();
         let was_owed = pages.deferred.is_some();
         match request.strategy {
@@ -46,7 +51,7 @@ impl Target<'_> {
             strategy::UNMAP_MAPPING => {
                 self.unmap_by_core(&mut pages, request, out, Self::unmap_mapping)
             }
-            _ => self.unmap_by_batch(&mut pages, request, out),
+            _ => self.unmap_by_batch(&mut pages, request, spare, out),
         }?;
         pages.counters.nr_unmapped += out.nr_pages;
         pages.counters.nr_ptes += out.nr_ptes;
@@ -54,8 +59,31 @@ impl Target<'_> {
         Ok(pages.deferred.is_some() && !was_owed)
     }
 
+    /// Pages for what is to be saved, which are not allocated with the file locked. There may be too
+    /// few, for want of memory or because the pool has shrunk since: what cannot be saved is kept.
+    fn alloc_copies(&self, request: &UnmapRequest) -> KVVec<ExclusivePage> {
+        let mut copies = KVVec::new();
+        if request.write_back == WriteBack::No {
+            return copies;
+        }
+        let nr = self.store.lock().nr_missing_to_store(self.pgoffs);
+        for _ in 0..nr {
+            let copy = self.store.alloc_page();
+            if !copy.is_ok_and(|copy| copies.push(copy, GFP_KERNEL_ACCOUNT).is_ok()) {
+                break;
+            }
+        }
+        copies
+    }
+
     /// Ours: everything into one batch, one walk over all processes, then the flush.
-    fn unmap_by_batch(&self, pages: &mut Pages, request: &UnmapRequest, out: &mut Unmap) -> Result {
+    fn unmap_by_batch(
+        &self,
+        pages: &mut Pages,
+        request: &UnmapRequest,
+        spare: KVVec<ExclusivePage>,
+        out: &mut Unmap,
+    ) -> Result {
         let defer = request.defer || pages.membership.is_some();
         pages.is_broken |= request.is_broken();
         let mut work = self.open_batch(pages, request, defer, out)?;
@@ -69,7 +97,8 @@ impl Target<'_> {
                 pages.slots.put_back(pgoff, page);
             }
         }
-        let done = self.unmap_staged(staging, request);
+        let mappings = self.store.mapping().over_until_killed(self.store);
+        let done = Self::unmap_staged(&mappings, staging, request);
         out.nr_ptes = done.nr_ptes as u64;
         out.nr_protected = done.nr_protected as u64;
         out.nr_redirtied = done.nr_redirtied as u64;
@@ -79,7 +108,12 @@ impl Target<'_> {
         if done.report.nr_calls > 0 {
             STATISTICS.why(Why::Phase);
         }
-        work.write_back(pages, nr_before, out);
+        if mappings.is_cut_short() {
+            pages.counters.nr_ptes += out.nr_ptes;
+            work.put_back(pages, nr_before);
+            return Err(EINTR);
+        }
+        work.write_back(pages, nr_before, spare, out);
         #[cfg(CONFIG_RUST_TLB_FAULTS)]
         if request.break_release {
             work.release_unflushed(pages);
@@ -94,17 +128,16 @@ impl Target<'_> {
 
     /// Clears the PTEs, in one phase or two.
     fn unmap_staged(
-        &self,
+        mappings: &tlb::FileMappings<'_, Store>,
         staging: Staging<'_, DriverPage, tlb::AnyPolicy>,
         request: &UnmapRequest,
     ) -> Phases {
-        let mappings = self.store.mapping().over(self.store);
         if request.two_phase {
-            let quiesced = staging.write_protect(&mappings).flush();
-            return quiesced.unmap(&mappings);
+            let quiesced = staging.write_protect(mappings).flush();
+            return quiesced.unmap(mappings);
         }
         Phases {
-            nr_ptes: staging.unmap(&mappings),
+            nr_ptes: staging.unmap(mappings),
             ..Phases::default()
         }
     }
@@ -138,7 +171,7 @@ impl Target<'_> {
             }
         }
         if let Some(deferred) = pages.deferred.as_mut() {
-            deferred.batch.reserve(nr_new, GFP_KERNEL)?;
+            deferred.batch.reserve(nr_new, GFP_KERNEL_ACCOUNT)?;
         }
         if let Some(deferred) = pages.deferred.take() {
             return Ok(deferred);
@@ -155,14 +188,14 @@ impl Target<'_> {
         unmap: impl FnOnce(&Self, &[usize]) -> usize,
     ) -> Result {
         Membership::check(pages.membership.as_ref(), request.strategy)?;
-        let mut taken = KVVec::with_capacity(self.pgoffs.len(), GFP_KERNEL)?;
-        let mut pgoffs = KVVec::with_capacity(self.pgoffs.len(), GFP_KERNEL)?;
+        let mut taken = KVVec::with_capacity(self.pgoffs.len(), GFP_KERNEL_ACCOUNT)?;
+        let mut pgoffs = KVVec::with_capacity(self.pgoffs.len(), GFP_KERNEL_ACCOUNT)?;
         let mut proof = self.proof(pages, request)?;
         out.nr_flush_calls = pages.flush_deferred(Why::Other).nr_calls as u64;
         for &pgoff in self.pgoffs {
             if let Some(page) = pages.slots.take(pgoff, Until::Flushed) {
-                taken.push(page, GFP_KERNEL)?;
-                pgoffs.push(pgoff, GFP_KERNEL)?;
+                taken.push(page, GFP_KERNEL_ACCOUNT)?;
+                pgoffs.push(pgoff, GFP_KERNEL_ACCOUNT)?;
             }
         }
         let nr_calls = unmap(self, &pgoffs);

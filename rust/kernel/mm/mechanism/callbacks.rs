@@ -47,8 +47,8 @@ pub(in crate::mm) unsafe fn deadline_cancel(deadline: *mut bindings::tlb_defer_d
 /// Allocates a shrinker, and does not register it.
 #[inline(never)]
 pub(in crate::mm) fn shrinker_alloc(name: &'static CStr) -> Option<NonNull<bindings::shrinker>> {
-    // SAFETY: `name` is a valid string, which is printed, not used as a format.
-    NonNull::new(unsafe { bindings::shrinker_alloc(0, c"%s".as_char_ptr(), name.as_char_ptr()) })
+    // SAFETY: `name` is a valid string, which is copied.
+    NonNull::new(unsafe { bindings::tlb_charge_shrinker_alloc(name.as_char_ptr()) })
 }
 
 /// # Safety

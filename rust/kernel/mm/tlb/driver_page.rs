@@ -12,6 +12,7 @@ use super::{
     StalePage, //
 };
 use crate::{
+    mm::mechanism,
     page::Page,
     prelude::*,
     sync::atomic::{
@@ -59,6 +60,12 @@ impl DriverPage {
     /// Returns the page, to map it by reference.
     pub fn page(&self) -> &Page {
         &self.page
+    }
+
+    /// Returns whether the memory of the page is known to be bad: then it is not to be mapped, and
+    /// [`DriverPage::into_exclusive`] refuses it.
+    pub fn is_bad(&self) -> bool {
+        mechanism::page_is_bad(&self.page)
     }
 
     /// Returns the page for exclusive use, if nobody else can reach it.
@@ -126,8 +133,12 @@ impl Stale for DriverPage {
     }
 }
 
-// SAFETY: The page is the same each time, and its reference is put only when this is dropped, or by
-// `into_exclusive`, which consumes it.
+// SAFETY:
+// - The page is the same each time, and its reference is put only when this is dropped, or by
+//   `into_exclusive`, which consumes it.
+// - By the invariants there are PTEs without a reference only at the place that is noted here, and
+//   they were cleared if `unmapped`.
+// - This is what keeps account of them.
 unsafe impl StalePage for DriverPage {
     fn page(&self) -> &Page {
         &self.page
@@ -154,10 +165,7 @@ impl Drop for DriverPage {
 #[macros::kunit_tests(rust_tlb_driver_page)]
 mod tests {
     use super::*;
-    use crate::{
-        mm::mechanism,
-        page::BorrowedPage, //
-    };
+    use crate::page::BorrowedPage;
     use core::ptr::NonNull;
 
     const HERE: Place = Place {

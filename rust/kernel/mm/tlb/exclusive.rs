@@ -57,6 +57,12 @@ impl ExclusivePage {
         Ok(Self(Page::alloc_page(flags | __GFP_ZERO)?))
     }
 
+    /// Returns whether the memory of the page has turned out to be bad since. What is left to do is
+    /// to drop it: the allocator keeps it then.
+    pub fn is_bad(&self) -> bool {
+        mechanism::page_is_bad(&self.0)
+    }
+
     /// Fills the page with zeroes.
     pub fn zero(&mut self) {
         // SAFETY: By the type invariants nobody else reads or writes the page.

@@ -29,6 +29,7 @@ use crate::{
         page_table::PageTable,
         rmap::{
             AddressSpace,
+            RmapGuard,
             Vma, //
         },
         virt::VmaRef,
@@ -36,18 +37,43 @@ use crate::{
     },
     sync::ArcBorrow, //
 };
+use core::cell::Cell;
 
 /// All mappings of a file over a driver's data, in all processes. They are locked (`i_mmap_rwsem`)
 /// while a walk goes through them.
 pub struct FileMappings<'a, T> {
     file: &'a AddressSpace,
     data: ArcBorrow<'a, T>,
+    until_killed: bool,
+    is_cut_short: Cell<bool>,
 }
 
 impl AddressSpace {
     /// Returns the mappings of this file over `data`, in all processes.
     pub fn over<'a, T>(&'a self, data: ArcBorrow<'a, T>) -> FileMappings<'a, T> {
-        FileMappings { file: self, data }
+        FileMappings {
+            file: self,
+            data,
+            until_killed: false,
+            is_cut_short: Cell::new(false),
+        }
+    }
+
+    /// As [`AddressSpace::over`], for a walk that ends after one of the mappings if the task is
+    /// being killed. Whoever walks has to look at [`FileMappings::is_cut_short`].
+    pub fn over_until_killed<'a, T>(&'a self, data: ArcBorrow<'a, T>) -> FileMappings<'a, T> {
+        FileMappings {
+            until_killed: true,
+            ..self.over(data)
+        }
+    }
+}
+
+impl<T> FileMappings<'_, T> {
+    /// Returns whether a walk ended before it came to all mappings. Pages that were to be unmapped
+    /// may be mapped still: after a flush they have to go back to where a fault finds them.
+    pub fn is_cut_short(&self) -> bool {
+        self.is_cut_short.get()
     }
 }
 
@@ -56,13 +82,46 @@ impl<T> Sealed for FileMappings<'_, T> {}
 impl<T: Send + Sync + 'static> Mappings for FileMappings<'_, T> {
     type Mapping = Vma;
 
-    fn for_each(&self, first: usize, last: usize, visit: impl FnMut(&Vma)) {
+    fn for_each(&self, first: usize, last: usize, mut visit: impl FnMut(&Vma)) {
         let rmap = self.file.lock();
-        rmap.vmas(self.data, first, last).for_each(visit);
+        for (nr_before, vma) in rmap.vmas(self.data, first, last).enumerate() {
+            if self.until_killed && nr_before > 0 && mechanism::is_being_killed() {
+                return self.is_cut_short.set(true);
+            }
+            visit(vma);
+        }
     }
 
     fn place(&self) -> Option<Place> {
-        Some(self.file.place(self.data))
+        (!self.is_cut_short()).then(|| self.file.place(self.data))
+    }
+}
+
+/// As [`FileMappings`], locked already: for a shrinker, which must not wait for the lock
+/// ([`AddressSpace::try_lock`]).
+pub struct LockedMappings<'a, T> {
+    rmap: &'a RmapGuard<'a>,
+    data: ArcBorrow<'a, T>,
+}
+
+impl RmapGuard<'_> {
+    /// Returns the mappings over `data`, in all processes.
+    pub fn over<'a, T>(&'a self, data: ArcBorrow<'a, T>) -> LockedMappings<'a, T> {
+        LockedMappings { rmap: self, data }
+    }
+}
+
+impl<T> Sealed for LockedMappings<'_, T> {}
+
+impl<T: Send + Sync + 'static> Mappings for LockedMappings<'_, T> {
+    type Mapping = Vma;
+
+    fn for_each(&self, first: usize, last: usize, visit: impl FnMut(&Vma)) {
+        self.rmap.vmas(self.data, first, last).for_each(visit);
+    }
+
+    fn place(&self) -> Option<Place> {
+        Some(self.rmap.mapping().place(self.data))
     }
 }
 

@@ -64,6 +64,11 @@ impl Child {
         Ok(())
     }
 
+    /// Waits for the end, whatever it is.
+    pub fn wait(mut self) -> Result<WaitStatus> {
+        self.reap()
+    }
+
     /// Waits for the end, but no longer than `limit`.
     pub fn wait_for(&mut self, limit: Duration) -> Result<Option<WaitStatus>> {
         let pidfd = process::pidfd_open(self.pid, PidfdFlags::empty())?;

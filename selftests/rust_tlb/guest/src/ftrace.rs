@@ -73,7 +73,7 @@ impl Drop for Tracing {
 }
 
 /// Mounts tracefs, unless someone has.
-fn mount() -> Result<()> {
+pub fn mount() -> Result<()> {
     if Path::new(TRACEFS).join("events").exists() {
         return Ok(());
     }

@@ -13,7 +13,7 @@
 //! - [`page_holder`], [`pinned`] and [`direct_io`] hold references to pages, beside the page tables;
 //!   [`reclaim`] and [`failing_allocations`] make memory short.
 //! - [`held_moment`] holds a moment open that is too short to be met.
-//! - [`ftrace`] records what the kernel's events say; [`recorder`] tells another tool when to.
+//! - [`kprobe`] counts how often the kernel comes by; [`ftrace`] records what its events say; [`recorder`] tells another tool when to.
 //! - [`scene`] counts one unmap among busy CPUs: the counts suite and the demo share it.
 //! - [`binder`] are processes that talk by another driver, whose pages are taken in the same way.
 //! - [`stress`] does everything at once, for as long as one likes.
@@ -37,6 +37,7 @@ pub mod failing_allocations;
 pub mod ftrace;
 pub mod held_moment;
 pub mod kernel_module;
+pub mod kprobe;
 pub mod ktap;
 pub mod mapping;
 pub mod memory_use;

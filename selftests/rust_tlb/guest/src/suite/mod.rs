@@ -7,12 +7,15 @@
 
 pub mod abi;
 pub mod accounting;
+pub mod badmemory;
 pub mod bench;
 pub mod binder;
+pub mod cgroup;
 pub mod counts;
 pub mod fault;
 pub mod gup;
 pub mod lifecycle;
+pub mod neighbours;
 pub mod oracle;
 pub mod others;
 pub mod pfnmap;
@@ -34,7 +37,7 @@ mod tests {
 
     const LIST: &str = include_str!("../../../tests.list");
 
-    const SUITES: [(&str, &[Test]); 22] = [
+    const SUITES: [(&str, &[Test]); 25] = [
         ("abi", super::abi::TESTS),
         ("fault", super::fault::TESTS),
         ("unmap", super::unmap::TESTS),
@@ -42,6 +45,9 @@ mod tests {
         ("lifecycle", super::lifecycle::TESTS),
         ("races", super::races::TESTS),
         ("tables", super::tables::TESTS),
+        ("neighbours", super::neighbours::TESTS),
+        ("badmemory", super::badmemory::TESTS),
+        ("cgroup", super::cgroup::TESTS),
         ("oracle", super::oracle::TESTS),
         ("counts", super::counts::TESTS),
         ("bench", super::bench::TESTS),

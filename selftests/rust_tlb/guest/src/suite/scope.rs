@@ -40,8 +40,8 @@ use levels::{
     only_the_outermost_level_flushes,
 };
 use refusals::{
-    a_file_is_in_one_scope, a_scope_has_one_strategy, outer_files_are_in_a_scope,
-    who_has_not_entered_cannot_leave,
+    a_file_is_in_one_scope, a_scope_has_one_strategy, a_scope_has_so_many_levels,
+    outer_files_are_in_a_scope, who_has_not_entered_cannot_leave,
 };
 use watched::{
     a_scope_without_a_flush_is_seen_every_time, scopes_are_silent, shared_scopes_are_silent,
@@ -72,6 +72,7 @@ crate::tests! {
     a_scope_has_one_strategy,
     outer_files_are_in_a_scope,
     a_file_is_in_one_scope,
+    a_scope_has_so_many_levels,
     scopes_are_silent,
     shared_scopes_are_silent,
     a_scope_without_a_flush_is_seen_every_time,

@@ -123,3 +123,37 @@ pub fn a_file_is_in_one_scope(_: &Options) -> Result<()> {
     }
     Ok(())
 }
+
+/// Neither is entered, and closing leaves all levels at once.
+pub fn a_scope_has_so_many_levels(_: &Options) -> Result<()> {
+    let most = abi::SCOPE_MAX_DEPTH;
+    for strategy in STRATEGIES {
+        let (outer, mapping) = in_scope(strategy)?;
+        for depth in 2..=most {
+            let entered = outer.enter(strategy, None)?;
+            ensure!(
+                (entered.depth, entered.nr_levels) == (depth, depth),
+                "{entered:?}"
+            );
+        }
+        expect_refused(
+            "a level too many",
+            Errno::OVERFLOW,
+            outer.enter(strategy, None),
+        )?;
+        // Another file has as many of its own.
+        let other = Device::open()?;
+        for depth in 1..=most {
+            let entered = other.enter(strategy, (depth == 1).then_some(&outer))?;
+            let levels = (entered.depth, entered.nr_levels);
+            ensure!(levels == (depth, most + depth), "{entered:?}");
+        }
+        expect_refused("of another", Errno::OVERFLOW, other.enter(strategy, None))?;
+        drop(other);
+        let left = outer.leave()?;
+        ensure!(left.nr_levels == most - 1, "{left:?}");
+        while outer.leave()?.nr_levels > 1 {}
+        expect_end(&outer, &mapping)?;
+    }
+    Ok(())
+}

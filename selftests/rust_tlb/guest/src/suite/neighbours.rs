@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Others who have the device open: they cost nothing, lose nothing, and wait for nobody; and an
+//! unmap that takes long can be killed.
+
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::time::Duration;
+use std::fs;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{ensure, Context, Result};
+use rustix::process::{kill_process, Signal};
+
+use crate::abi::{self, strategy};
+use crate::child::Child;
+use crate::cpu;
+use crate::device::Device;
+use crate::held_moment;
+use crate::kprobe::Kprobe;
+use crate::ktap::{skip, Options};
+use crate::mapping::Mapping;
+use crate::reclaim::Shrinkers;
+use crate::selection::Selection;
+use crate::shared::Shared;
+
+crate::tests! {
+    other_files_are_not_gone_by,
+    unmap_mapping_leaves_other_files_alone,
+    an_open_file_can_be_shared,
+    to_open_and_close_waits_for_nobody,
+    memory_pressure_waits_for_nobody,
+    a_killed_unmap_ends_between_two_mappings,
+}
+
+const NR_PAGES: u64 = 8;
+
+fn all() -> Selection {
+    Selection::run(0, NR_PAGES)
+}
+
+fn written() -> Result<(Device, Mapping)> {
+    let device = Device::open()?;
+    let mapping = device.map(NR_PAGES)?;
+    (0..NR_PAGES).for_each(|page| mapping.word(page, 0).store(page + 1, Relaxed));
+    Ok((device, mapping))
+}
+
+/// What a walk goes by is its own VMAs, however many other files have theirs at the same offset.
+fn other_files_are_not_gone_by(_: &Options) -> Result<()> {
+    const NR_OTHERS: usize = 200;
+    let Some(probe) = Kprobe::new("tlb_defer_rmap_next")? else {
+        return skip("the kernel has no CONFIG_KPROBE_EVENTS");
+    };
+    let (device, mapping) = written()?;
+    let nr_next = || -> Result<u64> {
+        (0..NR_PAGES).for_each(|page| mapping.word(page, 0).store(1, Relaxed));
+        probe.hits_of(|| Ok(device.unmap(&all(), strategy::BROADCAST, 0).map(drop)?))
+    };
+    let alone = nr_next()?;
+    ensure!(alone > 0, "no VMA was gone by");
+    let others: Vec<_> = (0..NR_OTHERS).map(|_| written()).collect::<Result<_>>()?;
+    let among = nr_next()?;
+    ensure!(
+        among == alone,
+        "{alone} VMAs alone, {among} among {}",
+        others.len()
+    );
+    Ok(())
+}
+
+fn unmap_mapping_leaves_other_files_alone(_: &Options) -> Result<()> {
+    let (device, _mapping) = written()?;
+    let (other, kept) = written()?;
+    device.unmap(&all(), strategy::UNMAP_MAPPING, 0)?;
+    let mapped = |device: &Device| -> Result<u64> {
+        Ok(device.accessed(0, NR_PAGES, abi::ACCESSED_READ)?.mapped)
+    };
+    ensure!(mapped(&device)? == 0, "its own are mapped still");
+    ensure!(mapped(&other)? == (1 << NR_PAGES) - 1, "others were taken");
+    ensure!(kept.word(1, 0).load(Relaxed) == 2, "contents were lost");
+    Ok(())
+}
+
+/// By fork, and by a descriptor that is handed on: what a file maps is found wherever it is mapped.
+fn an_open_file_can_be_shared(_: &Options) -> Result<()> {
+    let (device, mapping) = written()?;
+    let child = Child::fork(|| {
+        // The parent's mapping, copied, and one of the child's own.
+        let own = device.map(NR_PAGES)?;
+        ensure!(own.word(3, 0).load(Relaxed) == 4, "other pages");
+        let reply = device.unmap(&all(), strategy::PRECISE, 0)?;
+        let nr_ptes = reply.nr_ptes;
+        // Its own, that copied by fork or not, and the parent's.
+        ensure!(nr_ptes > NR_PAGES, "{nr_ptes} PTEs");
+        ensure!(own.word(3, 0).load(Relaxed) == 0, "an old page");
+        own.word(3, 0).store(7, Relaxed);
+        Ok(())
+    })?;
+    child.join()?;
+    ensure!(
+        mapping.word(3, 0).load(Relaxed) == 7,
+        "not the child's page"
+    );
+    Ok(())
+}
+
+/// Waits until a task, known by its folder in `/proc`, sleeps in the kernel, and cannot be woken.
+fn await_stuck(task: &str) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(5);
+    let path = format!("/proc/{task}/stat");
+    loop {
+        let stat = fs::read_to_string(&path).with_context(|| path.clone())?;
+        let state = stat.rsplit(')').next().unwrap_or("").trim_start();
+        if state.starts_with('D') {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "{task} does not wait: {state}");
+        thread::yield_now();
+    }
+}
+
+fn tid() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get() as u32
+}
+
+/// A is busy with its pages; B wants to enter A's scope, and waits for A. C has nothing to do with
+/// either.
+fn to_open_and_close_waits_for_nobody(_: &Options) -> Result<()> {
+    if !held_moment::can_be_held() {
+        return skip("the kernel has no CONFIG_RUST_TLB_FAULTS");
+    }
+    let a = Device::open()?;
+    a.enter(strategy::BROADCAST, None)?;
+    let (mapping, b) = (a.map(NR_PAGES)?, Device::open()?);
+    let (waiting_tid, is_held) = (AtomicU32::new(0), AtomicU32::new(0));
+    thread::scope(|scope| {
+        // To start a thread waits for whoever is in a fault.
+        let waiting = scope.spawn(|| {
+            waiting_tid.store(tid(), Relaxed);
+            while is_held.load(Relaxed) == 0 {
+                thread::yield_now();
+            }
+            b.enter(strategy::BROADCAST, Some(&a))?;
+            anyhow::Ok(())
+        });
+        let busy = scope.spawn(|| {
+            cpu::pin_member(0)?;
+            held_moment::hold_own_fault()?;
+            mapping.word(0, 0).store(1, Relaxed);
+            anyhow::Ok(())
+        });
+        let held = held_moment::await_held();
+        is_held.store(1, Relaxed);
+        held?;
+        await_stuck(&format!("self/task/{}", waiting_tid.load(Relaxed)))?;
+        for _ in 0..10 {
+            drop(Device::open()?);
+        }
+        let still = held_moment::is_held()?;
+        held_moment::go_on()?;
+        busy.join().expect("nobody panics")?;
+        waiting.join().expect("nobody panics")?;
+        ensure!(still, "it took until A was done");
+        Ok(())
+    })
+}
+
+/// The shrinker passes a file over whose VMAs are being changed.
+fn memory_pressure_waits_for_nobody(_: &Options) -> Result<()> {
+    if !held_moment::can_be_held() {
+        return skip("the kernel has no CONFIG_RUST_TLB_FAULTS");
+    }
+    let shrinkers = Shrinkers::open()?;
+    let (device, mapping) = written()?;
+    device.idle(0, NR_PAGES, abi::IDLE_MARK)?;
+    thread::scope(|scope| {
+        let holder = scope.spawn(|| held_moment::hold_vmas(&mapping));
+        held_moment::await_held()?;
+        shrinkers.run()?;
+        let still = held_moment::is_held()?;
+        held_moment::go_on()?;
+        holder.join().expect("the holder does not panic")?;
+        ensure!(still, "memory pressure waited");
+        Ok(())
+    })?;
+    let counters = device.counters()?;
+    ensure!(
+        counters.nr_idle == NR_PAGES,
+        "pages were lost: {counters:?}"
+    );
+    for page in 0..NR_PAGES {
+        ensure!(
+            mapping.word(page, 0).load(Relaxed) == page + 1,
+            "page {page}"
+        );
+    }
+    shrinkers.take_idle(&device)?;
+    let counters = device.counters()?;
+    ensure!(counters.nr_reclaimed == NR_PAGES, "{counters:?}");
+    Ok(())
+}
+
+/// One mapping's PTEs are cleared, the others' are left, and all the pages are where they were.
+fn a_killed_unmap_ends_between_two_mappings(_: &Options) -> Result<()> {
+    if !held_moment::can_be_held() {
+        return skip("the kernel has no CONFIG_RUST_TLB_FAULTS");
+    }
+    for setup in [0, abi::SETUP_PFNMAP] {
+        for defer in [0, abi::UNMAP_DEFER] {
+            kill_unmap(setup, defer).with_context(|| format!("setup {setup}, flags {defer}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn kill_unmap(setup: u32, defer: u32) -> Result<()> {
+    const NR_MAPPINGS: usize = 3;
+    let device = Device::open()?;
+    device.setup(setup)?;
+    let mappings: Vec<Mapping> = (0..NR_MAPPINGS)
+        .map(|_| Ok(device.map(NR_PAGES)?))
+        .collect::<Result<_>>()?;
+    for mapping in &mappings {
+        (0..NR_PAGES).for_each(|page| mapping.word(page, 0).store(page + 1, Relaxed));
+    }
+    // Forked before the VMAs are locked, which it takes to copy them.
+    let may_begin = Shared::<AtomicU32>::new(1)?;
+    let unmapper = Child::fork(|| {
+        while may_begin[0].load(Relaxed) == 0 {
+            thread::yield_now();
+        }
+        device.unmap(&all(), strategy::PRECISE, defer)?;
+        Ok(())
+    })?;
+    thread::scope(|scope| {
+        let holder = scope.spawn(|| held_moment::hold_vmas(&mappings[0]));
+        held_moment::await_held()?;
+        may_begin[0].store(1, Relaxed);
+        await_stuck(&unmapper.pid().as_raw_nonzero().to_string())?;
+        kill_process(unmapper.pid(), Signal::KILL)?;
+        held_moment::go_on()?;
+        holder.join().expect("the holder does not panic")
+    })?;
+    unmapper.kill()?;
+    let nr_ptes = device.counters()?.nr_ptes;
+    ensure!(nr_ptes == NR_PAGES, "{nr_ptes} PTEs were cleared");
+    // Whoever lost a page has it again, with what was in it.
+    for mapping in &mappings {
+        for page in 0..NR_PAGES {
+            let value = mapping.word(page, 0).load(Relaxed);
+            ensure!(value == page + 1, "page {page} holds {value:#x}");
+        }
+    }
+    device.flush()?;
+    let reply = device.unmap(&all(), strategy::PRECISE, abi::UNMAP_FREE)?;
+    ensure!(reply.nr_pages == NR_PAGES, "{reply:?}");
+    let counters = device.counters()?;
+    let left = (counters.nr_pages_held, counters.nr_shared);
+    ensure!(left == (0, 0), "{counters:?}");
+    Ok(())
+}
