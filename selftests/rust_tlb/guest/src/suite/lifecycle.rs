@@ -4,6 +4,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 use core::time::Duration;
+use std::fs;
 use std::thread;
 
 use anyhow::{ensure, Context, Result};
@@ -21,6 +22,7 @@ use crate::selection::Selection;
 crate::tests! {
     fork_and_exit,
     a_failed_mmap_leaves_nothing,
+    a_failed_mmap_over_a_mapping_leaves_a_hole,
     kill_in_the_middle_of_unmaps,
     kill_with_an_own_device,
     exit_with_a_batch_pending_on_a_shared_file,
@@ -29,6 +31,7 @@ crate::tests! {
     load_and_unload_fifty_times,
     parameters_set_the_limits,
     bad_parameters_are_refused,
+    many_pages_at_once_lock_nothing_up within 180,
 }
 
 const NR_PAGES: u64 = 32;
@@ -104,6 +107,98 @@ fn a_failed_mmap_leaves_nothing(_: &Options) -> Result<()> {
     let lost = before - MemoryUse::read()?.free;
     ensure!(lost < 1000, "{lost} pages are lost");
     Ok(())
+}
+
+/// It has unmapped what was there before it fails. Nothing of that is lost.
+fn a_failed_mmap_over_a_mapping_leaves_a_hole(_: &Options) -> Result<()> {
+    let broken = Device::open()?;
+    if broken.setup(abi::SETUP_BREAK_MAP) == Err(Errno::OPNOTSUPP) {
+        return skip("the kernel was built without CONFIG_RUST_TLB_FAULTS");
+    }
+    for flavour in [0, abi::SETUP_NOTIFY, abi::SETUP_PFNMAP] {
+        let device = Device::open()?;
+        device.setup(flavour)?;
+        for round in 0..100 {
+            let child = Child::fork_with_code(|| {
+                let done = fail_over(&device, &broken);
+                done.as_ref().err().inspect(|error| println!("# {error:#}"));
+                i32::from(done.is_err())
+            })?;
+            child.join().with_context(|| format!("round {round}"))?;
+        }
+        let mapping = device.map(NR_PAGES)?;
+        let kept = (0..NR_PAGES).all(|page| mapping.word(page, 0).load(Relaxed) == page + 1);
+        ensure!(kept, "pages were lost with the mapping");
+        device.unmap(
+            &Selection::run(0, NR_PAGES),
+            strategy::BROADCAST,
+            abi::UNMAP_FREE,
+        )?;
+        // What is left is in the pool.
+        let held = device.counters()?.nr_pages_held;
+        ensure!(held <= NR_PAGES, "{held} pages are left");
+    }
+    Ok(())
+}
+
+fn fail_over(device: &Device, broken: &Device) -> Result<()> {
+    let mapping = device.map(NR_PAGES)?;
+    (0..NR_PAGES).for_each(|page| mapping.word(page, 0).store(page + 1, Relaxed));
+    // Its flush is owed as the mapping goes.
+    let some = Selection::run(0, NR_PAGES / 2);
+    let save = abi::UNMAP_DEFER | abi::UNMAP_WRITE_BACK;
+    device.unmap(&some, strategy::PRECISE, save)?;
+    let failed = mapping.renew(broken);
+    ensure!(failed == Err(Errno::NODEV), "{failed:?}");
+    let in_hole = Child::fork_with_code(|| mapping.word(0, 0).load(Relaxed) as i32)?;
+    let status = in_hole.wait()?;
+    ensure!(
+        status.terminating_signal() == Some(libc::SIGSEGV),
+        "{status:?}"
+    );
+    device.flush()?;
+    // Nothing is there to be unmapped.
+    core::mem::forget(mapping);
+    Ok(())
+}
+
+/// More than the kernel should do without letting others run.
+fn many_pages_at_once_lock_nothing_up(_: &Options) -> Result<()> {
+    const NR_MANY: u64 = 1 << 16;
+    const PARAMETERS: &str = "pages_per_device=65536 max_list=65536 max_pending=65536";
+    const THRESHOLD: &str = "/proc/sys/kernel/watchdog_thresh";
+    if kernel_module::path().is_none() {
+        return skip(format!("{} is not set", kernel_module::PATH_VARIABLE));
+    }
+    let _again = Unloaded::new()?;
+    kernel_module::load(PARAMETERS)?.context(PARAMETERS)?;
+    let before = fs::read_to_string(THRESHOLD).context(THRESHOLD)?;
+    // A soft lockup takes twice as long.
+    fs::write(THRESHOLD, "5")?;
+    let all = || Selection::run(0, NR_MANY);
+    let done = [
+        (0, abi::UNMAP_FREE),
+        (0, abi::UNMAP_WRITE_BACK),
+        (abi::SETUP_PFNMAP, 0),
+    ]
+    .into_iter()
+    .try_for_each(|(flavour, flags)| {
+        let device = Device::open()?;
+        device.setup(flavour)?;
+        let mapping = device.map(NR_MANY)?;
+        (0..NR_MANY).for_each(|page| mapping.word(page, 0).store(1, Relaxed));
+        let unmapper = Child::fork(|| {
+            device.unmap(&all(), strategy::PRECISE, flags)?;
+            Ok(())
+        })?;
+        thread::sleep(Duration::from_millis(2));
+        unmapper.kill()?;
+        device.unmap(&all(), strategy::PRECISE, flags)?;
+        drop(mapping);
+        anyhow::Ok(())
+    });
+    fs::write(THRESHOLD, before.trim())?;
+    done
 }
 
 /// Touches and unmaps until it is killed.

@@ -14,6 +14,7 @@ pub mod cgroup;
 pub mod counts;
 pub mod fault;
 pub mod gup;
+pub mod hotplug;
 pub mod lifecycle;
 pub mod neighbours;
 pub mod oracle;
@@ -37,7 +38,7 @@ mod tests {
 
     const LIST: &str = include_str!("../../../tests.list");
 
-    const SUITES: [(&str, &[Test]); 25] = [
+    const SUITES: [(&str, &[Test]); 26] = [
         ("abi", super::abi::TESTS),
         ("fault", super::fault::TESTS),
         ("unmap", super::unmap::TESTS),
@@ -48,6 +49,7 @@ mod tests {
         ("neighbours", super::neighbours::TESTS),
         ("badmemory", super::badmemory::TESTS),
         ("cgroup", super::cgroup::TESTS),
+        ("hotplug", super::hotplug::TESTS),
         ("oracle", super::oracle::TESTS),
         ("counts", super::counts::TESTS),
         ("bench", super::bench::TESTS),

@@ -24,7 +24,8 @@ use crate::selection::Selection;
 use crate::tlb_events::{most_common, TlbEvents};
 
 use failures::{
-    each_allocation_may_fail, many_allocations_may_fail, no_allocation_is_needed_to_take_pages,
+    a_fork_may_fail_halfway, each_allocation_may_fail, many_allocations_may_fail,
+    no_allocation_is_needed_to_take_pages,
 };
 use watched::{idle_pages_of_processes_are_watched, idle_pages_of_threads_are_watched};
 
@@ -44,6 +45,7 @@ crate::tests! {
     no_allocation_is_needed_to_take_pages,
     each_allocation_may_fail within 120,
     many_allocations_may_fail,
+    a_fork_may_fail_halfway within 120,
 }
 
 const NR_PAGES: u64 = 64;

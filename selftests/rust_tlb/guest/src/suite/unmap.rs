@@ -38,6 +38,7 @@ crate::tests! {
     an_old_batch_flushes_itself,
     a_batch_that_grows_gets_old_all_the_same,
     a_deferred_batch_ends_with_the_file,
+    the_call_may_lie_in_the_pages_that_it_takes,
 }
 
 /// Pages in the mappings.
@@ -259,6 +260,54 @@ fn two_mappings_of_one_process_both_lose_the_page(_: &Options) -> Result<()> {
             two.word(1, 0).load(Relaxed) == 0,
             "the old page in the second mapping"
         );
+    }
+    Ok(())
+}
+
+/// The argument and its list are read before the file is locked, and what is said goes to the fresh
+/// page, whose fault locks it.
+fn the_call_may_lie_in_the_pages_that_it_takes(_: &Options) -> Result<()> {
+    const LIST_AT: usize = 256;
+    for strategy in REAL_STRATEGIES {
+        let can_defer = [strategy::BROADCAST, strategy::PRECISE].contains(&strategy);
+        for flags in [0, abi::UNMAP_DEFER] {
+            if flags != 0 && !can_defer {
+                continue;
+            }
+            let device = Device::open()?;
+            let mapping = device.map(NR_PAGES)?;
+            mapping.word(0, LIST_AT).store(0, Relaxed);
+            mapping.word(0, LIST_AT + 1).store(1, Relaxed);
+            mapping.word(1, 0).store(7, Relaxed);
+            let place = mapping.address();
+            let list = place.wrapping_byte_add(LIST_AT * size_of::<u64>());
+            let call = abi::Unmap {
+                strategy,
+                flags: flags | abi::UNMAP_LIST,
+                list: list.addr() as u64,
+                nr_list: 2,
+                ..Default::default()
+            };
+            // SAFETY: The pages are the mapping's, and big enough; what the call leaves there is an
+            // `Unmap`, of plain numbers.
+            let reply = unsafe {
+                place.cast::<abi::Unmap>().write_volatile(call);
+                device.call_at(abi::UNMAP, place)?;
+                place.cast::<abi::Unmap>().read_volatile()
+            };
+            ensure!(
+                reply.nr_pages == 2,
+                "{}: {reply:?}",
+                strategy_name(strategy)
+            );
+            // Deferred, what it said may have gone to the old page, by an old translation.
+            device.flush()?;
+            let value = mapping.word(1, 0).load(Relaxed);
+            ensure!(value == 0, "an old page: {value}");
+            let counters = device.counters()?;
+            ensure!(counters.nr_pending == 0, "{counters:?}");
+            ensure!(counters.nr_stale_writes == 0, "{counters:?}");
+        }
     }
     Ok(())
 }

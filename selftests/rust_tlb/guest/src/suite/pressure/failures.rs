@@ -10,9 +10,11 @@ use rustix::io::Errno;
 
 use super::operations::{Left, Operation, Stage, OPERATIONS};
 use crate::abi::{self, strategy};
+use crate::child::Child;
 use crate::device::Device;
 use crate::failing_allocations::FailingAllocations;
 use crate::ktap::{skip, Options};
+use crate::mapping::Mapping;
 use crate::memory_use::{expect_no_leak, MemoryUse};
 use crate::reclaim::Shrinkers;
 use crate::selection::Selection;
@@ -150,4 +152,44 @@ fn expect_nothing_left(stage: Stage) -> Result<()> {
     println!("# {counters:?}");
     ensure!(counters.nr_pages_held == 0, "{counters:?}");
     Ok(())
+}
+
+/// A fork that fails halfway through the PTEs, of two page tables, undoes what it has copied.
+pub fn a_fork_may_fail_halfway(_: &Options) -> Result<()> {
+    const NR_MANY: u64 = 600;
+    const MOST: u32 = 2000;
+    where_possible(|failing| {
+        for flavour in [
+            0,
+            abi::SETUP_NOTIFY,
+            abi::SETUP_PFNMAP,
+            abi::SETUP_PFNMAP | abi::SETUP_NOTIFY,
+        ] {
+            let device = Device::open()?;
+            device.setup(flavour)?;
+            let mapping = Mapping::of_tables(&device, NR_MANY)?;
+            (0..NR_MANY).for_each(|page| mapping.word(page, 0).store(page + 1, Relaxed));
+            let mut nr_failed = 0;
+            for nr in 1..MOST {
+                let (child, failed) = failing.nth(nr, || Child::fork_with_code(|| 0))?;
+                match child {
+                    Ok(child) => child.join()?,
+                    Err(_) => nr_failed += 1,
+                }
+                if !failed {
+                    break;
+                }
+            }
+            println!("# flavour {flavour}: {nr_failed} forks failed");
+            ensure!(nr_failed > 0, "no fork failed");
+            let kept = |page| mapping.word(page, 0).load(Relaxed) == page + 1;
+            ensure!((0..NR_MANY).all(kept), "the parent has lost pages");
+            let all = Selection::run(0, NR_MANY);
+            let reply = device.unmap(&all, strategy::PRECISE, abi::UNMAP_FREE)?;
+            ensure!(reply.nr_ptes == NR_MANY, "{reply:?}");
+            let counters = device.counters()?;
+            ensure!(counters.nr_pages_held == 0, "{counters:?}");
+        }
+        Ok(())
+    })
 }
