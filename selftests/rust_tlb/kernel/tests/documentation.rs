@@ -34,10 +34,11 @@ fn quoted(text: &str) -> Vec<&str> {
         .collect()
 }
 
-fn our_folders() -> [&'static str; 8] {
+fn our_folders() -> [&'static str; 9] {
     [
         "rust/",
         "mm/tlb",
+        "mm/mremap_",
         "include/",
         "samples/",
         "selftests/",
