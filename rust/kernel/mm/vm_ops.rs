@@ -26,7 +26,10 @@ use crate::{
     bindings,
     error::VTABLE_DEFAULT_ERROR,
     module::this_module,
-    page::Page,
+    page::{
+        Page,
+        PAGE_SIZE, //
+    },
     prelude::*,
     sync::{
         Arc,
@@ -64,6 +67,21 @@ pub trait VmOperations: 'static {
     /// A VMA is about to go. The `mmap_lock` is held, for reading at least: faults in other VMAs
     /// and other calls of this may run at the same time.
     fn close(_data: ArcBorrow<'_, Self::Data>) {}
+
+    /// A mapping of `nr_pages` was moved by mremap: all its PTEs are at the new address, and no CPU
+    /// knows an old one still. The copy was opened before; the old mapping, if it does not stay
+    /// (`MREMAP_DONTUNMAP`), is closed after. Without this function every move is allowed.
+    ///
+    /// # Errors
+    ///
+    /// Whatever mremap is to return: the PTEs are moved back first.
+    ///
+    /// # Context
+    ///
+    /// The `mmap_lock` is held for writing.
+    fn mremap(_data: ArcBorrow<'_, Self::Data>, _nr_pages: usize) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// A page that is mapped read-only, by reference, is about to be written to. With this
     /// function, PTEs start out read-only in writable mappings, and a write to a clean page comes
@@ -262,6 +280,22 @@ impl<T: VmOperations> VmOperationsVTable<T> {
 
     /// # Safety
     ///
+    /// `vma` must be a copy, opened and not closed, of one set up by [`VmaNew::set_vm_ops`] for `T`,
+    /// and the `mmap_lock` be held for writing.
+    unsafe extern "C" fn mremap(vma: *mut bindings::vm_area_struct) -> c_int {
+        // SAFETY: As promised by the caller; under the `mmap_lock` the addresses do not change.
+        let (data, len) = unsafe {
+            let range = &(*vma).__bindgen_anon_1.__bindgen_anon_1;
+            (Self::data(vma), range.vm_end - range.vm_start)
+        };
+        match T::mremap(data, len / PAGE_SIZE) {
+            Ok(()) => 0,
+            Err(error) => error.to_errno(),
+        }
+    }
+
+    /// # Safety
+    ///
     /// `vmf` must be valid, for a fault in a VMA set up by [`VmaNew::set_vm_ops`] for `T`.
     unsafe fn handle(vmf: *mut bindings::vm_fault, handler: Handler<T>) -> Result<(), FaultError> {
         // SAFETY: The VMA of a fault is valid during the fault; the `mmap_lock` is held.
@@ -320,6 +354,11 @@ impl<T: VmOperations> VmOperationsVTable<T> {
         open: Some(Self::open),
         close: Some(Self::close),
         fault: Some(Self::fault),
+        mremap: if T::HAS_MREMAP {
+            Some(Self::mremap)
+        } else {
+            None
+        },
         page_mkwrite: if T::HAS_PAGE_MKWRITE {
             Some(Self::page_mkwrite)
         } else {

@@ -331,8 +331,12 @@ pub struct Counters {
     pub nr_flushed_old: u64,
     /// ... or because memory was short.
     pub nr_flushed_pressure: u64,
+    /// Mappings that `mremap` moved, ...
+    pub nr_moves: u64,
+    /// ... and their pages, whether they were there or not.
+    pub nr_moved_pages: u64,
     /// Zero.
-    pub reserved: [u64; 4],
+    pub reserved: [u64; 2],
 }
 
 /// [`Accessed::op`]: read the Accessed bits.

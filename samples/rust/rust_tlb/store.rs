@@ -309,6 +309,13 @@ impl VmOperations for Store {
             None => Err(FaultError::Sigbus),
         }
     }
+
+    fn mremap(store: ArcBorrow<'_, Store>, nr_pages: usize) -> Result {
+        let mut pages = store.lock();
+        pages.counters.nr_moves += 1;
+        pages.counters.nr_moved_pages += nr_pages as u64;
+        Ok(())
+    }
 }
 
 /// As [`Store`], for mappings whose writes it wants to know of.
@@ -325,6 +332,10 @@ impl VmOperations for Notified {
         let mut pages = store.lock();
         pages.counters.nr_mkwrites += u64::from(vmf.is_write() && !pages.setup.pfnmap);
         Ok(())
+    }
+
+    fn mremap(store: ArcBorrow<'_, Store>, nr_pages: usize) -> Result {
+        <Store as VmOperations>::mremap(store, nr_pages)
     }
 
     // Waits for an unmap in both its phases: what it finds afterwards is a PTE that has changed,

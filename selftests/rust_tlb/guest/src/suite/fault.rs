@@ -197,10 +197,13 @@ fn data_moves_with_mremap(_: &Options) -> Result<()> {
     ensure!(mapping.address() != before, "it has not moved");
     check(&mapping, 10)?;
     fill(&mapping, 20);
+    let counters = device.counters()?;
     ensure!(
-        device.counters()?.nr_faults == faults,
+        counters.nr_faults == faults,
         "the page table entries did not move"
     );
+    let moved = (counters.nr_moves, counters.nr_moved_pages);
+    ensure!(moved == (1, NR_PAGES), "the driver was told of {moved:?}");
     check(&device.map(NR_PAGES)?, 20)
 }
 
