@@ -5,15 +5,18 @@
 //! From the bottom up:
 //!
 //! - [`abi`] is the device's own source file. [`device`] makes calls of it, [`mapping`] the memory.
-//! - [`child`], [`shared`], [`barrier`] and [`crew`] put threads and processes on chosen CPUs and
+//! - [`child`], [`shared`], [`barrier`], [`busy`] and [`crew`] put threads and processes on chosen CPUs and
 //!   keep them in step with the thread that drives the device.
 //! - [`tlb_events`], [`memory_use`] and [`residency`] are what the kernel says happened;
 //!   [`oracle`] is what user space saw happen, by the [`verdict`]s of its [`watcher`]s.
+//! - [`arena`] is address space in which memory is moved, by the kernel's [`mremap_runs`].
 //! - [`writers`] notice when a write is lost; [`pending`] waits for batches that nobody flushes.
 //! - [`page_holder`], [`pinned`] and [`direct_io`] hold references to pages, beside the page tables;
-//!   [`reclaim`] and [`failing_allocations`] make memory short.
+//!   [`reclaim`] and [`failing_allocations`] make memory short, [`memory_group`] for a few only, who
+//!   swap to a [`ram_disk`].
 //! - [`held_moment`] holds a moment open that is too short to be met.
-//! - [`kprobe`] counts how often the kernel comes by; [`ftrace`] records what its events say; [`recorder`] tells another tool when to.
+//! - [`kprobe`] counts how often the kernel comes by; [`ftrace`] records what its events say;
+//!   [`recorder`] tells another tool when to.
 //! - [`scene`] counts one unmap among busy CPUs: the counts suite and the demo share it.
 //! - [`binder`] are processes that talk by another driver, whose pages are taken in the same way.
 //! - [`stress`] does everything at once, for as long as one likes.
@@ -25,9 +28,11 @@
 #[path = "../../srctree/samples/rust/rust_tlb/abi.rs"]
 pub mod abi;
 
+pub mod arena;
 pub mod barrier;
 pub mod bench;
 pub mod binder;
+pub mod busy;
 pub mod child;
 pub mod cpu;
 pub mod crew;
@@ -40,11 +45,14 @@ pub mod kernel_module;
 pub mod kprobe;
 pub mod ktap;
 pub mod mapping;
+pub mod memory_group;
 pub mod memory_use;
+pub mod mremap_runs;
 pub mod oracle;
 pub mod page_holder;
 pub mod pending;
 pub mod pinned;
+pub mod ram_disk;
 pub mod reclaim;
 pub mod recorder;
 pub mod residency;

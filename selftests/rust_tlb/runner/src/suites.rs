@@ -28,10 +28,11 @@ const SUITE_LIMIT: u64 = 180;
 const BOOT_LIMIT: u64 = 120;
 
 /// Suites about what happens at the same time: not in slices of time, if that can be helped.
-const CONCURRENT: [&str; 14] = [
+const CONCURRENT: [&str; 15] = [
     "binder",
     "gup",
     "lifecycle",
+    "mremap",
     "neighbours",
     "oracle",
     "others",

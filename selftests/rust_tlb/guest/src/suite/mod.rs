@@ -16,6 +16,7 @@ pub mod fault;
 pub mod gup;
 pub mod hotplug;
 pub mod lifecycle;
+pub mod mremap;
 pub mod neighbours;
 pub mod oracle;
 pub mod others;
@@ -38,7 +39,7 @@ mod tests {
 
     const LIST: &str = include_str!("../../../tests.list");
 
-    const SUITES: [(&str, &[Test]); 26] = [
+    const SUITES: [(&str, &[Test]); 27] = [
         ("abi", super::abi::TESTS),
         ("fault", super::fault::TESTS),
         ("unmap", super::unmap::TESTS),
@@ -65,6 +66,7 @@ mod tests {
         ("trace", super::trace::TESTS),
         ("binder", super::binder::TESTS),
         ("stress", super::stress::TESTS),
+        ("mremap", super::mremap::TESTS),
     ];
 
     fn listed() -> Vec<String> {
