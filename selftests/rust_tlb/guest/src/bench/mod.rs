@@ -7,6 +7,7 @@
 //!   what reclaim works on.
 //! - [`plan`] says what is measured, [`sweep`] does it, [`row`] sums up.
 //! - [`victims`] is what those lose who are interrupted.
+//! - [`moves`] is what `mremap()` costs.
 //! - [`headline`] is the workload that batched flushes were invented for.
 //! - [`stale`] is whether they were flushed at all.
 //! - [`check`] holds the counters against each other.
@@ -18,6 +19,7 @@ pub mod check;
 pub mod clock;
 pub mod headline;
 pub mod mapped_file;
+pub mod moves;
 pub mod plan;
 pub mod row;
 pub mod script;

@@ -12,7 +12,7 @@ use serde::Serialize;
 use rust_tlb_guest::bench::check::Check;
 use rust_tlb_guest::bench::plan::Effort;
 use rust_tlb_guest::bench::way::WAYS;
-use rust_tlb_guest::bench::{headline, stale, sweep, victims};
+use rust_tlb_guest::bench::{headline, moves, stale, sweep, victims};
 use rust_tlb_guest::cpu;
 
 /// Measures what it costs to take pages back, in each way that there is.
@@ -41,6 +41,12 @@ enum Part {
     },
     /// Whether stale translations are left
     Stale,
+    /// What a move of memory costs
+    Moves {
+        /// Rounds of each measurement
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
     /// What interrupted threads lose
     Victims,
     /// More mapped pages than memory, read on all CPUs
@@ -56,6 +62,7 @@ fn main() -> ExitCode {
     let done = match &options.part {
         Part::Sweeps { axis, rounds } => sweeps(&options, axis.as_deref(), *rounds),
         Part::Stale => look(&options),
+        Part::Moves { rounds } => move_memory(*rounds),
         Part::Victims => victims(&options),
         Part::Headline { path } => headline(&options, path),
     };
@@ -106,6 +113,11 @@ fn look(options: &Options) -> Result<()> {
         false => 10,
     };
     stale::run(nr_unmaps, |seen| tell("STALE", &seen))
+}
+
+fn move_memory(nr_rounds: usize) -> Result<()> {
+    cpu::pin_driver()?;
+    moves::run(nr_rounds, |row| tell("MOVE", row))
 }
 
 fn victims(options: &Options) -> Result<()> {

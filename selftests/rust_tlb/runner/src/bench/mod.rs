@@ -6,12 +6,14 @@
 //!   [`said`] is what they say.
 //! - [`results`] is what is written, [`merge`] makes rows of what two boots measured, [`targets`]
 //!   holds them against what was aimed at.
+//! - [`moves`] is what `mremap()` costs.
 //! - [`events`] compares kernels with trace events and without.
 //! - [`chart`] draws, [`plots`] chooses what, [`page`] is the HTML, [`tables`] its tables.
 
 mod chart;
 pub mod events;
 mod merge;
+mod moves;
 mod page;
 mod plots;
 mod results;

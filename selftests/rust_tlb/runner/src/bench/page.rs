@@ -4,6 +4,7 @@
 
 use maud::{html, Markup, PreEscaped, DOCTYPE};
 
+use super::moves;
 use super::plots::Plot;
 use super::results::Results;
 use super::tables::{self, typical};
@@ -47,6 +48,8 @@ pub fn render(results: &Results, plots: &[Plot]) -> String {
                 (tables::victims(results))
                 h2 { "More mapped pages than memory" }
                 (tables::headline(results))
+                h2 { "Memory that is moved" }
+                (moves::table(&results.moves))
                 h2 { "Every measurement" }
                 (tables::rows(results))
                 h2 { "Do the counters agree?" }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::environment::Environment;
 
 use super::merge;
+use super::moves;
 use super::plots::STRATEGIES;
 use super::said::{Check, Headline, Said, Spread, Victims};
 use super::targets::{self, Target};
@@ -30,6 +31,7 @@ pub struct Results {
     pub rows: Vec<Row>,
     pub victims: Vec<VictimsRow>,
     pub headline: Vec<HeadlineRow>,
+    pub moves: Vec<moves::Row>,
     pub targets: Vec<Target>,
     pub checks: Vec<Check>,
 }
@@ -165,6 +167,7 @@ pub fn assemble(
         seconds: elapsed.as_secs_f64(),
         victims: victims(&said.victims),
         headline: headline(&said.headline),
+        moves: moves::rows(&said.moves[0], &said.moves[1])?,
         targets: targets::judge(&rows),
         checks: said.checks.clone(),
         rows,

@@ -6,6 +6,8 @@ use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::moves;
+
 /// A median, the least and the greatest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -128,6 +130,8 @@ pub struct Said {
     pub stale: Vec<Stale>,
     pub victims: Vec<Victims>,
     pub headline: Vec<Headline>,
+    /// Moves where time passes, and where instructions are counted.
+    pub moves: [Vec<moves::Measured>; 2],
 }
 
 /// What a line is.
@@ -150,6 +154,7 @@ impl Said {
             "ROW" => keep(&mut self.timed, rest),
             "CHECK" => keep(&mut self.checks, rest).inspect(|_| self.name_check()),
             "STALE" => keep(&mut self.stale, rest),
+            "MOVE" => keep(&mut self.moves[usize::from(counted)], rest),
             "VICTIMS" => keep(&mut self.victims, rest),
             "HEADLINE" => keep(&mut self.headline, rest),
             "PROGRESS" => return progress(rest),

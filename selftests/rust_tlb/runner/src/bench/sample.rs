@@ -53,6 +53,14 @@ fn victims(strategy: &str, nr_unmaps: u64, passes: f64) -> Value {
     })
 }
 
+fn a_move(how: &str) -> Value {
+    json!({
+        "how": how, "nr_pages": 8192, "aligned": true, "nr_cpus": 8, "nr_samples": 3,
+        "rounds": spread(4.0), "ipis_received": spread(28.0), "ns_per_page": spread(2.0),
+        "ticks_per_page": spread(1.0), "locked_ns": 5000.0,
+    })
+}
+
 /// What two boots said.
 pub fn said() -> Said {
     let mut said = Said::default();
@@ -77,6 +85,9 @@ pub fn said() -> Said {
         false,
     );
     hear("VICTIMS", victims("zap", 100, 800.0), false);
+    for counted in [false, true] {
+        hear("MOVE", a_move("kernel_deferred"), counted);
+    }
     hear(
         "HEADLINE",
         json!({

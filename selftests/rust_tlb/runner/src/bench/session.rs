@@ -44,6 +44,7 @@ const COUNTED_ROUNDS: [&str; 2] = ["3", "5"];
 pub fn parts(machine: &Machine, quick: bool) -> [Part; 3] {
     let sweeps =
         |rounds: [&'static str; 2]| vec!["sweeps", "--rounds", rounds[usize::from(!quick)]];
+    let moves = ["moves", "--rounds", COUNTED_ROUNDS[usize::from(!quick)]];
     [
         Part {
             name: "bench-timed",
@@ -51,7 +52,7 @@ pub fn parts(machine: &Machine, quick: bool) -> [Part; 3] {
             machine: machine.clone(),
             quick,
             prepare: SWAP,
-            commands: vec![sweeps(TIMED_ROUNDS), vec!["stale"]],
+            commands: vec![sweeps(TIMED_ROUNDS), moves.to_vec(), vec!["stale"]],
         },
         Part {
             name: "bench-counted",
@@ -59,7 +60,7 @@ pub fn parts(machine: &Machine, quick: bool) -> [Part; 3] {
             machine: machine.counting(),
             quick,
             prepare: SWAP,
-            commands: vec![sweeps(COUNTED_ROUNDS)],
+            commands: vec![sweeps(COUNTED_ROUNDS), moves.to_vec()],
         },
         Part {
             name: "bench-parallel",

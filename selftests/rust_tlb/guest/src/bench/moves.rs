@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a move of memory costs: `mremap()` without runs and with them.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use anyhow::{Context, Result};
+use rustix::mm::Advice;
+use serde::Serialize;
+
+use super::clock::{timed, Elapsed};
+use super::row::Spread;
+use crate::arena::{Arena, Leave, Span, PMD_SIZE, PUD_SIZE};
+use crate::busy::Busy;
+use crate::child::Child;
+use crate::cpu;
+use crate::ftrace::Tracing;
+use crate::mapping::PAGE_SIZE;
+use crate::mremap_runs::{Runs, MAX};
+use crate::tlb_events::TlbEvents;
+
+/// Ways to move, and how long their runs are.
+const HOWS: [(&str, u32); 2] = [("kernel", 1), ("kernel_deferred", MAX)];
+const NR_PAGES: [usize; 4] = [1, 64, 512, 8192];
+const NR_CPUS: [usize; 4] = [1, 2, 4, 8];
+/// Where the destination begins in its PTE table, in pages, if not where the source does.
+const SKEW: usize = 17;
+
+/// One way, in one place: medians, each with the least and the most.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    pub how: &'static str,
+    pub nr_pages: usize,
+    pub aligned: bool,
+    pub nr_cpus: usize,
+    pub nr_samples: usize,
+    pub rounds: Spread,
+    pub ipis_received: Spread,
+    pub ns_per_page: Spread,
+    pub ticks_per_page: Spread,
+    /// For how long a run held its locks at most; none if there was no run.
+    pub locked_ns: Option<f64>,
+}
+
+/// What is moved, and from where to where.
+struct Ground {
+    arena: Arena,
+    nr_pages: usize,
+    aligned: bool,
+}
+
+impl Ground {
+    fn new(nr_pages: usize, aligned: bool) -> Result<Self> {
+        let arena = Arena::new(4 * PUD_SIZE)?;
+        Ok(Self {
+            arena,
+            nr_pages,
+            aligned,
+        })
+    }
+
+    fn places(&self) -> (Span<'_>, Span<'_>) {
+        let len = self.nr_pages * PAGE_SIZE;
+        let skew = if self.aligned { 0 } else { SKEW * PAGE_SIZE };
+        let new = 2 * PUD_SIZE + 128 * PMD_SIZE + skew;
+        (
+            self.arena.span(64 * PMD_SIZE, len),
+            self.arena.span(new, len),
+        )
+    }
+
+    /// Maps new pages, and moves all of them.
+    fn move_all(&self) -> Result<(TlbEvents, Elapsed)> {
+        let (old, new) = self.places();
+        old.map_anonymous()?;
+        old.advise(Advice::LinuxNoHugepage)?;
+        (0..old.len())
+            .step_by(PAGE_SIZE)
+            .for_each(|at| old.word(at).store(1, Relaxed));
+        let before = read_events()?;
+        // To unmap the old mapping takes rounds, too, which are none of the move's.
+        let (moved, elapsed) = timed(|| old.move_to(&new, Leave::Mapping));
+        let events = read_events()?.since(before);
+        moved?;
+        old.reserve()?;
+        new.reserve()?;
+        Ok((events, elapsed))
+    }
+
+    /// How long the run took that took longest.
+    fn longest_run(&self, tracing: &Tracing) -> Result<Option<f64>> {
+        let (_, events) = tracing.record(|| self.move_all())?;
+        let at = |name: &'static str| {
+            let named = events.iter().filter(move |event| event.name == name);
+            named.map(|event| event.at)
+        };
+        let ends = at("mremap_run_end").zip(at("mremap_run_begin"));
+        Ok(ends
+            .map(|(end, begin)| end - begin)
+            .max()
+            .map(|ns| ns as f64))
+    }
+}
+
+fn read_events() -> Result<TlbEvents> {
+    TlbEvents::read()?.context("the kernel does not count TLB flushes (CONFIG_DEBUG_TLBFLUSH)")
+}
+
+/// Makes all measurements, `nr_rounds` of each, and hands each row to `emit`.
+pub fn run(nr_rounds: usize, emit: impl Fn(&Row) -> Result<()>) -> Result<()> {
+    let runs = Runs::take()?.context("the kernel has no CONFIG_MREMAP_BATCH_FLUSH")?;
+    let there_are = NR_CPUS.into_iter().filter(|&nr| nr <= cpu::nr_cpus());
+    for nr_cpus in there_are {
+        // A CPU that an mm once ran on counts among those that are asked.
+        let child = Child::fork(|| on_cpus(&runs, nr_cpus, nr_rounds, &emit))?;
+        child.join()?;
+    }
+    Ok(())
+}
+
+fn on_cpus(
+    runs: &Runs,
+    nr_cpus: usize,
+    nr_rounds: usize,
+    emit: &dyn Fn(&Row) -> Result<()>,
+) -> Result<()> {
+    let _busy = Busy::start(nr_cpus - 1);
+    let tracing = Tracing::new(&["mremap"])?.context("the kernel does not have the events")?;
+    for nr_pages in NR_PAGES {
+        for aligned in [true, false] {
+            let ground = Ground::new(nr_pages, aligned)?;
+            for (how, max) in HOWS {
+                runs.set_max(max)?;
+                let rounds: Result<Vec<_>> = (0..=nr_rounds).map(|_| ground.move_all()).collect();
+                let locked_ns = ground.longest_run(&tracing)?;
+                // The first warms up.
+                emit(&row(how, &ground, nr_cpus, &rounds?[1..], locked_ns))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn row(
+    how: &'static str,
+    ground: &Ground,
+    nr_cpus: usize,
+    moves: &[(TlbEvents, Elapsed)],
+    locked_ns: Option<f64>,
+) -> Row {
+    let nr_pages = ground.nr_pages as f64;
+    let spread = |value: &dyn Fn(&(TlbEvents, Elapsed)) -> f64| Spread::of(moves.iter().map(value));
+    Row {
+        how,
+        nr_pages: ground.nr_pages,
+        aligned: ground.aligned,
+        nr_cpus,
+        nr_samples: moves.len(),
+        rounds: spread(&|(events, _)| events.remote_flush as f64),
+        ipis_received: spread(&|(events, _)| events.remote_flush_received as f64),
+        ns_per_page: spread(&|(_, elapsed)| elapsed.time.as_nanos() as f64 / nr_pages),
+        ticks_per_page: spread(&|(_, elapsed)| elapsed.ticks as f64 / nr_pages),
+        locked_ns,
+    }
+}
