@@ -50,6 +50,63 @@ bool tlb_defer_is_traced(void)
 	       trace_rust_tlb_page_release_enabled();
 }
 
+#ifdef CONFIG_RUST_TLB_RING
+/*
+ * As arch_tlbbatch_add_pending() does after its increment. With INVLPGB there
+ * are no rings, and this is not for it.
+ */
+static void note_cpus(struct arch_tlbflush_unmap_batch *batch,
+		      struct mm_struct *mm)
+{
+	cpumask_or(&batch->cpumask, &batch->cpumask, mm_cpumask(mm));
+	mmu_notifier_arch_invalidate_secondary_tlbs(mm, 0, -1UL);
+}
+#endif
+
+#if defined(CONFIG_RUST_TLB_RING) && defined(CONFIG_RUST_TLB_FAULTS)
+/*
+ * The bug of 2021, to show that tests notice: the generation goes up for the
+ * first of several deferrals, as long as nobody else bumps it.
+ */
+static struct {
+	struct mm_struct *mm;
+	u64 gen;
+} bumped;
+
+static bool skips_bump(struct arch_tlbflush_unmap_batch *batch,
+		       struct mm_struct *mm)
+{
+	if (flush_ring_keeps(FLUSH_RING_KEEP_BUMP))
+		return false;
+	if (bumped.mm != mm ||
+	    bumped.gen != atomic64_read(&mm->context.tlb_gen)) {
+		bumped.mm = mm;
+		bumped.gen = atomic64_read(&mm->context.tlb_gen) + 1;
+		return false;
+	}
+	cpumask_or(&batch->cpumask, &batch->cpumask, mm_cpumask(mm));
+	return true;
+}
+
+/* Publish before the PTE of @addr is cleared: H1, broken. */
+static void publish_early(struct mm_struct *mm, unsigned long addr)
+{
+	if (flush_ring_keeps(FLUSH_RING_KEEP_CLEAR) || !mm_has_flush_ring(mm))
+		return;
+	__flush_ring_publish(mm, inc_mm_tlb_gen(mm), addr, addr + PAGE_SIZE,
+			     PAGE_SHIFT, false);
+	flush_ring_pause(FLUSH_RING_AT_CLEAR);
+}
+#else
+static bool skips_bump(struct arch_tlbflush_unmap_batch *batch,
+		       struct mm_struct *mm)
+{
+	return false;
+}
+
+static void publish_early(struct mm_struct *mm, unsigned long addr) { }
+#endif
+
 /*
  * Owe @mm a flush of [@start, @end).
  *
@@ -62,7 +119,73 @@ void tlb_defer_add_pending(struct arch_tlbflush_unmap_batch *batch,
 			   struct mm_struct *mm, unsigned long start,
 			   unsigned long end)
 {
+	if (skips_bump(batch, mm))
+		return;
+#ifdef CONFIG_RUST_TLB_RING
+	if (mm_has_flush_ring(mm)) {
+		__flush_ring_publish(mm, inc_mm_tlb_gen(mm), start, end,
+				     PAGE_SHIFT, false);
+		note_cpus(batch, mm);
+		return;
+	}
+#endif
 	arch_tlbbatch_add_pending(batch, mm, start, end);
+}
+
+/*
+ * Owe @mm a flush of @runs, words of rust/kernel/mm/tlb/run.rs; of everything
+ * if @mm has no ring to say that in.
+ *
+ * H1: as tlb_defer_add_pending(); mm_cpumask() is read after the last increment.
+ * Context: as tlb_defer_add_pending().
+ */
+void tlb_defer_publish(struct arch_tlbflush_unmap_batch *batch,
+		       struct mm_struct *mm, const u64 *runs,
+		       unsigned long nr_runs)
+{
+#ifdef CONFIG_RUST_TLB_RING
+	if (mm_has_flush_ring(mm)) {
+		for (; nr_runs > FLUSH_RING_RUNS; runs += FLUSH_RING_RUNS) {
+			flush_ring_publish_next(mm, runs, FLUSH_RING_RUNS);
+			nr_runs -= FLUSH_RING_RUNS;
+		}
+		flush_ring_publish_next(mm, runs, nr_runs);
+		note_cpus(batch, mm);
+		return;
+	}
+#endif
+	arch_tlbbatch_add_pending(batch, mm, 0, TLB_FLUSH_ALL);
+}
+
+/*
+ * While this is held, address spaces can have rings. Context: may sleep, and no
+ * mmap_lock.
+ */
+void tlb_defer_rings_get(void)
+{
+#ifdef CONFIG_RUST_TLB_RING
+	flush_rings_get();
+#endif
+}
+
+void tlb_defer_rings_put(void)
+{
+#ifdef CONFIG_RUST_TLB_RING
+	flush_rings_put();
+#endif
+}
+
+/*
+ * Give @mm a ring. Context: may sleep; tlb_defer_rings_get() is held.
+ * Returns -EOPNOTSUPP if there are none on this machine, or -ENOMEM.
+ */
+int tlb_defer_ring_add(struct mm_struct *mm)
+{
+#ifdef CONFIG_RUST_TLB_RING
+	return flush_ring_add(mm);
+#else
+	return -EOPNOTSUPP;
+#endif
 }
 
 /*
@@ -303,6 +426,7 @@ unsigned int tlb_defer_clear_pte(struct tlb_defer_table *table,
 	if (!pte_maps(table, pteval, page))
 		return 0;
 
+	publish_early(table->vma->vm_mm, addr);
 	/* An xchg: what the CPU set in Accessed and Dirty is not lost. */
 	pteval = ptep_get_and_clear(table->vma->vm_mm, addr, pte);
 	unaccount(table, page, pte_dirty(pteval));

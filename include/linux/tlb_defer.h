@@ -13,6 +13,7 @@
 #ifndef _LINUX_TLB_DEFER_H
 #define _LINUX_TLB_DEFER_H
 
+#include <linux/flush_ring.h>
 #include <linux/mm.h>
 #include <linux/mm_types.h>
 #include <linux/mmu_notifier.h>
@@ -35,6 +36,12 @@ struct address_space;
 void tlb_defer_add_pending(struct arch_tlbflush_unmap_batch *batch,
 			   struct mm_struct *mm, unsigned long start,
 			   unsigned long end);
+void tlb_defer_publish(struct arch_tlbflush_unmap_batch *batch,
+		       struct mm_struct *mm, const u64 *runs,
+		       unsigned long nr_runs);
+void tlb_defer_rings_get(void);
+void tlb_defer_rings_put(void);
+int tlb_defer_ring_add(struct mm_struct *mm);
 void tlb_defer_flush_pending(struct arch_tlbflush_unmap_batch *batch);
 void tlb_defer_flush_mm_range(struct mm_struct *mm, unsigned long start,
 			      unsigned long end);

@@ -19,7 +19,8 @@
 		{ 1, "precise" },			\
 		{ 2, "page" },				\
 		{ 3, "none" },				\
-		{ 4, "hoisted" })
+		{ 4, "hoisted" },			\
+		{ 5, "ring" })
 
 /* As `Why` in rust/kernel/mm/tlb/policy.rs. */
 #define show_rust_tlb_why(why)				\
@@ -190,6 +191,75 @@ TRACE_EVENT(rust_tlb_pending_hit,
 		__entry->owner = owner;
 	),
 	TP_printk("pgoff=%lu owner=%d", __entry->pgoff, __entry->owner)
+);
+
+/* As `Doubt` in rust/kernel/mm/tlb/ring.rs, below -1. */
+#define show_rust_tlb_caught(nr)			\
+	__print_symbolic(nr >= 0 ? 0 : nr,		\
+		{ 0, "exact" },				\
+		{ -1, "full: far" },			\
+		{ -2, "full: unpublished" },		\
+		{ -3, "full: overwritten" },		\
+		{ -4, "full: torn" },			\
+		{ -5, "full: everything" },		\
+		{ -6, "full: tables" },			\
+		{ -7, "full: many" })
+
+/* As `GaveUp` in rust/kernel/mm/tlb/ring.rs, from 0. */
+#define show_rust_tlb_published(gave_up)		\
+	__print_symbolic(gave_up,			\
+		{ -1, "published" },			\
+		{ 0, "gave up: busy" },			\
+		{ 1, "gave up: late" })
+
+/* What generation @gen of @mm is for goes into the ring of @mm. */
+TRACE_EVENT(rust_tlb_ring_publish,
+	TP_PROTO(const struct mm_struct *mm, u64 gen, unsigned long nr_runs,
+		 int gave_up),
+	TP_ARGS(mm, gen, nr_runs, gave_up),
+	TP_STRUCT__entry(
+		__field(const void *, mm)
+		__field(u64, gen)
+		__field(unsigned long, nr_runs)
+		__field(int, gave_up)
+	),
+	TP_fast_assign(
+		__entry->mm = mm;
+		__entry->gen = gen;
+		__entry->nr_runs = nr_runs;
+		__entry->gave_up = gave_up;
+	),
+	TP_printk("mm=%p gen=%llu runs=%lu %s", __entry->mm, __entry->gen,
+		  __entry->nr_runs, show_rust_tlb_published(__entry->gave_up))
+);
+
+/*
+ * This CPU catches up with the flushes of @mm after generation @local, up to
+ * @gen: as it is asked to (@who is 0), or as it comes back to @mm (1).
+ */
+TRACE_EVENT(rust_tlb_ring_collect,
+	TP_PROTO(const struct mm_struct *mm, u64 local, u64 gen, int who,
+		 long nr_pages),
+	TP_ARGS(mm, local, gen, who, nr_pages),
+	TP_STRUCT__entry(
+		__field(const void *, mm)
+		__field(u64, local)
+		__field(u64, gen)
+		__field(int, who)
+		__field(long, nr_pages)
+	),
+	TP_fast_assign(
+		__entry->mm = mm;
+		__entry->local = local;
+		__entry->gen = gen;
+		__entry->who = who;
+		__entry->nr_pages = nr_pages;
+	),
+	TP_printk("mm=%p from=%llu to=%llu by=%s pages=%ld %s", __entry->mm,
+		  __entry->local, __entry->gen,
+		  __entry->who ? "lazy" : "asked",
+		  __entry->nr_pages < 0 ? 0 : __entry->nr_pages,
+		  show_rust_tlb_caught(__entry->nr_pages))
 );
 
 #endif /* _TRACE_RUST_TLB_H */

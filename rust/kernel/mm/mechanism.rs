@@ -16,13 +16,16 @@ use super::{
             Machine, //
         },
         range::PageRange,
+        run::Run,
         walk::Cleared, //
     },
     Mm, //
 };
 use crate::{
     bindings,
+    error::to_result,
     page::Page,
+    prelude::*,
     sync::aref::ARef, //
 };
 
@@ -85,6 +88,17 @@ impl Machine for Cpus {
     }
 
     #[inline(never)]
+    fn publish(&mut self, mm: &Mm, runs: &[Run]) {
+        let (words, nr_runs) = (runs.as_ptr().cast::<u64>(), runs.len());
+        // SAFETY:
+        // - `batch` and `mm` as in `add_pending`.
+        // - A `Run` is a word, and so many of them are borrowed.
+        unsafe {
+            bindings::tlb_defer_publish(&raw mut self.batch, mm.as_raw(), words, nr_runs);
+        }
+    }
+
+    #[inline(never)]
     fn flush_pending(&mut self) {
         // SAFETY: `batch` is initialised and exclusively borrowed. In another context than
         // `Flush::flush` documents, it could wait for ever, and lockdep reports; no memory is at
@@ -99,6 +113,28 @@ impl Machine for Cpus {
         // and nobody is interrupted (H12). As to the context, see `flush_pending`.
         unsafe { bindings::tlb_defer_flush_mm_range(mm.as_raw(), start, end) }
     }
+}
+
+/// Lets address spaces have rings, until [`rings_put`]. May sleep.
+#[inline(never)]
+pub(super) fn rings_get() {
+    // SAFETY: Counts, and patches branches. In another context it could wait for ever, and lockdep
+    // reports; no memory is at risk.
+    unsafe { bindings::tlb_defer_rings_get() }
+}
+
+/// Undoes one [`rings_get`]. May sleep.
+#[inline(never)]
+pub(super) fn rings_put() {
+    // SAFETY: As `rings_get`. One time too often, the kernel warns and does nothing.
+    unsafe { bindings::tlb_defer_rings_put() }
+}
+
+/// Gives `mm` a ring. May sleep.
+#[inline(never)]
+pub(super) fn ring_add(mm: &Mm) -> Result {
+    // SAFETY: `mm` is a reference, so it is not freed during the call.
+    to_result(unsafe { bindings::tlb_defer_ring_add(mm.as_raw()) })
 }
 
 /// # Safety

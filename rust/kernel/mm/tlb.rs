@@ -113,6 +113,7 @@ pub mod exclusive;
 pub mod ledger;
 mod locks;
 pub mod mappings;
+pub mod owed;
 pub mod per_page;
 pub mod policy;
 pub mod precise;
@@ -120,7 +121,11 @@ pub mod range;
 #[cfg(CONFIG_RUST_TLB_RING)]
 pub mod ring;
 #[cfg(CONFIG_RUST_TLB_RING)]
+mod ring_entry;
+pub mod ringed;
+pub mod rings;
 pub mod run;
+pub mod run_list;
 pub mod scope;
 pub mod trace;
 pub mod two_phase;
@@ -159,6 +164,7 @@ pub use policy::{
     Report,
     Why, //
 };
+pub use rings::Rings;
 pub use two_phase::{
     Phases,
     Quiesced,
@@ -173,6 +179,8 @@ pub type Broadcast = Policy<Cpus, broadcast::Broadcast>;
 pub type Precise = Policy<Cpus, precise::Precise>;
 /// A flush per page: see [`per_page::PerPage`].
 pub type PerPage = Policy<Cpus, per_page::PerPage>;
+/// One round for all processes, and exact: see [`ringed::Ringed`].
+pub type Ringed = Policy<Cpus, ringed::Ringed>;
 /// No flush, to show that tests notice: see [`unflushed::Unflushed`].
 #[cfg(CONFIG_RUST_TLB_FAULTS)]
 pub type Unflushed = Policy<Cpus, unflushed::Unflushed>;

@@ -82,6 +82,13 @@ pub mod strategy {
     /// owed: a negative control. Only with `CONFIG_RUST_TLB_FAULTS`.
     pub const UNNOTED: u32 = 6;
 
+    /// Clear all PTEs in all mms, then one round for all, in which each CPU invalidates what was
+    /// cleared in the mm that it runs, as far as the kernel's ceiling. An mm without a ring of
+    /// flushes ([`super::SETUP_RING`]) is flushed in full, in the same round.
+    pub const RING: u32 = 7;
+    /// As [`RING`], but above a few pages an mm everything is flushed: what is cheaper.
+    pub const AUTO: u32 = 8;
+
     /// What a strategy is.
     pub struct Strategy {
         /// Its name.
@@ -135,7 +142,7 @@ pub mod strategy {
     pub const NR: u32 = ALL.len() as u32;
     /// All of them, by number. A new one has a row here, and its policy in the device's
     /// `strategy.rs`.
-    pub const ALL: [Strategy; 7] = [
+    pub const ALL: [Strategy; 9] = [
         Strategy::batch("page"),
         Strategy::core("zap"),
         Strategy::core("unmap_mapping"),
@@ -143,6 +150,8 @@ pub mod strategy {
         Strategy::deferring("precise"),
         Strategy::control("none"),
         Strategy::control("unnoted"),
+        Strategy::deferring("ring"),
+        Strategy::deferring("auto"),
     ];
 }
 
@@ -194,7 +203,7 @@ pub struct Populate {
 /// [`Unmap::flags`]: take the pages from [`Unmap::list`] instead of offset, length and stride.
 pub const UNMAP_LIST: u32 = 1 << 0;
 /// [`Unmap::flags`]: return with the flush still owed. Only for [`strategy::BROADCAST`],
-/// [`strategy::PRECISE`] and the negative controls. The batch is flushed by [`FLUSH`], by a fault
+/// [`strategy::PRECISE`], [`strategy::RING`], [`strategy::AUTO`] and the negative controls. The batch is flushed by [`FLUSH`], by a fault
 /// on one of its pages, by a later unmap by another strategy or without this flag, when it is full
 /// ([`Describe::max_pending`]) or old ([`Describe::max_age_ms`]), under memory pressure, and at the
 /// last close. More than that many pages in one call is `E2BIG`. In a [`SCOPE`] it goes without
@@ -376,7 +385,7 @@ pub struct Invalidate {
     pub offset: u64,
     /// In: bytes, a multiple of the page size.
     pub len: u64,
-    /// In: [`strategy::BROADCAST`] or [`strategy::PRECISE`], or [`strategy::NONE`] where built.
+    /// In: a strategy that can be deferred ([`UNMAP_DEFER`]).
     pub strategy: u32,
     /// In: zero.
     pub reserved: u32,
@@ -393,6 +402,9 @@ pub const SETUP_NOTIFY: u32 = 1 << 1;
 /// [`Setup::flags`]: `mmap()` fails when its VM operations are installed already (`ENODEV`).
 /// `EOPNOTSUPP` without `CONFIG_RUST_TLB_FAULTS`.
 pub const SETUP_BREAK_MAP: u32 = 1 << 2;
+/// [`Setup::flags`]: a process that maps it gets a ring of flushes, if this machine has such, for
+/// [`strategy::RING`] and [`strategy::AUTO`]. All flushes of that process are then exact more often.
+pub const SETUP_RING: u32 = 1 << 3;
 
 /// Argument of [`SETUP`]: `EBUSY` if the file was mapped or populated before.
 #[repr(C)]

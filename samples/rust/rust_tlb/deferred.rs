@@ -17,6 +17,10 @@ use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     mm::tlb::{
         self,
+        owed::{
+            OwedCount,
+            Owing, //
+        },
         Batch,
         DriverPage,
         ExclusivePage,
@@ -49,6 +53,8 @@ pub(crate) struct Deferred {
     since: Option<Instant<Monotonic>>,
     /// Who unmapped its first page.
     owner: Pid,
+    /// Until its pages are flushed, and settled.
+    _owing: Owing<Arc<OwedCount>>,
 }
 
 impl Deferred {
@@ -67,6 +73,7 @@ impl Deferred {
             write_back: request.write_back,
             since: None,
             owner: current!().pid(),
+            _owing: Owing::new(pages.owed.clone()),
         })
     }
 

@@ -58,6 +58,7 @@ use zerocopy::{
 #[pin_data]
 pub(crate) struct Device {
     store: Arc<Store>,
+    rings: tlb::Rings,
     #[pin]
     deadline: Deadline<Store>,
 }
@@ -72,6 +73,7 @@ impl MiscDevice for Device {
             pin_init!(Self {
                 deadline <- Deadline::new(store.clone()),
                 store: store.clone(),
+                rings: tlb::Rings::enable(),
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
@@ -106,6 +108,10 @@ impl MiscDevice for Device {
         }?;
         if pages.setup.break_map {
             return Err(ENODEV);
+        }
+        if pages.setup.ring {
+            // Without one, flushes of it take more than they have to, and are as good.
+            let _ = device.rings.add(vma.mm());
         }
         pages.is_set_up = true;
         Ok(())

@@ -26,6 +26,7 @@ use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     mm::tlb::{
         self,
+        owed::OwedCount,
         Batch,
         DriverPage,
         ExclusivePage,
@@ -33,7 +34,8 @@ use kernel::{
         Unwritable,
         Why, //
     },
-    prelude::*, //
+    prelude::*,
+    sync::Arc, //
 };
 
 /// The pages of one open file.
@@ -45,6 +47,8 @@ pub(crate) struct Pages {
     pub(crate) slots: Slots<DriverPage, ExclusivePage>,
     pool: KVVec<ExclusivePage>,
     pub(crate) deferred: Option<Deferred>,
+    /// Flushes owed for the mappings of this file.
+    pub(crate) owed: Arc<OwedCount>,
     /// For each strategy the batch that was flushed last, empty.
     pub(crate) used: [Option<BatchOfPages>; strategy::NR as usize],
     /// Where memory pressure goes on.
@@ -83,6 +87,7 @@ impl Pages {
             slots: Slots::new(nr_pages, GFP_KERNEL_ACCOUNT)?,
             pool: KVVec::with_capacity(nr_pages, GFP_KERNEL_ACCOUNT)?,
             deferred: None,
+            owed: Arc::new(OwedCount::new(), GFP_KERNEL_ACCOUNT)?,
             used: [const { None }; strategy::NR as usize],
             scanned_to: 0,
             spare: Some(Batch::new(
@@ -106,13 +111,7 @@ impl Pages {
         spare: &mut Option<ExclusivePage>,
     ) -> Populated {
         self.is_set_up = true;
-        if self.slots.find(pgoff) == Found::Pending {
-            self.counters.nr_pending_hits += 1;
-            if let Some(deferred) = &self.deferred {
-                deferred.note_hit(pgoff);
-            }
-            self.flush_deferred(Why::Refault);
-        }
+        self.flush_if_pending(pgoff);
         match self.slots.find(pgoff) {
             Found::Nothing => {}
             Found::Copy => {
@@ -129,6 +128,25 @@ impl Pages {
             self.counters.nr_pages_held += 1;
         }
         Populated::Now
+    }
+
+    /// Flushes if the page that was at `pgoff` waits for that. Of flushes that are owed for other
+    /// files, in the same process or not, it knows nothing.
+    pub(crate) fn flush_if_pending(&mut self, pgoff: usize) {
+        if !self.owed.is_owed() || self.slots.find(pgoff) != Found::Pending {
+            return;
+        }
+        self.counters.nr_pending_hits += 1;
+        if let Some(deferred) = &self.deferred {
+            deferred.note_hit(pgoff);
+        }
+        self.flush_deferred(Why::Refault);
+    }
+
+    /// The page at `pgoff` is about to be written to, for the first time since it was clean.
+    pub(crate) fn mkwrite(&mut self, pgoff: usize) {
+        self.flush_if_pending(pgoff);
+        self.counters.nr_mkwrites += 1;
     }
 
     /// Returns the page at `pgoff`, if there is one that can be used.

@@ -10,6 +10,7 @@ use crate::{
         SETUP_BREAK_MAP,
         SETUP_NOTIFY,
         SETUP_PFNMAP,
+        SETUP_RING,
         UNMAP_BREAK_RELEASE,
         UNMAP_BREAK_WRITE_BACK,
         UNMAP_DEFER,
@@ -131,6 +132,8 @@ pub(crate) struct Setup {
     pub(crate) pfnmap: bool,
     /// Read-only until the first write.
     pub(crate) notify: bool,
+    /// With a ring of flushes for who maps it.
+    pub(crate) ring: bool,
     /// Not at all.
     pub(crate) break_map: bool,
 }
@@ -143,7 +146,7 @@ impl Setup {
     /// - `EINVAL`: an unknown flag.
     /// - `EOPNOTSUPP`: it breaks a rule, and the kernel was built without `CONFIG_RUST_TLB_FAULTS`.
     pub(crate) fn new(flags: u32) -> Result<Self> {
-        if flags & !(SETUP_PFNMAP | SETUP_NOTIFY | SETUP_BREAK_MAP) != 0 {
+        if flags & !(SETUP_PFNMAP | SETUP_NOTIFY | SETUP_RING | SETUP_BREAK_MAP) != 0 {
             return Err(EINVAL);
         }
         let break_map = flags & SETUP_BREAK_MAP != 0;
@@ -153,6 +156,7 @@ impl Setup {
         Ok(Self {
             pfnmap: flags & SETUP_PFNMAP != 0,
             notify: flags & SETUP_NOTIFY != 0,
+            ring: flags & SETUP_RING != 0,
             break_map,
         })
     }

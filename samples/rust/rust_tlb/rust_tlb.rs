@@ -23,6 +23,7 @@ use kernel::{
         MiscDeviceOptions,
         MiscDeviceRegistration, //
     },
+    mm::tlb::Rings,
     prelude::*, //
 };
 
@@ -96,6 +97,8 @@ fn limits() -> Result<Limits> {
 
 #[pin_data]
 struct RustTlb {
+    /// Those of open files count on: no branch is patched when one is opened.
+    _rings: Rings,
     #[pin]
     _device: MiscDeviceRegistration<Device>,
     _pressure: pressure::Registration,
@@ -113,6 +116,7 @@ impl kernel::InPlaceModule for RustTlb {
         pin_init::pin_init_scope(move || {
             limits()?;
             Ok(try_pin_init!(Self {
+                _rings: Rings::enable(),
                 _pressure: pressure::Registration::new()?,
                 _device <- MiscDeviceRegistration::register(options),
                 _statistics <- statistics::Files::new(),

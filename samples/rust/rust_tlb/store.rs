@@ -340,13 +340,13 @@ impl VmOperations for Notified {
 
     // Waits for an unmap in both its phases: what it finds afterwards is a PTE that has changed,
     // and the write faults anew.
-    fn page_mkwrite(store: ArcBorrow<'_, Store>, _vmf: &VmFault<'_>) -> Result<(), FaultError> {
-        store.lock().counters.nr_mkwrites += 1;
+    fn page_mkwrite(store: ArcBorrow<'_, Store>, vmf: &VmFault<'_>) -> Result<(), FaultError> {
+        store.lock().mkwrite(vmf.pgoff());
         Ok(())
     }
 
-    fn pfn_mkwrite(store: ArcBorrow<'_, Store>, _vmf: &VmFault<'_>) -> Result<(), FaultError> {
-        store.lock().counters.nr_mkwrites += 1;
+    fn pfn_mkwrite(store: ArcBorrow<'_, Store>, vmf: &VmFault<'_>) -> Result<(), FaultError> {
+        store.lock().mkwrite(vmf.pgoff());
         Ok(())
     }
 }

@@ -7,9 +7,10 @@ use crate::abi::strategy::{
     Strategy, //
 };
 use kernel::{
-    alloc::flags::GFP_KERNEL,
+    alloc::flags::GFP_KERNEL_ACCOUNT,
     mm::tlb::{
         self,
+        ringed::Ringed,
         Cpus, //
     },
     prelude::*, //
@@ -63,13 +64,21 @@ pub(crate) fn is_control(strategy: u32) -> bool {
 pub(crate) fn policy(strategy: u32) -> Result<KBox<tlb::AnyPolicy>> {
     let cpus = Cpus::new();
     Ok(match strategy {
-        strategy::PAGE => KBox::new(tlb::PerPage::new(cpus), GFP_KERNEL)?,
-        strategy::BROADCAST => KBox::new(tlb::Broadcast::new(cpus), GFP_KERNEL)?,
-        strategy::PRECISE => KBox::new(tlb::Precise::new(cpus), GFP_KERNEL)?,
+        strategy::PAGE => KBox::new(tlb::PerPage::new(cpus), GFP_KERNEL_ACCOUNT)?,
+        strategy::BROADCAST => KBox::new(tlb::Broadcast::new(cpus), GFP_KERNEL_ACCOUNT)?,
+        strategy::PRECISE => KBox::new(tlb::Precise::new(cpus), GFP_KERNEL_ACCOUNT)?,
+        strategy::RING => {
+            let rule = Ringed::new(GFP_KERNEL_ACCOUNT)?;
+            KBox::new(tlb::Ringed::with(cpus, rule), GFP_KERNEL_ACCOUNT)?
+        }
+        strategy::AUTO => {
+            let rule = Ringed::auto(GFP_KERNEL_ACCOUNT)?;
+            KBox::new(tlb::Ringed::with(cpus, rule), GFP_KERNEL_ACCOUNT)?
+        }
         #[cfg(CONFIG_RUST_TLB_FAULTS)]
-        strategy::NONE => KBox::new(tlb::Unflushed::new(cpus), GFP_KERNEL)?,
+        strategy::NONE => KBox::new(tlb::Unflushed::new(cpus), GFP_KERNEL_ACCOUNT)?,
         #[cfg(CONFIG_RUST_TLB_FAULTS)]
-        strategy::UNNOTED => KBox::new(tlb::Unnoted::new(tlb::unnoted::Unnoted(cpus)), GFP_KERNEL)?,
+        strategy::UNNOTED => KBox::new(tlb::Unnoted::new(tlb::unnoted::Unnoted(cpus)), GFP_KERNEL_ACCOUNT)?,
         _ => return Err(EINVAL),
     })
 }

@@ -6,6 +6,7 @@
 //! |---------------|--------------------------------------------------|---------------------------|
 //! | [`PerPage`]   | `p` × `m`, each under the page-table lock        | one page                  |
 //! | [`Broadcast`] | 1                                                | everything, on those CPUs |
+//! | [`Ringed`]    | 1                                                | those pages, up to a limit|
 //! | [`Precise`]   | `m`, or 1 where [that is better](super::ceiling) | one range, or one mm      |
 //!
 //! Pure: CPUs, generations and IPIs are behind [`Machine`], which the kernel implements in
@@ -15,7 +16,7 @@
 //!
 //! 1. A walker clears PTEs under a page-table lock, each with a locked read-modify-write. Where it
 //!    finds none, but someone else has yet to flush that mm, it goes on as if it had (H2).
-//! 2. [`Record::cleared`] for each of them; only [`PerPage`] acts on it.
+//! 2. [`Record::cleared`] for each of them; only [`PerPage`] and [`Ringed`] act on it.
 //! 3. [`Record::record`] once for all PTEs cleared under this lock, *before* it is released:
 //!    mprotect, munmap, mremap and madvise of that mm learn that a flush is owed (H4). From here
 //!    on, now or at the flush, the generation is bumped and then `mm_cpumask()` read (H1).
@@ -30,6 +31,7 @@
 //! [`Broadcast`]: super::broadcast::Broadcast
 //! [`PerPage`]: super::per_page::PerPage
 //! [`Precise`]: super::precise::Precise
+//! [`Ringed`]: super::ringed::Ringed
 
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
@@ -39,7 +41,8 @@ use super::{
     range::{
         PageRange,
         Pending, //
-    }, //
+    },
+    run::Run, //
 };
 use core::ops::Deref;
 
@@ -66,7 +69,12 @@ pub trait Machine: sealed::Sealed {
     fn add_pending(&mut self, mm: &Self::Mm, range: PageRange);
     /// Tells whoever else changes page tables of `mm` that a flush is owed. Does not sleep.
     fn note_batched(&mut self, mm: &Self::Mm);
-    /// Flushes all that [`Machine::add_pending`] noted, in one round.
+    /// Owes `mm` a flush of all of `runs`, and of nothing else if there is a way to say so to its
+    /// CPUs: bumps its generation, says what for, then notes its CPUs. Does not sleep.
+    fn publish(&mut self, mm: &Self::Mm, _runs: &[Run]) {
+        self.add_pending(mm, PageRange::ALL);
+    }
+    /// Flushes all that [`Machine::add_pending`] and [`Machine::publish`] noted, in one round.
     fn flush_pending(&mut self);
     /// Flushes `range` of `mm`, or all of it, in one round.
     fn flush_mm(&mut self, mm: &Self::Mm, range: Option<PageRange>);
@@ -100,6 +108,8 @@ pub enum Kind {
     Unflushed = 3,
     /// Another batch's.
     Hoisted = 4,
+    /// One round for all, and exact.
+    Ringed = 5,
 }
 
 /// Why a batch is flushed, for those who watch: numbered as in `include/trace/events/rust_tlb.h`.
@@ -221,6 +231,15 @@ impl<M: Machine, R: Rule<M>> Policy<M, R> {
             machine,
             owed: Owed::<M>::new(),
             rule: R::default(),
+        }
+    }
+
+    /// Makes a policy for `machine` and a `rule` that is new.
+    pub fn with(machine: M, rule: R) -> Self {
+        Self {
+            machine,
+            owed: Owed::<M>::new(),
+            rule,
         }
     }
 }

@@ -49,6 +49,12 @@ pub struct PageRange {
 }
 
 impl PageRange {
+    /// All pages but the last, whose end cannot be represented.
+    pub const ALL: Self = Self {
+        start: 0,
+        end: usize::MAX & PAGE_MASK,
+    };
+
     /// Returns the range from `start` (inclusive) to `end` (exclusive).
     ///
     /// Returns [`None`] if it is empty or if one of them is not a multiple of [`PAGE_SIZE`].

@@ -36,6 +36,7 @@ pub const MAX_STRIDES: usize = 1 << 16;
 
 /// Addresses from one on, a stride apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(transparent)]
 pub struct Run(u64);
 
 impl Run {

@@ -11,7 +11,8 @@ use super::{
         sealed,
         Machine, //
     },
-    range::PageRange, //
+    range::PageRange,
+    run::Run, //
 };
 
 /// The machine below, but for the one call.
@@ -36,6 +37,10 @@ impl<M: Machine> Machine for Unnoted<M> {
     }
 
     fn note_batched(&mut self, _mm: &M::Mm) {}
+
+    fn publish(&mut self, mm: &M::Mm, runs: &[Run]) {
+        self.0.publish(mm, runs);
+    }
 
     fn flush_pending(&mut self) {
         self.0.flush_pending();

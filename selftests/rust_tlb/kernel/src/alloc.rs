@@ -14,6 +14,11 @@ pub struct Flags;
 /// The only flags there are.
 pub const GFP_KERNEL: Flags = Flags;
 
+/// As the kernel's module of that name.
+pub mod flags {
+    pub use super::GFP_KERNEL;
+}
+
 /// No memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AllocError;
@@ -64,6 +69,15 @@ pub struct PushError<T>(pub T);
 pub struct KVVec<T> {
     items: Vec<T>,
     capacity: usize,
+}
+
+impl<T> Default for KVVec<T> {
+    fn default() -> Self {
+        Self {
+            items: Vec::new(),
+            capacity: 0,
+        }
+    }
 }
 
 impl<T> KVVec<T> {

@@ -42,11 +42,13 @@ fn has_word(text: &str, word: &str) -> bool {
 }
 
 /// Files of `rust/kernel/mm/tlb/` that need the kernel; all others are pure.
-const SAFE_API: [&str; 5] = [
+const SAFE_API: [&str; 7] = [
     "driver_page.rs",
     "exclusive.rs",
     "locks.rs",
     "mappings.rs",
+    "ring_entry.rs",
+    "rings.rs",
     "trace.rs",
 ];
 
@@ -83,7 +85,8 @@ fn one_module_calls_the_kernel() {
         .filter(|(_, text)| calls_c(text))
         .map(|(file, _)| file)
         .collect();
-    assert_eq!(callers, ["mechanism.rs"]);
+    // What C calls calls C.
+    assert_eq!(callers, ["mechanism.rs", "ring_entry.rs"]);
 }
 
 /// Inlined or generic code would be compiled into the module, and not find what is not exported.

@@ -14,6 +14,8 @@ pub mod ceiling;
 #[path = "../../../srctree/rust/kernel/mm/tlb/ledger.rs"]
 pub mod ledger;
 mod locks;
+#[path = "../../../srctree/rust/kernel/mm/tlb/owed.rs"]
+pub mod owed;
 #[path = "../../../srctree/rust/kernel/mm/tlb/per_page.rs"]
 pub mod per_page;
 #[path = "../../../srctree/rust/kernel/mm/tlb/policy.rs"]
@@ -24,8 +26,12 @@ pub mod precise;
 pub mod range;
 #[path = "../../../srctree/rust/kernel/mm/tlb/ring.rs"]
 pub mod ring;
+#[path = "../../../srctree/rust/kernel/mm/tlb/ringed.rs"]
+pub mod ringed;
 #[path = "../../../srctree/rust/kernel/mm/tlb/run.rs"]
 pub mod run;
+#[path = "../../../srctree/rust/kernel/mm/tlb/run_list.rs"]
+pub mod run_list;
 #[path = "../../../srctree/rust/kernel/mm/tlb/scope.rs"]
 pub mod scope;
 mod trace;

@@ -3,9 +3,13 @@
 //! The model as a [`Machine`]: a handle to a world that each test makes for itself.
 
 use super::world::{Cpu, MmId, World};
-use crate::mm::tlb::{
-    policy::{sealed::Sealed, Machine},
-    range::PageRange,
+use crate::{
+    mm::tlb::{
+        policy::{sealed::Sealed, Machine},
+        range::PageRange,
+        run::Run,
+    },
+    page::PAGE_SIZE,
 };
 use std::{cell::RefCell, collections::BTreeSet, ops::Deref, rc::Rc};
 
@@ -52,6 +56,8 @@ pub(super) static MMS: [ModelMm; 20] = {
 pub(super) struct Model {
     world: Shared,
     mask: BTreeSet<Cpu>,
+    /// What was said that flushes are for: of all, where it is not certain.
+    published: Vec<(MmId, Option<PageRange>)>,
 }
 
 impl Model {
@@ -60,6 +66,7 @@ impl Model {
         Self {
             world: world.clone(),
             mask: BTreeSet::new(),
+            published: Vec::new(),
         }
     }
 }
@@ -86,7 +93,19 @@ impl Machine for Model {
         self.world.with(|w| w.note_batched(mm.0));
     }
 
+    /// At the flush, the CPUs lose this and no more.
+    fn publish(&mut self, mm: &ModelMm, runs: &[Run]) {
+        for run in runs {
+            let end = run.start().saturating_add(run.nr_strides() * PAGE_SIZE);
+            let range = PageRange::new(run.start(), end).filter(|_| !run.is_full());
+            self.published.push((mm.0, range));
+        }
+    }
+
     fn flush_pending(&mut self) {
+        for (mm, range) in self.published.drain(..) {
+            self.world.with(|w| w.flush_mm(mm, range));
+        }
         let mask = std::mem::take(&mut self.mask);
         self.world.with(|w| w.flush_all(&mask));
     }

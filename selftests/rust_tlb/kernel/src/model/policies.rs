@@ -4,13 +4,14 @@
 
 use super::machine::{Model, ModelMm, Shared};
 use crate::{
-    alloc::KBox,
+    alloc::{KBox, GFP_KERNEL},
     mm::tlb::{
         broadcast::Broadcast,
         per_page::PerPage,
         policy::{sealed::Sealed, Flush, Kind, Machine, Owed, Policy, Rule},
         precise::Precise,
         range::Pending,
+        ringed::Ringed,
         unflushed::Unflushed,
         unnoted::Unnoted,
     },
@@ -37,8 +38,13 @@ pub(super) fn per_page(world: &Shared) -> KBox<AnyPolicy> {
     boxed(Policy::<_, PerPage>::new(Model::new(world)))
 }
 
+pub(super) fn ringed(world: &Shared) -> KBox<AnyPolicy> {
+    let rule = Ringed::new(GFP_KERNEL).unwrap();
+    boxed(Policy::with(Model::new(world), rule))
+}
+
 /// All that flush.
-pub(super) const POLICIES: [NewPolicy; 4] = [broadcast, precise, per_page, late];
+pub(super) const POLICIES: [NewPolicy; 5] = [broadcast, precise, per_page, late, ringed];
 
 /// A control: no flush.
 pub(super) fn unflushed(world: &Shared) -> KBox<AnyPolicy> {

@@ -73,6 +73,24 @@ impl Atomic<u64> {
         memory::store(&self.0, value, O::STORE);
     }
 
+    /// As the kernel's.
+    pub fn fetch_add(&self, value: u64, _: Full) -> u64 {
+        self.update(|before| before.wrapping_add(value))
+    }
+
+    /// As the kernel's.
+    pub fn fetch_sub(&self, value: u64, _: Full) -> u64 {
+        self.update(|before| before.wrapping_sub(value))
+    }
+
+    fn update(&self, change: impl Fn(u64) -> u64) -> u64 {
+        let mut before = self.load(Relaxed);
+        while let Err(seen) = self.cmpxchg(before, change(before), Full) {
+            before = seen;
+        }
+        before
+    }
+
     /// As the kernel's, which is a full barrier only if it succeeds.
     ///
     /// # Errors

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which address spaces have a [ring](super::ring).
+
+use crate::{
+    mm::{
+        mechanism,
+        Mm, //
+    },
+    prelude::*, //
+};
+
+/// Rings are in use as long as one of these exists. Where there is none, those hooks of the kernel
+/// that fill and read rings are branches that are patched out.
+pub struct Rings(());
+
+impl Rings {
+    /// Puts rings to use.
+    ///
+    /// # Context
+    ///
+    /// May sleep, and takes the lock of CPU hotplug, so no `mmap_lock` is held: for a module's
+    /// `init`. The same goes for drop.
+    pub fn enable() -> Self {
+        mechanism::rings_get();
+        Self(())
+    }
+
+    /// Gives `mm` a ring, a page that is charged to the caller's memory cgroup, unless it has one.
+    /// It keeps the ring as long as it exists; a child of it starts without. An address space
+    /// without a ring is flushed in full where one with a ring is flushed page by page.
+    ///
+    /// # Errors
+    ///
+    /// - [`EOPNOTSUPP`] if the kernel was built without rings, or if this machine has other ways to
+    ///   flush, which leave no room for one: `INVLPGB`, or Xen's.
+    /// - [`ENOMEM`] if there is no memory.
+    ///
+    /// # Context
+    ///
+    /// May sleep. `mmap_lock` may be held.
+    pub fn add(&self, mm: &Mm) -> Result {
+        mechanism::ring_add(mm)
+    }
+}
+
+impl Drop for Rings {
+    fn drop(&mut self) {
+        mechanism::rings_put();
+    }
+}
