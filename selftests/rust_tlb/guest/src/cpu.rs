@@ -34,9 +34,14 @@ pub fn pin_driver() -> Result<()> {
 /// Pins the calling thread to a CPU other than the driver's: number `index` of the crew goes to
 /// the CPU after the one of number `index - 1`, around and around.
 pub fn pin_member(index: usize) -> Result<()> {
+    ensure!(nr_cpus() > 1, "a second CPU is needed");
+    pin(member(index))
+}
+
+/// The number of the CPU that member `index` of the crew is pinned to.
+pub fn member(index: usize) -> usize {
     let others = &all()[1..];
-    ensure!(!others.is_empty(), "a second CPU is needed");
-    pin(others[index % others.len()])
+    others[index % others.len()]
 }
 
 /// Lets the calling thread, and whatever it starts, run on all CPUs again.

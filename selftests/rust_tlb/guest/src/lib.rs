@@ -14,6 +14,7 @@
 //! - [`page_holder`], [`pinned`] and [`direct_io`] hold references to pages, beside the page tables;
 //!   [`reclaim`] and [`failing_allocations`] make memory short, [`memory_group`] for a few only, who
 //!   swap to a [`ram_disk`].
+//! - [`flush_ring`] breaks the rules of the ring of flushes, and stops CPUs in the middle of it.
 //! - [`held_moment`] holds a moment open that is too short to be met.
 //! - [`kprobe`] counts how often the kernel comes by; [`ftrace`] records what its events say;
 //!   [`recorder`] tells another tool when to.
@@ -39,6 +40,7 @@ pub mod crew;
 pub mod device;
 pub mod direct_io;
 pub mod failing_allocations;
+pub mod flush_ring;
 pub mod ftrace;
 pub mod held_moment;
 pub mod kernel_module;

@@ -13,14 +13,14 @@ use anyhow::{ensure, Result};
 
 use crate::abi;
 use crate::barrier::Wait;
-use crate::crew::Crew;
+use crate::crew::{Crew, Member, Shape};
 use crate::device::Device;
 use crate::mapping::Mapping;
 
 /// Touch, flush everything: a TLB that has just grown evicts by itself, a warm one does not.
 const NR_WARM_UPS: u64 = 20;
 
-/// A thread on another CPU whose TLB is probed for the first pages of a device.
+/// A thread on another CPU, or several, whose TLB is probed for the first pages of a device.
 pub struct Probe<'a> {
     device: &'a Device,
     crew: Crew,
@@ -30,12 +30,27 @@ pub struct Probe<'a> {
 impl<'a> Probe<'a> {
     /// Starts the thread and warms its TLB. At most [`abi::ACCESSED_MAX_PAGES`] pages.
     pub fn new(device: &'a Device, nr_pages: u64) -> Result<Self> {
+        Self::waiting(device, nr_pages, Wait::Spin)
+    }
+
+    /// With [`Wait::Sleep`], the CPU is lazy whenever it is not told to read.
+    pub fn waiting(device: &'a Device, nr_pages: u64, wait: Wait) -> Result<Self> {
         let mapping = Arc::new(device.map(nr_pages)?);
-        let crew = Crew::of_threads(&mapping, 1, Wait::Spin, |member| loop {
-            member.step()?;
-            read_all(member.mapping);
-            member.step()?;
-        })?;
+        let crew = Crew::of_threads(&mapping, 1, wait, act)?;
+        Self::warmed(device, crew, nr_pages)
+    }
+
+    /// A process for each other CPU. A page counts as walked for if one of them did.
+    pub fn of_processes(device: &'a Device, nr_pages: u64, nr: usize) -> Result<Self> {
+        let shape = Shape {
+            processes: nr,
+            threads: 1,
+        };
+        let crew = Crew::of_processes(device, nr_pages, shape, Wait::Spin, act)?;
+        Self::warmed(device, crew, nr_pages)
+    }
+
+    fn warmed(device: &'a Device, crew: Crew, nr_pages: u64) -> Result<Self> {
         let probe = Self {
             device,
             crew,
@@ -81,6 +96,15 @@ impl<'a> Probe<'a> {
         flush(self.device)?;
         self.touch()?;
         self.walked()
+    }
+}
+
+/// The part of who is probed.
+fn act(member: &Member<'_>) -> Result<()> {
+    loop {
+        member.step()?;
+        read_all(member.mapping);
+        member.step()?;
     }
 }
 

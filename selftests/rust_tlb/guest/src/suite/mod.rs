@@ -24,6 +24,7 @@ pub mod pfnmap;
 pub mod pressure;
 pub mod races;
 pub mod residency;
+pub mod ring;
 pub mod scope;
 pub mod small;
 pub mod stress;
@@ -55,6 +56,7 @@ mod tests {
         ("counts", super::counts::TESTS),
         ("bench", super::bench::TESTS),
         ("residency", super::residency::TESTS),
+        ("ring", super::ring::TESTS),
         ("others", super::others::TESTS),
         ("writeback", super::writeback::TESTS),
         ("twophase", super::twophase::TESTS),

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Each rule of the ring, broken: a page is reached after its flush, every time. Kept, in the same
+//! steps: it is not.
+
+use std::time::Duration;
+
+use anyhow::{ensure, Context, Result};
+
+use super::lazy::let_sleep;
+use super::victim::{elsewheres_cpu, victims_cpu, Stage, ONE, OTHER};
+use crate::abi::{strategy, UNMAP_DEFER};
+use crate::barrier::Wait;
+use crate::child::{describe, Child};
+use crate::device::Device;
+use crate::flush_ring::{self, Broken, Place, Rule, Stop};
+use crate::ktap::{skip, Options};
+use crate::selection::Selection;
+
+const NR_RUNS: u32 = 5;
+const LIMIT: Duration = Duration::from_secs(30);
+
+const FRESH: i32 = 0;
+const FAILED: i32 = 1;
+const STALE: i32 = 7;
+
+/// Breaks a rule, or not.
+struct Breaking {
+    rule: Rule,
+    is_broken: bool,
+}
+
+impl Breaking {
+    fn start(&self) -> Result<Option<Broken>> {
+        self.is_broken.then(|| Broken::new(self.rule)).transpose()
+    }
+}
+
+/// Steps that return whether the reader got at a page after its flush.
+type Steps = fn(&Breaking) -> Result<bool>;
+
+fn expect_seen(rule: Rule, steps: Steps) -> Result<()> {
+    if !flush_ring::breaks() {
+        return skip("the kernel has no CONFIG_RUST_TLB_FAULTS, or no CONFIG_RUST_TLB_RING");
+    }
+    for run in 0..NR_RUNS {
+        for is_broken in [false, true] {
+            let is_stale = in_a_process(Breaking { rule, is_broken }, steps)?;
+            ensure!(
+                is_stale == is_broken,
+                "run {run}: broken is {is_broken}, stale is {is_stale}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// In a process of its own: with it end the stale translations.
+fn in_a_process(breaking: Breaking, steps: Steps) -> Result<bool> {
+    let mut child = Child::fork_with_code(|| match steps(&breaking) {
+        Ok(false) => FRESH,
+        Ok(true) => STALE,
+        Err(error) => {
+            println!("# {error:#}");
+            FAILED
+        }
+    })?;
+    let ended = child.wait_for(LIMIT)?.context("it hangs")?;
+    match ended.exit_status() {
+        Some(FRESH) => Ok(false),
+        Some(STALE) => Ok(true),
+        _ => anyhow::bail!("it {}", describe(ended)),
+    }
+}
+
+fn page(page: u64) -> Selection {
+    Selection::run(page, 1)
+}
+
+/// Adds a generation for one page, and asks no CPU.
+fn defer(device: &Device, page_nr: u64) -> Result<()> {
+    device.unmap(&page(page_nr), strategy::BROADCAST, UNMAP_DEFER)?;
+    Ok(())
+}
+
+/// A CPU that was lazy has caught up, and then touches a page of the second deferral: nothing tells
+/// it that there was one.
+pub fn to_bump_only_once_is_seen(_: &Options) -> Result<()> {
+    expect_seen(Rule::Bump, |breaking| {
+        let stage = Stage::new(Wait::Sleep)?;
+        let _broken = breaking.start()?;
+        let_sleep();
+        defer(&stage.one, 0)?;
+        stage.is_stale(ONE, 1)?;
+        let_sleep();
+        defer(&stage.one, 1)?;
+        stage.one.flush()?;
+        stage.is_stale(ONE, 1)
+    })
+}
+
+/// A CPU catches up with a generation whose PTE is still there, and takes it again.
+pub fn to_clear_after_the_bump_is_seen(_: &Options) -> Result<()> {
+    expect_seen(Rule::Clear, |breaking| {
+        let stage = Stage::new(Wait::Spin)?;
+        let elsewhere = stage.elsewhere(strategy::RING)?;
+        let broken = breaking.start()?;
+        let stop = broken
+            .is_some()
+            .then(|| Stop::at(elsewheres_cpu(), Place::Clear, 0))
+            .transpose()?;
+        elsewhere.start();
+        if let Some(stop) = stop {
+            stop.reached()?;
+            stage.other.invalidate(0, 1, strategy::PRECISE)?;
+            stage.is_stale(ONE, 0)?;
+            stop.go_on()?;
+        }
+        elsewhere.join()?;
+        stage.is_stale(ONE, 0)
+    })
+}
+
+/// A CPU has caught up with a generation, which then gets another page.
+pub fn to_extend_a_slot_is_seen(_: &Options) -> Result<()> {
+    expect_seen(Rule::Final, |breaking| {
+        let stage = Stage::new(Wait::Spin)?;
+        stage.other.unmap(&page(0), strategy::RING, 0)?;
+        let _broken = breaking.start()?;
+        stage.other.unmap(&page(1), strategy::RING, 0)?;
+        stage.is_stale(OTHER, 1)
+    })
+}
+
+/// While a CPU reads a slot, a later generation takes it.
+pub fn to_check_a_tag_once_is_seen(_: &Options) -> Result<()> {
+    expect_seen(Rule::TagAfter, |breaking| {
+        let stage = Stage::new(Wait::Spin)?;
+        let elsewhere = stage.elsewhere(strategy::RING)?;
+        let _broken = breaking.start()?;
+        // At the second reading, which is the one that counts.
+        let stop = Stop::at(victims_cpu(), Place::Read, 1)?;
+        elsewhere.start();
+        stop.reached()?;
+        for page in 0..64 {
+            defer(&stage.other, page)?;
+        }
+        stop.go_on()?;
+        elsewhere.join()?;
+        stage.is_stale(ONE, 0)
+    })
+}
+
+/// A CPU has caught up with one generation, and takes the next one for done as well.
+pub fn to_run_ahead_is_seen(_: &Options) -> Result<()> {
+    expect_seen(Rule::Ahead, |breaking| {
+        let stage = Stage::new(Wait::Spin)?;
+        let elsewhere = stage.elsewhere(strategy::RING)?;
+        let _broken = breaking.start()?;
+        let stop = Stop::at(victims_cpu(), Place::Caught, 0)?;
+        elsewhere.start();
+        stop.reached()?;
+        defer(&stage.other, 1)?;
+        stop.go_on()?;
+        elsewhere.join()?;
+        stage.other.flush()?;
+        stage.is_stale(OTHER, 1)
+    })
+}
+
+/// A slot is filled for the next generation, which then is somebody else's.
+pub fn to_fill_a_slot_before_the_bump_is_seen(_: &Options) -> Result<()> {
+    expect_seen(Rule::Order, |breaking| {
+        let stage = Stage::new(Wait::Spin)?;
+        let elsewhere = stage.elsewhere(strategy::RING)?;
+        let broken = breaking.start()?;
+        let stop = broken
+            .is_some()
+            .then(|| Stop::at(elsewheres_cpu(), Place::Next, 0))
+            .transpose()?;
+        elsewhere.start();
+        if let Some(stop) = &stop {
+            stop.reached()?;
+        }
+        let many = Selection::run(0, 40);
+        stage.other.unmap(&many, strategy::PRECISE, 0)?;
+        let is_stale = stage.is_stale(OTHER, 5)?;
+        stop.map_or(Ok(()), Stop::go_on)?;
+        elsewhere.join()?;
+        Ok(is_stale)
+    })
+}
+
+/// Two generations, a whole ring apart, write to one slot.
+pub fn to_write_a_slot_unclaimed_is_seen(_: &Options) -> Result<()> {
+    expect_seen(Rule::Claim, |breaking| {
+        let stage = Stage::new(Wait::Spin)?;
+        let elsewhere = stage.elsewhere(strategy::PRECISE)?;
+        let _broken = breaking.start()?;
+        let stop = Stop::at(elsewheres_cpu(), Place::Run, 0)?;
+        elsewhere.start();
+        stop.reached()?;
+        for _ in 0..63 {
+            stage.other.invalidate(100, 1, strategy::PRECISE)?;
+        }
+        defer(&stage.other, 1)?;
+        stop.move_to(Place::Release)?;
+        stage.other.flush()?;
+        let is_stale = stage.is_stale(OTHER, 1)?;
+        stop.go_on()?;
+        elsewhere.join()?;
+        Ok(is_stale)
+    })
+}
+
+/// A generation has begun, and is not published yet, when the next one is caught up with.
+pub fn to_take_unpublished_for_nothing_is_seen(_: &Options) -> Result<()> {
+    expect_seen(Rule::UnpublishedIsFull, |breaking| {
+        let stage = Stage::new(Wait::Spin)?;
+        let elsewhere = stage.elsewhere(strategy::PRECISE)?;
+        let _broken = breaking.start()?;
+        let stop = Stop::at(elsewheres_cpu(), Place::Publish, 0)?;
+        elsewhere.start();
+        stop.reached()?;
+        stage.other.unmap(&page(1), strategy::RING, 0)?;
+        stop.go_on()?;
+        elsewhere.join()?;
+        stage.is_stale(ONE, 0)
+    })
+}
+
+/// More pages than a run is for, and no run for them.
+pub fn to_take_odd_for_nothing_is_seen(_: &Options) -> Result<()> {
+    expect_seen(Rule::OddIsFull, |breaking| {
+        let stage = Stage::new(Wait::Spin)?;
+        let _broken = breaking.start()?;
+        let many = Selection::run(0, 40);
+        stage.other.unmap(&many, strategy::PRECISE, 0)?;
+        stage.is_stale(OTHER, 5)
+    })
+}
+
+/// Flushes that a child makes, so that its generations get ahead of its parent's.
+const NR_AHEAD: u32 = 400;
+
+/// A child publishes in the ring of its parent, whose CPUs believe it.
+pub fn to_copy_a_ring_is_seen(_: &Options) -> Result<()> {
+    expect_seen(Rule::Own, |breaking| {
+        let stage = Stage::new(Wait::Spin)?;
+        let broken = breaking.start()?;
+        let child = Child::fork(|| {
+            let device = Device::open()?;
+            let _mapping = device.map(1)?;
+            (0..NR_AHEAD).try_for_each(|_| {
+                device.invalidate(0, 1, strategy::PRECISE)?;
+                Ok(())
+            })
+        })?;
+        drop(broken);
+        child.join()?;
+        for _ in 0..2 * NR_AHEAD {
+            stage.other.unmap(&page(1), strategy::RING, 0)?;
+            if stage.is_stale(OTHER, 1)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    })
+}

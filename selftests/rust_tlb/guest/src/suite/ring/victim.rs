@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A stage for one stale access: a thread that reads one page when it is told to, and one that
+//! unmaps, each on a CPU of its own, and the driver.
+
+use core::hint;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use anyhow::{anyhow, ensure, Result};
+
+use super::ring_device;
+use crate::abi;
+use crate::barrier::Wait;
+use crate::cpu;
+use crate::crew::Crew;
+use crate::device::Device;
+use crate::selection::Selection;
+
+/// Pages of the one file, and of the other.
+const NR_PAGES: [u64; 2] = [8, 128];
+
+/// The file whose pages the thread elsewhere unmaps.
+pub const ONE: usize = 0;
+/// The file whose pages the driver unmaps.
+pub const OTHER: usize = 1;
+
+/// The CPU of the one that reads, by its place among those that are not the driver's.
+const VICTIM: usize = 0;
+const ELSEWHERE: usize = 1;
+
+/// Two files in one address space.
+pub struct Stage {
+    pub one: Arc<Device>,
+    pub other: Device,
+    crew: Crew,
+    told: Arc<[AtomicU64; 3]>,
+}
+
+impl Stage {
+    /// Everything is mapped, and read once.
+    pub fn new(wait: Wait) -> Result<Self> {
+        ensure!(cpu::nr_cpus() > 2, "three CPUs are needed");
+        let (one, other) = (Arc::new(ring_device()?), ring_device()?);
+        let maps = [
+            Arc::new(one.map(NR_PAGES[ONE])?),
+            Arc::new(other.map(NR_PAGES[OTHER])?),
+        ];
+        one.populate(0, NR_PAGES[ONE])?;
+        other.populate(0, NR_PAGES[OTHER])?;
+        let told: Arc<[AtomicU64; 3]> = Arc::default();
+        let (orders, all) = (told.clone(), maps.clone());
+        let crew = Crew::of_threads(&maps[ONE], VICTIM + 1, wait, move |member| loop {
+            member.step()?;
+            let file = orders[0].load(Ordering::Acquire) as usize;
+            let page = orders[1].load(Ordering::Acquire);
+            let value = all[file].word(page, 0).load(Ordering::Acquire);
+            orders[2].store(value, Ordering::Release);
+            member.step()?;
+        })?;
+        let stage = Self {
+            one,
+            other,
+            crew,
+            told,
+        };
+        for file in [ONE, OTHER] {
+            for page in 0..NR_PAGES[file] {
+                stage.is_stale(file, page)?;
+            }
+        }
+        Ok(stage)
+    }
+
+    /// Has the page read. Returns whether it is what the device makes of pages that it took back.
+    pub fn is_stale(&self, file: usize, page: u64) -> Result<bool> {
+        self.told[0].store(file as u64, Ordering::Release);
+        self.told[1].store(page, Ordering::Release);
+        self.crew.step()?;
+        self.crew.step()?;
+        Ok(self.told[2].load(Ordering::Acquire) == abi::POISON)
+    }
+
+    /// A thread on a third CPU that will unmap page 0 of the one file.
+    pub fn elsewhere(&self, strategy: u32) -> Result<Elsewhere> {
+        let device = self.one.clone();
+        let signs: Arc<[AtomicBool; 2]> = Arc::default();
+        let seen = signs.clone();
+        let thread = thread::spawn(move || {
+            cpu::pin_member(ELSEWHERE)?;
+            seen[0].store(true, Ordering::Release);
+            while !seen[1].load(Ordering::Acquire) {
+                hint::spin_loop();
+            }
+            device.unmap(&Selection::run(0, 1), strategy, 0)?;
+            Ok(())
+        });
+        while !signs[0].load(Ordering::Acquire) {
+            hint::spin_loop();
+        }
+        Ok(Elsewhere { thread, signs })
+    }
+}
+
+/// A thread that waits to be let go.
+pub struct Elsewhere {
+    thread: JoinHandle<Result<()>>,
+    signs: Arc<[AtomicBool; 2]>,
+}
+
+impl Elsewhere {
+    pub fn start(&self) {
+        self.signs[1].store(true, Ordering::Release);
+    }
+
+    pub fn join(self) -> Result<()> {
+        let ended = self.thread.join();
+        ended.unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
+    }
+}
+
+/// The number of the CPU that reads.
+pub fn victims_cpu() -> usize {
+    cpu::member(VICTIM)
+}
+
+/// The number of the CPU of the thread elsewhere.
+pub fn elsewheres_cpu() -> usize {
+    cpu::member(ELSEWHERE)
+}
