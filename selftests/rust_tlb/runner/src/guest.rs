@@ -46,21 +46,25 @@ pub fn suites_script(module: &Path, binaries: &[(String, String)], limit: u64) -
     script
 }
 
-/// What the bench needs: 4096 scattered pages, one more, and 64 behind them; and more than two thirds
-/// of 256 MiB, in pages, for two threads.
+/// What the bench needs where memory is little: more than two thirds of 256 MiB, in pages, for two
+/// threads.
 #[cfg(feature = "bench")]
-const PAGES_PER_DEVICE: u32 = 32768;
+pub const PAGES_PER_DEVICE: u32 = 32768;
+/// What it needs otherwise: a gigabyte, one page more, and 64 behind it.
+#[cfg(feature = "bench")]
+pub const PAGES_PER_LARGE_DEVICE: u32 = (1 << 18) + 1024;
 
 /// Loads the module, prepares, and runs `command` with one list of further words after the other.
 #[cfg(feature = "bench")]
 pub fn bench_script(
     module: &Path,
+    pages_per_device: u32,
     prepare: &str,
     command: &[String],
     endings: &[Vec<&str>],
 ) -> String {
     let mut script = format!(
-        "insmod {} pages_per_device={PAGES_PER_DEVICE} || exit 97\n{prepare} || exit 98\n",
+        "insmod {} pages_per_device={pages_per_device} || exit 97\n{prepare} || exit 98\n",
         quote(&module.display().to_string())
     );
     for ending in endings {

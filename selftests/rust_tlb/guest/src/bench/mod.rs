@@ -17,6 +17,7 @@
 pub mod cast;
 pub mod check;
 pub mod clock;
+pub mod exact;
 pub mod headline;
 pub mod mapped_file;
 pub mod moves;

@@ -58,9 +58,15 @@ impl Stage {
     /// Maps the first `nr_pages` of a new open file in every process of the cast; and as many of
     /// ordinary shared memory, if there is only one.
     pub fn new(cast: Cast, nr_pages: u64) -> Result<Self> {
+        Self::set_up(cast, nr_pages, 0)
+    }
+
+    /// With the open file set up: `SETUP_*`.
+    pub fn set_up(cast: Cast, nr_pages: u64, setup: u32) -> Result<Self> {
         // One more: see `Stage::settle()`.
         let nr_pages = nr_pages + 1;
         let device = Device::open()?;
+        device.setup(setup)?;
         let file = match cast.nr_mms {
             1 => Some(MappedFile::in_memory(nr_pages)?),
             _ => None,

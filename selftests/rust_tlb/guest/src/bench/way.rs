@@ -57,7 +57,7 @@ enum How {
     Release,
 }
 
-const fn device(name: &'static str, strategy: u32, flags: u32) -> Way {
+pub const fn device(name: &'static str, strategy: u32, flags: u32) -> Way {
     let how = How::Device(strategy, flags);
     Way { name, how }
 }
@@ -117,7 +117,7 @@ impl Way {
                 Round::of_all(stage.counted(Whose::Devices, pages, unmap)?, pages)
             }
             How::Release => {
-                populate(unmapped, pages.span())?;
+                populate(unmapped, pages)?;
                 let unmap = |_: &Device| unmap(unmapped, pages, strategy::ZAP, 0);
                 Round::of_all(stage.counted(Whose::Nobodys, pages, unmap)?, pages)
             }
@@ -138,8 +138,15 @@ impl Round {
 }
 
 /// Call by call: one takes so many pages.
-fn populate(device: &Device, nr: u64) -> Result<()> {
+fn populate(device: &Device, pages: Pages) -> Result<()> {
     const AT_A_TIME: u64 = 1024;
+    if pages.stride > 2 {
+        let firsts = (0..pages.nr).map(|page| page * pages.stride);
+        return Ok(firsts
+            .map(|first| device.populate(first, 1).map(|_| ()))
+            .collect::<Result<(), _>>()?);
+    }
+    let nr = pages.span();
     for first in (0..nr).step_by(AT_A_TIME as usize) {
         device.populate(first, AT_A_TIME.min(nr - first))?;
     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use rust_tlb_guest::bench::check::Check;
 use rust_tlb_guest::bench::plan::Effort;
 use rust_tlb_guest::bench::way::WAYS;
-use rust_tlb_guest::bench::{headline, moves, stale, sweep, victims};
+use rust_tlb_guest::bench::{exact, headline, moves, stale, sweep, victims};
 use rust_tlb_guest::cpu;
 
 /// Measures what it costs to take pages back, in each way that there is.
@@ -39,6 +39,12 @@ enum Part {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
+    /// One round, and exact: where only a ring is both
+    Exact {
+        /// Rounds of each measurement
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
     /// Whether stale translations are left
     Stale,
     /// What a move of memory costs
@@ -61,6 +67,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let done = match &options.part {
         Part::Sweeps { axis, rounds } => sweeps(&options, axis.as_deref(), *rounds),
+        Part::Exact { rounds } => exact(*rounds),
         Part::Stale => look(&options),
         Part::Moves { rounds } => move_memory(*rounds),
         Part::Victims => victims(&options),
@@ -104,6 +111,12 @@ fn sweeps(options: &Options, axis: Option<&str>, nr_rounds: usize) -> Result<()>
         .with_context(|| format!("{sweep:?}"))?;
     }
     check.verdicts().iter().try_for_each(|v| tell("CHECK", v))
+}
+
+fn exact(nr_rounds: usize) -> Result<()> {
+    cpu::pin_driver()?;
+    ensure!(cpu::nr_cpus() >= 4, "four CPUs are needed");
+    exact::run(cpu::nr_cpus(), nr_rounds, |row| tell("ROW", row))
 }
 
 fn look(options: &Options) -> Result<()> {

@@ -32,6 +32,7 @@ pub struct Part {
     pub what: &'static str,
     pub machine: Machine,
     quick: bool,
+    pages_per_device: u32,
     prepare: &'static str,
     commands: Vec<Vec<&'static str>>,
 }
@@ -42,31 +43,43 @@ const COUNTED_ROUNDS: [&str; 2] = ["3", "5"];
 
 /// What is done, in this order.
 pub fn parts(machine: &Machine, quick: bool) -> [Part; 3] {
-    let sweeps =
-        |rounds: [&'static str; 2]| vec!["sweeps", "--rounds", rounds[usize::from(!quick)]];
-    let moves = ["moves", "--rounds", COUNTED_ROUNDS[usize::from(!quick)]];
+    let of = |part: &'static str, rounds: [&'static str; 2]| {
+        vec![part, "--rounds", rounds[usize::from(!quick)]]
+    };
     [
         Part {
             name: "bench-timed",
             what: "each strategy over pages, processes and CPUs: rounds, IPIs, time",
             machine: machine.clone(),
             quick,
+            pages_per_device: guest::PAGES_PER_LARGE_DEVICE,
             prepare: SWAP,
-            commands: vec![sweeps(TIMED_ROUNDS), moves.to_vec(), vec!["stale"]],
+            commands: vec![
+                of("sweeps", TIMED_ROUNDS),
+                of("exact", TIMED_ROUNDS),
+                of("moves", COUNTED_ROUNDS),
+                vec!["stale"],
+            ],
         },
         Part {
             name: "bench-counted",
             what: "the same, by a clock that counts instructions",
             machine: machine.counting(),
             quick,
+            pages_per_device: guest::PAGES_PER_LARGE_DEVICE,
             prepare: SWAP,
-            commands: vec![sweeps(COUNTED_ROUNDS), moves.to_vec()],
+            commands: vec![
+                of("sweeps", COUNTED_ROUNDS),
+                of("exact", COUNTED_ROUNDS),
+                of("moves", COUNTED_ROUNDS),
+            ],
         },
         Part {
             name: "bench-parallel",
             what: "what interrupted threads lose, and more mapped pages than memory",
             machine: machine.as_the_host().with_little_memory(),
             quick,
+            pages_per_device: guest::PAGES_PER_DEVICE,
             prepare: FILE_SYSTEM,
             commands: vec![vec!["victims"], vec!["headline", "--path", FILE]],
         },
@@ -80,6 +93,7 @@ pub fn events(what: &'static str, machine: &Machine, on: bool) -> Part {
         what,
         machine: machine.counting(),
         quick: true,
+        pages_per_device: guest::PAGES_PER_DEVICE,
         prepare: if on { EVENTS_ON } else { "true" },
         commands: vec![vec![
             "sweeps",
@@ -135,6 +149,7 @@ impl Part {
         command.extend(self.quick.then(|| "--quick".to_string()));
         guest::bench_script(
             &self.machine.kernel.module(),
+            self.pages_per_device,
             self.prepare,
             &command,
             &self.commands,
