@@ -31,7 +31,17 @@ step 5 "user space"
 quietly "$OUT/user-space.log" take_dependencies
 quietly "$OUT/user-space.log" build "$@"
 is_small_build "$@" || leave_dependencies
+# What is said, on the terminal too where it is a run of tests: its last line, how many passed, has to be the last.
+run() {
+    if [[ ${1:-} == test ]]; then
+        "$CARGO_TARGET_DIR/release/rust-tlb-runner" "$@" | tee "$OUT/said.log"
+    else
+        "$CARGO_TARGET_DIR/release/rust-tlb-runner" "$@"
+    fi
+}
+
 status=0
-"$CARGO_TARGET_DIR/release/rust-tlb-runner" "$@" || status=$?
+run "$@" || status=$?
 show_times
+[[ ${1:-} != test ]] || { echo && tail -n 1 "$OUT/said.log"; }
 exit $status

@@ -78,7 +78,10 @@ pub(crate) fn policy(strategy: u32) -> Result<KBox<tlb::AnyPolicy>> {
         #[cfg(CONFIG_RUST_TLB_FAULTS)]
         strategy::NONE => KBox::new(tlb::Unflushed::new(cpus), GFP_KERNEL_ACCOUNT)?,
         #[cfg(CONFIG_RUST_TLB_FAULTS)]
-        strategy::UNNOTED => KBox::new(tlb::Unnoted::new(tlb::unnoted::Unnoted(cpus)), GFP_KERNEL_ACCOUNT)?,
+        strategy::UNNOTED => KBox::new(
+            tlb::Unnoted::new(tlb::unnoted::Unnoted(cpus)),
+            GFP_KERNEL_ACCOUNT,
+        )?,
         _ => return Err(EINVAL),
     })
 }

@@ -11,7 +11,6 @@ use crate::mremap_runs::Runs;
 
 mod allocations;
 mod contents;
-mod device;
 mod memory;
 mod races;
 mod rounds;
@@ -20,7 +19,6 @@ mod window;
 
 use allocations::{control_an_allocation_under_the_locks, nothing_is_allocated_under_the_locks};
 use contents::{contents_survive, contents_survive_without_memory};
-use device::a_device_mapping_moves_in_one_round;
 use races::{
     a_race_with_a_punch, a_race_with_a_truncate, a_race_with_compaction, a_race_with_reclaim,
     a_race_with_writeback,
@@ -45,7 +43,6 @@ crate::tests! {
     an_unaligned_gib_takes_sixteen_rounds,
     without_runs_each_entry_takes_a_round within 120,
     a_small_move_has_no_run,
-    a_device_mapping_moves_in_one_round,
     old_translations_are_gone,
     a_run_that_stops_early_flushes,
     control_a_stop_without_its_flush,

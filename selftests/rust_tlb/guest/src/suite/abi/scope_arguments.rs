@@ -13,7 +13,7 @@ use crate::abi::{self, strategy};
 use crate::device::Device;
 use crate::ktap::Options;
 
-const ALL_SETUP_FLAGS: u32 = abi::SETUP_PFNMAP | abi::SETUP_NOTIFY;
+const ALL_SETUP_FLAGS: u32 = abi::SETUP_PFNMAP | abi::SETUP_NOTIFY | abi::SETUP_RING;
 
 pub fn setup_refuses_bad_arguments(_: &Options) -> Result<()> {
     let device = Device::open()?;
@@ -22,7 +22,7 @@ pub fn setup_refuses_bad_arguments(_: &Options) -> Result<()> {
         ensure!(answer == Err(Errno::INVAL), "{flags:#x}: {answer:?}");
         Ok(())
     };
-    bad(8, [0; 3])?;
+    bad(1 << 4, [0; 3])?;
     bad(1 << 31, [0; 3])?;
     bad(0, [1, 0, 0])?;
     bad(ALL_SETUP_FLAGS, [0, 0, 1 << 31])?;

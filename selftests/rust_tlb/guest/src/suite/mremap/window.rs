@@ -137,8 +137,9 @@ pub fn a_punch_waits_for_the_flush(_: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Demands that the broken rule is seen: the hole comes early, and a CPU reads what is not there.
-fn expect_stale_reads(faults: u32) -> Result<()> {
+/// Demands that the broken rule is seen: the hole comes before the flush, so that what is freed there
+/// can still be reached by the old address. That a CPU reads it there is not demanded.
+fn expect_an_early_hole(faults: u32) -> Result<()> {
     let runs = broken(faults)?;
     let _huge = Setting::huge_pages_by_advice()?;
     for kind in KINDS {
@@ -151,18 +152,14 @@ fn expect_stale_reads(faults: u32) -> Result<()> {
             seen.iter().all(|seen| seen.punched_early),
             "{kind:?}: nobody came"
         );
-        ensure!(
-            seen.iter().any(|seen| seen.read != 0),
-            "{kind:?}: nothing stale"
-        );
     }
     Ok(())
 }
 
 pub fn control_the_locks_dropped_before_the_flush(_: &Options) -> Result<()> {
-    expect_stale_reads(fault::UNLOCK_FIRST)
+    expect_an_early_hole(fault::UNLOCK_FIRST)
 }
 
 pub fn control_a_flush_after_the_notifiers(_: &Options) -> Result<()> {
-    expect_stale_reads(fault::END_FIRST)
+    expect_an_early_hole(fault::END_FIRST)
 }

@@ -118,8 +118,9 @@ pub fn deferred_flushes_are_caught_up_together(options: &Options) -> Result<()> 
             let after = Counts::read()?;
             let nr_exact = after.since(&before, "asked_exact")?;
             let nr_pages = after.since(&before, "asked_exact_pages")?;
+            // More, if the CPU had missed something else before.
             ensure!(
-                nr_pages == 7 * nr_exact,
+                nr_exact > 0 && nr_pages >= 7 * nr_exact,
                 "{nr_pages} pages, {nr_exact} CPUs"
             );
             Ok(())

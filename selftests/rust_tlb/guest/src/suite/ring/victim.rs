@@ -6,7 +6,8 @@
 use core::hint;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
 
 use anyhow::{anyhow, ensure, Result};
 
@@ -87,25 +88,35 @@ impl Stage {
         let device = self.one.clone();
         let signs: Arc<[AtomicBool; 2]> = Arc::default();
         let seen = signs.clone();
-        let thread = thread::spawn(move || {
-            cpu::pin_member(ELSEWHERE)?;
-            seen[0].store(true, Ordering::Release);
-            while !seen[1].load(Ordering::Acquire) {
-                hint::spin_loop();
+        let (tell, done) = mpsc::channel();
+        thread::spawn(move || {
+            let unmap = || {
+                cpu::pin_member(ELSEWHERE)?;
+                seen[0].store(true, Ordering::Release);
+                while !seen[1].load(Ordering::Acquire) {
+                    hint::spin_loop();
+                }
+                device.unmap(&Selection::run(0, 1), strategy, 0)?;
+                Ok(())
+            };
+            // Fails if nobody wants to know.
+            let _ = tell.send(unmap());
+            // It stays until the process ends: a thread that ends unmaps its stack, and so flushes
+            // whatever is owed.
+            loop {
+                thread::park();
             }
-            device.unmap(&Selection::run(0, 1), strategy, 0)?;
-            Ok(())
         });
         while !signs[0].load(Ordering::Acquire) {
             hint::spin_loop();
         }
-        Ok(Elsewhere { thread, signs })
+        Ok(Elsewhere { done, signs })
     }
 }
 
 /// A thread that waits to be let go.
 pub struct Elsewhere {
-    thread: JoinHandle<Result<()>>,
+    done: Receiver<Result<()>>,
     signs: Arc<[AtomicBool; 2]>,
 }
 
@@ -114,9 +125,9 @@ impl Elsewhere {
         self.signs[1].store(true, Ordering::Release);
     }
 
+    /// Waits until the thread has unmapped its page.
     pub fn join(self) -> Result<()> {
-        let ended = self.thread.join();
-        ended.unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
+        self.done.recv().unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
     }
 }
 
