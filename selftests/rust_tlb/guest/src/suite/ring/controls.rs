@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{ensure, Context, Result};
 
 use super::lazy::let_sleep;
-use super::victim::{elsewheres_cpu, victims_cpu, Stage, ONE, OTHER};
+use super::victim::{elsewheres_cpu, Stage, ONE, OTHER};
 use crate::abi::{strategy, UNMAP_DEFER};
 use crate::barrier::Wait;
 use crate::child::{describe, Child};
@@ -99,28 +99,6 @@ pub fn to_bump_only_once_is_seen(_: &Options) -> Result<()> {
     })
 }
 
-/// A CPU catches up with a generation whose PTE is still there, and takes it again.
-pub fn to_clear_after_the_bump_is_seen(_: &Options) -> Result<()> {
-    expect_seen(Rule::Clear, |breaking| {
-        let stage = Stage::new(Wait::Spin)?;
-        let elsewhere = stage.elsewhere(strategy::RING)?;
-        let broken = breaking.start()?;
-        let stop = broken
-            .is_some()
-            .then(|| Stop::at(elsewheres_cpu(), Place::Clear, 0))
-            .transpose()?;
-        elsewhere.start();
-        if let Some(stop) = stop {
-            stop.reached()?;
-            stage.other.invalidate(0, 1, strategy::PRECISE)?;
-            stage.is_stale(ONE, 0)?;
-            stop.go_on()?;
-        }
-        elsewhere.join()?;
-        stage.is_stale(ONE, 0)
-    })
-}
-
 /// A CPU has caught up with a generation, which then gets another page.
 pub fn to_extend_a_slot_is_seen(_: &Options) -> Result<()> {
     expect_seen(Rule::Final, |breaking| {
@@ -128,42 +106,6 @@ pub fn to_extend_a_slot_is_seen(_: &Options) -> Result<()> {
         stage.other.unmap(&page(0), strategy::RING, 0)?;
         let _broken = breaking.start()?;
         stage.other.unmap(&page(1), strategy::RING, 0)?;
-        stage.is_stale(OTHER, 1)
-    })
-}
-
-/// While a CPU reads a slot, a later generation takes it.
-pub fn to_check_a_tag_once_is_seen(_: &Options) -> Result<()> {
-    expect_seen(Rule::TagAfter, |breaking| {
-        let stage = Stage::new(Wait::Spin)?;
-        let elsewhere = stage.elsewhere(strategy::RING)?;
-        let _broken = breaking.start()?;
-        // At the second reading, which is the one that counts.
-        let stop = Stop::at(victims_cpu(), Place::Read, 1)?;
-        elsewhere.start();
-        stop.reached()?;
-        for page in 0..64 {
-            defer(&stage.other, page)?;
-        }
-        stop.go_on()?;
-        elsewhere.join()?;
-        stage.is_stale(ONE, 0)
-    })
-}
-
-/// A CPU has caught up with one generation, and takes the next one for done as well.
-pub fn to_run_ahead_is_seen(_: &Options) -> Result<()> {
-    expect_seen(Rule::Ahead, |breaking| {
-        let stage = Stage::new(Wait::Spin)?;
-        let elsewhere = stage.elsewhere(strategy::RING)?;
-        let _broken = breaking.start()?;
-        let stop = Stop::at(victims_cpu(), Place::Caught, 0)?;
-        elsewhere.start();
-        stop.reached()?;
-        defer(&stage.other, 1)?;
-        stop.go_on()?;
-        elsewhere.join()?;
-        stage.other.flush()?;
         stage.is_stale(OTHER, 1)
     })
 }
@@ -188,55 +130,6 @@ pub fn to_fill_a_slot_before_the_bump_is_seen(_: &Options) -> Result<()> {
         stop.map_or(Ok(()), Stop::go_on)?;
         elsewhere.join()?;
         Ok(is_stale)
-    })
-}
-
-/// Two generations, a whole ring apart, write to one slot.
-pub fn to_write_a_slot_unclaimed_is_seen(_: &Options) -> Result<()> {
-    expect_seen(Rule::Claim, |breaking| {
-        let stage = Stage::new(Wait::Spin)?;
-        let elsewhere = stage.elsewhere(strategy::PRECISE)?;
-        let _broken = breaking.start()?;
-        let stop = Stop::at(elsewheres_cpu(), Place::Run, 0)?;
-        elsewhere.start();
-        stop.reached()?;
-        for _ in 0..63 {
-            stage.other.invalidate(100, 1, strategy::PRECISE)?;
-        }
-        defer(&stage.other, 1)?;
-        stop.move_to(Place::Release)?;
-        stage.other.flush()?;
-        let is_stale = stage.is_stale(OTHER, 1)?;
-        stop.go_on()?;
-        elsewhere.join()?;
-        Ok(is_stale)
-    })
-}
-
-/// A generation has begun, and is not published yet, when the next one is caught up with.
-pub fn to_take_unpublished_for_nothing_is_seen(_: &Options) -> Result<()> {
-    expect_seen(Rule::UnpublishedIsFull, |breaking| {
-        let stage = Stage::new(Wait::Spin)?;
-        let elsewhere = stage.elsewhere(strategy::PRECISE)?;
-        let _broken = breaking.start()?;
-        let stop = Stop::at(elsewheres_cpu(), Place::Publish, 0)?;
-        elsewhere.start();
-        stop.reached()?;
-        stage.other.unmap(&page(1), strategy::RING, 0)?;
-        stop.go_on()?;
-        elsewhere.join()?;
-        stage.is_stale(ONE, 0)
-    })
-}
-
-/// More pages than a run is for, and no run for them.
-pub fn to_take_odd_for_nothing_is_seen(_: &Options) -> Result<()> {
-    expect_seen(Rule::OddIsFull, |breaking| {
-        let stage = Stage::new(Wait::Spin)?;
-        let _broken = breaking.start()?;
-        let many = Selection::run(0, 40);
-        stage.other.unmap(&many, strategy::PRECISE, 0)?;
-        stage.is_stale(OTHER, 5)
     })
 }
 

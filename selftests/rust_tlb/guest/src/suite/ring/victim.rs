@@ -131,11 +131,6 @@ impl Elsewhere {
     }
 }
 
-/// The number of the CPU that reads.
-pub fn victims_cpu() -> usize {
-    cpu::member(VICTIM)
-}
-
 /// The number of the CPU of the thread elsewhere.
 pub fn elsewheres_cpu() -> usize {
     cpu::member(ELSEWHERE)
