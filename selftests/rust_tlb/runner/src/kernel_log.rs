@@ -183,7 +183,7 @@ mod tests {
             "[    0.000000] [Firmware Bug]: TSC doesn't count with P0 frequency!",
             "[    0.100000] rcu: RCU restricting CPUs from NR_CPUS=8 to nr_cpu_ids=4.",
             "[    0.100000] Lock dependency validator: Copyright (c) 2006 Red Hat, Inc.",
-            "[    0.900000] Run /work/rust-tlb-init as init process",
+            "[    0.900000] Run /build/rust-tlb-init as init process",
             "[    0.900000] rust_tlb: loaded",
         ] {
             assert_eq!(complaint(line), None, "{line}");
