@@ -32,10 +32,7 @@ use stale::{
     a_run_that_stops_early_flushes, control_a_flush_by_pmd, control_a_stop_without_its_flush,
     old_translations_are_gone,
 };
-use window::{
-    a_punch_waits_for_the_flush, control_a_flush_after_the_notifiers,
-    control_the_locks_dropped_before_the_flush,
-};
+use window::a_punch_waits_for_the_flush;
 
 crate::tests! {
     an_aligned_gib_takes_eight_rounds,
@@ -48,8 +45,6 @@ crate::tests! {
     control_a_stop_without_its_flush,
     control_a_flush_by_pmd,
     a_punch_waits_for_the_flush,
-    control_the_locks_dropped_before_the_flush,
-    control_a_flush_after_the_notifiers,
     nothing_is_allocated_under_the_locks,
     control_an_allocation_under_the_locks,
     contents_survive,

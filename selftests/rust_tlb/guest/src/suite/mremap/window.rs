@@ -136,30 +136,3 @@ pub fn a_punch_waits_for_the_flush(_: &Options) -> Result<()> {
     }
     Ok(())
 }
-
-/// Demands that the broken rule is seen: the hole comes before the flush, so that what is freed there
-/// can still be reached by the old address. That a CPU reads it there is not demanded.
-fn expect_an_early_hole(faults: u32) -> Result<()> {
-    let runs = broken(faults)?;
-    let _huge = Setting::huge_pages_by_advice()?;
-    for kind in KINDS {
-        let seen: Result<Vec<Seen>> = (0..NR_ATTEMPTS)
-            .map(|_| punch_while_a_run_waits(&runs, kind, PATIENCE))
-            .collect();
-        let seen = seen?;
-        println!("# {kind:?}: {seen:x?}");
-        ensure!(
-            seen.iter().all(|seen| seen.punched_early),
-            "{kind:?}: nobody came"
-        );
-    }
-    Ok(())
-}
-
-pub fn control_the_locks_dropped_before_the_flush(_: &Options) -> Result<()> {
-    expect_an_early_hole(fault::UNLOCK_FIRST)
-}
-
-pub fn control_a_flush_after_the_notifiers(_: &Options) -> Result<()> {
-    expect_an_early_hole(fault::END_FIRST)
-}
