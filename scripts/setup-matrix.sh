@@ -93,7 +93,7 @@ add_backports() {
     inside "$1" root 'apt-get update -qq
         export DEBIAN_FRONTEND=noninteractive
         old=$(apt-cache madison systemd | grep -v backports | awk "{ print \$3 }" | sort -V | head -n 1)
-        apt-get install -qq -y --no-install-recommends systemd="$old" libsystemd0="$old" libsystemd-shared="$old" ||
+        apt-get install -qq -y --no-install-recommends --allow-downgrades systemd="$old" libsystemd0="$old" libsystemd-shared="$old" ||
             apt-get install -qq -y --no-install-recommends systemd
         apt-get install -qq -y --no-install-recommends -t bookworm-backports qemu-utils
         rm /etc/apt/sources.list.d/backports.list
