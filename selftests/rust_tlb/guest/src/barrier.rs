@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::thread::futex;
 use rustix::time::Timespec;
 
+use crate::progress;
 use crate::shared::Shared;
 
 /// What a thread does until the others arrive.
@@ -80,6 +81,7 @@ impl Barrier {
             check()?;
             self.pause(phase)?;
         }
+        progress::step();
         Ok(())
     }
 

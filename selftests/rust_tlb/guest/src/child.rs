@@ -11,6 +11,8 @@ use rustix::event::{poll, PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{self, Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
 
+use crate::progress;
+
 /// Exit code of a child whose body failed.
 const FAILED: i32 = 1;
 
@@ -103,6 +105,7 @@ impl Child {
                 Err(errno) => return Err(errno.into()),
                 Ok(ended) => {
                     self.reaped = true;
+                    progress::step();
                     return Ok(ended.expect("a wait without NOHANG returns a child").1);
                 }
             }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use crate::abi;
 use crate::mapping::{Mapping, PAGE_SIZE};
+use crate::progress;
 use crate::selection::Selection;
 
 /// The device node.
@@ -95,6 +96,7 @@ impl Device {
     pub unsafe fn call_at(&self, opcode: u32, address: *mut c_void) -> Result<(), Errno> {
         // SAFETY: The file is open; what is at `address` is the caller's duty.
         let ret = unsafe { libc::ioctl(self.file.as_raw_fd(), opcode.into(), address) };
+        progress::step();
         if ret < 0 {
             let error = std::io::Error::last_os_error();
             return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO));

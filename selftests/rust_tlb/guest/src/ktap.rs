@@ -18,6 +18,7 @@ use rustix::process::{self, Pid, Signal, WaitOptions, WaitStatus};
 
 use crate::child::{self, Child};
 use crate::cpu;
+use crate::progress;
 
 /// How a suite is to be run.
 #[derive(Parser, Clone, Debug)]
@@ -52,11 +53,11 @@ impl Options {
 pub struct Test {
     pub name: &'static str,
     pub run: fn(&Options) -> Result<()>,
-    /// Seconds after which it counts as hung.
+    /// Seconds without [`progress`] after which it counts as hung.
     pub limit_s: u64,
 }
 
-/// The tests of a suite: names of functions, some with a time limit in seconds of their own.
+/// The tests of a suite: names of functions, some with a patience in seconds of their own.
 #[macro_export]
 macro_rules! tests {
     ($($name:ident $(within $limit_s:literal)?),* $(,)?) => {
@@ -73,7 +74,7 @@ macro_rules! tests {
     (@limit $limit_s:literal) => { $limit_s };
 }
 
-/// Seconds that a test may take unless it says otherwise.
+/// Seconds that a step of a test may take unless it says otherwise.
 pub const DEFAULT_LIMIT_S: u64 = 60;
 
 /// The reason why a test cannot run here, as an error.
@@ -138,6 +139,7 @@ fn prepare() -> Result<()> {
     }));
     // Orphans of a test become our children, so that they can be waited for.
     process::set_child_subreaper(Some(process::getpid()))?;
+    progress::begin()?;
     cpu::pin_driver()
 }
 
@@ -165,14 +167,32 @@ fn run_one(test: &Test, options: &Options) -> Result<Outcome> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let mut child = Child::fork_with_code(|| run_test(test, options, File::from(writer)))?;
     let group = child.pid();
-    let ended = child.wait_for(Duration::from_secs(test.limit_s))?;
+    let ended = wait_while_it_gets_on(&mut child, test.limit_s)?;
     // Killed and reaped now, if it has hung.
     drop(child);
     end_group(group)?;
     Ok(match ended {
-        None => Outcome::Failed(format!("took longer than {} s", test.limit_s)),
+        None => Outcome::Failed(format!("took no step in {} s", test.limit_s)),
         Some(status) => judge(status, File::from(reader)),
     })
+}
+
+/// Waits for the end, but not if no step comes for `patience_s` seconds.
+fn wait_while_it_gets_on(child: &mut Child, patience_s: u64) -> Result<Option<WaitStatus>> {
+    let (mut nr_steps, mut idle_s) = (progress::nr_steps(), 0);
+    while idle_s < patience_s {
+        let ended = child.wait_for(Duration::from_secs(1))?;
+        if ended.is_some() {
+            return Ok(ended);
+        }
+        idle_s = if progress::nr_steps() == nr_steps {
+            idle_s + 1
+        } else {
+            0
+        };
+        nr_steps = progress::nr_steps();
+    }
+    Ok(None)
 }
 
 /// The test's process: runs it, and writes down why it was skipped.
@@ -265,8 +285,21 @@ mod tests {
         };
         assert_eq!(
             outcome(hang, 1),
-            Outcome::Failed("took longer than 1 s".into())
+            Outcome::Failed("took no step in 1 s".into())
         );
+    }
+
+    #[test]
+    fn a_test_that_is_slow_has_not() {
+        progress::begin().unwrap();
+        let slow = |_: &Options| {
+            for _ in 0..6 {
+                std::thread::sleep(Duration::from_millis(500));
+                progress::step();
+            }
+            Ok(())
+        };
+        assert_eq!(outcome(slow, 2), Outcome::Passed);
     }
 
     #[test]

@@ -10,7 +10,10 @@
 //! - [`tlb_events`], [`memory_use`] and [`residency`] are what the kernel says happened;
 //!   [`oracle`] is what user space saw happen, by the [`verdict`]s of its [`watcher`]s.
 //! - [`arena`] is address space in which memory is moved, by the kernel's [`mremap_runs`].
-//! - [`writers`] notice when a write is lost; [`pending`] waits for batches that nobody flushes.
+//! - [`attempts`] of a negative control count unless something spoilt them, which [`stillness`] tells.
+//! - [`interruption`] stops a thread in the middle of a call.
+//! - [`page_user`] is a thread that may be killed by what it finds; [`writers`] notice when a write
+//!   is lost; [`pending`] waits for batches that nobody flushes.
 //! - [`page_holder`], [`pinned`] and [`direct_io`] hold references to pages, beside the page tables;
 //!   [`reclaim`] and [`failing_allocations`] make memory short, [`memory_group`] for a few only, who
 //!   swap to a [`ram_disk`].
@@ -21,7 +24,7 @@
 //! - [`scene`] counts one unmap among busy CPUs: the counts suite and the demo share it.
 //! - [`binder`] are processes that talk by another driver, whose pages are taken in the same way.
 //! - [`stress`] does everything at once, for as long as one likes.
-//! - [`ktap`] runs the tests of one [`suite`].
+//! - [`ktap`] runs the tests of one [`suite`], each for as long as it makes [`progress`].
 //!
 //! One thread drives: it is pinned to the first CPU, and every other one to one of the rest, so
 //! that a translation stays in the TLB of the CPU that loaded it.
@@ -30,6 +33,7 @@
 pub mod abi;
 
 pub mod arena;
+pub mod attempts;
 pub mod barrier;
 pub mod bench;
 pub mod binder;
@@ -43,6 +47,7 @@ pub mod failing_allocations;
 pub mod flush_ring;
 pub mod ftrace;
 pub mod held_moment;
+pub mod interruption;
 pub mod kernel_module;
 pub mod kprobe;
 pub mod ktap;
@@ -52,15 +57,18 @@ pub mod memory_use;
 pub mod mremap_runs;
 pub mod oracle;
 pub mod page_holder;
+pub mod page_user;
 pub mod pending;
 pub mod pinned;
 pub mod ram_disk;
+pub mod progress;
 pub mod reclaim;
 pub mod recorder;
 pub mod residency;
 pub mod scene;
 pub mod selection;
 pub mod shared;
+pub mod stillness;
 pub mod stress;
 pub mod suite;
 pub mod tlb_events;

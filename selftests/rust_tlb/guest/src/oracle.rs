@@ -17,8 +17,13 @@ use crate::barrier::Wait;
 use crate::crew::{Crew, Member, Shape};
 use crate::device::Device;
 use crate::mapping::Mapping;
+use crate::progress;
 use crate::selection::Selection;
+use crate::stillness::Stillness;
 use crate::watcher::{Access, Ledger, Report, Watcher};
+
+/// Passes after which no more can be expected of the TLBs.
+const MAX_LOOKS: u32 = 50;
 
 /// The watching threads and what they are told.
 pub struct Oracle {
@@ -86,6 +91,7 @@ impl Oracle {
                 self.crew.check()?;
                 thread::sleep(Duration::from_millis(1));
             }
+            progress::step();
         }
         Ok(())
     }
@@ -98,6 +104,26 @@ impl Oracle {
             hint::spin_loop();
         }
         Ok(())
+    }
+
+    /// Waits for a pass of all members that finds every page in the TLB; no such pass comes if their
+    /// TLBs cannot hold what they use.
+    pub fn await_residency(&self, device: &Device) -> Result<bool> {
+        let nr_pages = self.ledger.nr_pages();
+        for _ in 0..MAX_LOOKS {
+            device.accessed(0, nr_pages, abi::ACCESSED_CLEAR)?;
+            self.await_passes(1)?;
+            let bits = device.accessed(0, nr_pages, abi::ACCESSED_READ)?;
+            if bits.accessed == 0 && bits.mapped.count_ones() as u64 == nr_pages {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// From now on the members are to keep what they have in their TLBs.
+    pub fn stillness(&self) -> Result<Stillness> {
+        Stillness::of(self.ledger.threads(self.nr_members))
     }
 
     /// Unmaps `selection` under the eyes of the members. With [`abi::UNMAP_DEFER`] the old pages

@@ -6,7 +6,7 @@
 //! set then, the CPU has walked the page table; if it is still clear, the translation was in its
 //! TLB.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use anyhow::{ensure, Result};
@@ -16,6 +16,7 @@ use crate::barrier::Wait;
 use crate::crew::{Crew, Member, Shape};
 use crate::device::Device;
 use crate::mapping::Mapping;
+use crate::stillness::{this_thread, Stillness};
 
 /// Touch, flush everything: a TLB that has just grown evicts by itself, a warm one does not.
 const NR_WARM_UPS: u64 = 20;
@@ -24,6 +25,7 @@ const NR_WARM_UPS: u64 = 20;
 pub struct Probe<'a> {
     device: &'a Device,
     crew: Crew,
+    thread: Arc<AtomicU64>,
     nr_pages: u64,
 }
 
@@ -36,8 +38,13 @@ impl<'a> Probe<'a> {
     /// With [`Wait::Sleep`], the CPU is lazy whenever it is not told to read.
     pub fn waiting(device: &'a Device, nr_pages: u64, wait: Wait) -> Result<Self> {
         let mapping = Arc::new(device.map(nr_pages)?);
-        let crew = Crew::of_threads(&mapping, 1, wait, act)?;
-        Self::warmed(device, crew, nr_pages)
+        let thread = Arc::new(AtomicU64::new(0));
+        let shown = thread.clone();
+        let crew = Crew::of_threads(&mapping, 1, wait, move |member| {
+            shown.store(this_thread(), Ordering::Release);
+            act(member)
+        })?;
+        Self::warmed(device, crew, thread, nr_pages)
     }
 
     /// A process for each other CPU. A page counts as walked for if one of them did.
@@ -47,13 +54,19 @@ impl<'a> Probe<'a> {
             threads: 1,
         };
         let crew = Crew::of_processes(device, nr_pages, shape, Wait::Spin, act)?;
-        Self::warmed(device, crew, nr_pages)
+        Self::warmed(device, crew, Arc::default(), nr_pages)
     }
 
-    fn warmed(device: &'a Device, crew: Crew, nr_pages: u64) -> Result<Self> {
+    fn warmed(
+        device: &'a Device,
+        crew: Crew,
+        thread: Arc<AtomicU64>,
+        nr_pages: u64,
+    ) -> Result<Self> {
         let probe = Self {
             device,
             crew,
+            thread,
             nr_pages,
         };
         for _ in 0..NR_WARM_UPS {
@@ -62,6 +75,13 @@ impl<'a> Probe<'a> {
         }
         probe.touch()?;
         Ok(probe)
+    }
+
+    /// From now on the thread is to keep what it has in its TLB. Not known of processes.
+    pub fn stillness(&self) -> Result<Stillness> {
+        let thread = self.thread.load(Ordering::Acquire);
+        ensure!(thread != 0, "only a thread's switches are known");
+        Stillness::of(vec![thread])
     }
 
     /// Lets the thread read each page once.

@@ -8,6 +8,7 @@ use anyhow::{ensure, Result};
 
 use crate::mapping::Mapping;
 use crate::shared::Shared;
+use crate::stillness::this_thread;
 use crate::verdict::{judge, stamp, Verdict, Write};
 
 /// What a watching thread does with the pages.
@@ -68,6 +69,7 @@ pub struct Ledger {
     started: Shared<AtomicU64>,
     done: Shared<AtomicU64>,
     tallies: Shared<AtomicU64>,
+    threads: Shared<AtomicU64>,
     nr_slots: usize,
 }
 
@@ -79,6 +81,7 @@ impl Ledger {
             started: Shared::new(nr_pages as usize)?,
             done: Shared::new(nr_pages as usize)?,
             tallies: Shared::new(nr_slots * NR_TALLIES)?,
+            threads: Shared::new(nr_slots)?,
             nr_slots,
         })
     }
@@ -109,9 +112,22 @@ impl Ledger {
         (0..self.started.len() as u64).for_each(|page| self.end(page));
     }
 
+    /// Pages that are watched.
+    pub fn nr_pages(&self) -> u64 {
+        self.started.len() as u64
+    }
+
     /// Passes that the thread in `slot` has ended.
     pub fn nr_passes(&self, slot: usize) -> u64 {
         self.tally(slot, Tally::Passes).load(Ordering::Acquire)
+    }
+
+    /// The threads of the first `nr` slots, once they have ended a pass.
+    pub fn threads(&self, nr: usize) -> Vec<u64> {
+        let threads = self.threads.iter().take(nr);
+        threads
+            .map(|thread| thread.load(Ordering::Acquire))
+            .collect()
     }
 
     /// The sums over all threads.
@@ -143,8 +159,9 @@ pub struct Watcher<'a> {
 }
 
 impl<'a> Watcher<'a> {
-    /// A watcher that has written nothing yet; the slot is its own.
+    /// A watcher that has written nothing yet, for the calling thread; the slot is its own.
     pub fn new(ledger: &'a Ledger, slot: usize) -> Self {
+        ledger.threads[slot].store(this_thread(), Ordering::Release);
         Self {
             ledger,
             slot,

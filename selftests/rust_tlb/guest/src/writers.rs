@@ -13,6 +13,7 @@ use crate::cpu;
 use crate::crew::{Crew, Member};
 use crate::mapping::Mapping;
 use crate::shared::Shared;
+use crate::stillness::{this_thread, Stillness};
 
 /// What writers and driver tell each other.
 struct Desk {
@@ -22,11 +23,20 @@ struct Desk {
 const STOP: usize = 0;
 const NR_WRITES: usize = 1;
 const NR_LOST: usize = 2;
+/// Then, for each writer, its writes and its thread.
 const NR_WORDS: usize = 3;
 
 impl Desk {
     fn get(&self, which: usize) -> u64 {
         self.words[which].load(Ordering::Acquire)
+    }
+
+    fn nr_writes_of(writer: usize) -> usize {
+        NR_WORDS + 2 * writer
+    }
+
+    fn thread_of(writer: usize) -> usize {
+        NR_WORDS + 2 * writer + 1
     }
 }
 
@@ -41,7 +51,7 @@ impl Writers {
     /// Sets them to work on all pages of `mapping`, which are zero, or missing.
     pub fn start(mapping: &Arc<Mapping>) -> Result<Self> {
         let desk = Arc::new(Desk {
-            words: Shared::new(NR_WORDS)?,
+            words: Shared::new(NR_WORDS + 2 * nr_writers())?,
         });
         let shown = desk.clone();
         let body = move |member: &Member<'_>| write_all_the_time(&shown, member);
@@ -67,6 +77,27 @@ impl Writers {
         self.await_writes(nr * self.nr_pages * nr_writers() as u64)
     }
 
+    /// Waits until each of them has come to each page, and to each once more.
+    pub fn await_everyone(&self) -> Result<()> {
+        let nr_writes = |writer| self.desk.get(Desk::nr_writes_of(writer));
+        let goals: Vec<u64> = (0..nr_writers())
+            .map(|writer| nr_writes(writer) + 2 * self.nr_pages)
+            .collect();
+        for (writer, goal) in goals.into_iter().enumerate() {
+            while nr_writes(writer) < goal {
+                self.crew.check()?;
+                hint::spin_loop();
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on they are to keep what they have in their TLBs, once they have written.
+    pub fn stillness(&self) -> Result<Stillness> {
+        let threads = (0..nr_writers()).map(|writer| self.desk.get(Desk::thread_of(writer)));
+        Stillness::of(threads.collect())
+    }
+
     /// Writes that were gone when their writer came to the page again.
     pub fn nr_lost(&self) -> u64 {
         self.desk.get(NR_LOST)
@@ -88,6 +119,7 @@ fn nr_writers() -> usize {
 /// Writes a rising number to a word of its own in each page, and looks whether the last one is still
 /// there.
 fn write_all_the_time(desk: &Desk, member: &Member<'_>) -> Result<()> {
+    desk.words[Desk::thread_of(member.index)].store(this_thread(), Ordering::Release);
     let mut last = vec![0u64; member.mapping.nr_pages() as usize];
     while desk.get(STOP) == 0 && !member.dismissed() {
         for (page, last) in last.iter_mut().enumerate() {
@@ -97,6 +129,7 @@ fn write_all_the_time(desk: &Desk, member: &Member<'_>) -> Result<()> {
             word.store(*last, Ordering::Release);
             desk.words[NR_LOST].fetch_add(u64::from(lost), Ordering::AcqRel);
             desk.words[NR_WRITES].fetch_add(1, Ordering::AcqRel);
+            desk.words[Desk::nr_writes_of(member.index)].fetch_add(1, Ordering::AcqRel);
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{ensure, Result};
 
 use crate::abi::{self, strategy};
+use crate::attempts::{caught_every_time, Attempt};
 use crate::cpu;
 use crate::crew::Shape;
 use crate::device::{strategy_name, Device};
@@ -228,27 +229,29 @@ fn always_alarms(
     if Device::open()?.strategies(&[strategy::NONE])?.is_empty() {
         return skip("the kernel has no CONFIG_RUST_TLB_FAULTS");
     }
-    let mut least = u64::MAX;
-    for run in 0..NR_ALARMS {
-        let report = unmap_without_flush(watch, access, flags)?;
-        ensure!(alarms(&report) > 0, "run {run} found nothing: {report:?}");
-        least = least.min(alarms(&report));
-    }
-    println!("# {NR_ALARMS} of {NR_ALARMS} runs, {least} alarms and more");
-    Ok(())
+    caught_every_time(NR_ALARMS, || {
+        let (report, undisturbed) = unmap_without_flush(watch, access, flags)?;
+        let caught = alarms(&report) > 0;
+        Ok(Attempt::judge(caught, undisturbed, || {
+            format!("{report:?}")
+        }))
+    })
 }
 
 /// Never with [`abi::UNMAP_FREE`], and not with threads of our own, who would keep their stale
 /// translations: a stale write must not reach memory of someone else.
-fn unmap_without_flush(watch: Watch, access: Access, flags: u32) -> Result<Report> {
+fn unmap_without_flush(watch: Watch, access: Access, flags: u32) -> Result<(Report, bool)> {
     let device = Device::open()?;
     let oracle = start(watch, &device, access)?;
     let all = Selection::run(0, NR_PAGES);
+    let resident = oracle.await_residency(&device)?;
+    let stillness = oracle.stillness()?;
     if flags & abi::UNMAP_DEFER != 0 {
         defer_and_refault(&device, &oracle, &all, strategy::NONE)?;
     } else {
         oracle.unmap(&device, &all, strategy::NONE, flags)?;
     }
     oracle.await_passes(NR_PASSES / 2)?;
-    oracle.finish(&device)
+    let undisturbed = resident && stillness.lasted()?;
+    Ok((oracle.finish(&device)?, undisturbed))
 }

@@ -4,22 +4,21 @@
 //! mremap or madvise returns, no CPU uses the old page any more (H4).
 
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure, Result};
+use anyhow::{ensure, Result};
 use rustix::mm::{self, Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags};
 
 use crate::abi::{self, strategy};
-use crate::child::{describe, Child};
+use crate::attempts::caught_every_time;
+use crate::child::Child;
 use crate::cpu;
 use crate::device::{strategy_name, Device};
 use crate::ktap::{skip, Options};
 use crate::mapping::{Mapping, PAGE_SIZE};
+use crate::page_user::{in_a_process, Fate, PageUser, Use};
 use crate::selection::Selection;
-use crate::shared::Shared;
 
 crate::tests! {
     munmap_flushes_what_is_owed,
@@ -83,11 +82,6 @@ impl Change {
         }
         Ok(())
     }
-
-    /// Whether the used page is there afterwards, as a fresh one.
-    fn keeps_the_address(self) -> bool {
-        matches!(self, Self::DontNeed)
-    }
 }
 
 /// # Safety
@@ -108,100 +102,30 @@ unsafe fn move_away(start: *mut c_void, len: usize) -> Result<()> {
     Ok(())
 }
 
-/// What the user of the page tells: how often it has used it, and what it read last.
-struct Desk(Shared<AtomicU64>);
-
-const NR_USES: usize = 0;
-const LAST_READ: usize = 1;
-
-/// Exit codes of the process that is watched.
-const STALE: i32 = 42;
-const CLEAN: i32 = 0;
-const BROKEN: i32 = 1;
-
-/// Uses the page for ever, by reads, and by writes that do not change it.
-fn use_page(mapping: &Mapping, desk: &Desk) -> ! {
-    let word = mapping.word(USED, 0);
-    loop {
-        let value = word.load(Ordering::Acquire);
-        // A dirty translation, so that a write through it does not fault.
-        mapping.word(USED, 1).store(1, Ordering::Release);
-        desk.0[LAST_READ].store(value, Ordering::Release);
-        desk.0[NR_USES].fetch_add(1, Ordering::AcqRel);
-    }
-}
-
-/// Waits for `nr` more uses; false if they do not come.
-fn await_uses(desk: &Desk, nr: u64) -> bool {
-    let goal = desk.0[NR_USES].load(Ordering::Acquire) + nr;
-    let end = Instant::now() + Duration::from_secs(10);
-    while desk.0[NR_USES].load(Ordering::Acquire) < goal {
-        if Instant::now() > end {
-            return false;
-        }
-        core::hint::spin_loop();
-    }
-    true
-}
-
 /// The process: one thread uses the page, the other unmaps it without a flush, and makes `change`.
-/// If the user can go on with the old page, that is [`STALE`]. Otherwise it faults, which kills both.
-fn change_under_use(strategy: u32, change: Change) -> Result<i32> {
+/// Then nobody may use the old page any more.
+fn change_under_use(strategy: u32, change: Change) -> Result<Fate> {
     let device = Device::open()?;
     let mapping = Arc::new(device.map(NR_PAGES)?);
     (0..NR_PAGES).for_each(|page| mapping.word(page, 0).store(OLD, Ordering::Relaxed));
-    let desk = Arc::new(Desk(Shared::new(2)?));
-    let (used, shown) = (mapping.clone(), desk.clone());
     cpu::pin_driver()?;
-    thread::spawn(move || {
-        if cpu::pin_member(0).is_ok() {
-            use_page(&used, &shown)
-        }
-    });
-    ensure!(await_uses(&desk, 1000), "the page is not used");
+    let user = PageUser::start(&mapping, USED, Use::ReadWrite)?;
+    let stillness = user.stillness()?;
+    let was_resident = user.is_resident(&device)?;
     let selection = Selection::run(FIRST, NR_CHANGED);
     let reply = device.unmap(&selection, strategy, abi::UNMAP_DEFER)?;
     ensure!(reply.nr_flush_calls == 0, "{reply:?}");
     change.make(&mapping)?;
-    // One use may have been under way.
-    if !await_uses(&desk, 3) {
-        bail!("neither was the page used nor the user killed");
-    }
-    let value = desk.0[LAST_READ].load(Ordering::Acquire);
-    Ok(if change.keeps_the_address() && value != OLD {
-        CLEAN
-    } else {
-        STALE
-    })
-}
-
-/// Whether the old page was used after `change`, in a process of its own.
-fn is_used_after(strategy: u32, change: Change) -> Result<bool> {
-    let body = || match change_under_use(strategy, change) {
-        Ok(code) => code,
-        Err(error) => {
-            println!("# {error:#}");
-            BROKEN
-        }
-    };
-    let mut child = Child::fork_with_code(body)?;
-    let Some(status) = child.wait_for(Duration::from_secs(30))? else {
-        bail!("{change:?} took longer than 30 s");
-    };
-    match (status.exit_status(), status.terminating_signal()) {
-        (Some(STALE), _) => Ok(true),
-        (Some(CLEAN), _) if change.keeps_the_address() => Ok(false),
-        (_, Some(libc::SIGSEGV)) if !change.keeps_the_address() => Ok(false),
-        _ => bail!("the process {}", describe(status)),
-    }
+    user.fate(was_resident, &stillness)
 }
 
 fn expect_flush(change: Change, options: &Options) -> Result<()> {
-    for _ in 0..5 * options.effort {
-        for strategy in [strategy::BROADCAST, strategy::PRECISE] {
-            let used = is_used_after(strategy, change)?;
-            ensure!(!used, "{}: the old page is in use", strategy_name(strategy));
-        }
+    for strategy in [strategy::BROADCAST, strategy::PRECISE] {
+        println!("# {}", strategy_name(strategy));
+        caught_every_time(5 * options.effort, || {
+            let fate = in_a_process(|| change_under_use(strategy, change))?;
+            Ok(fate.expect_gone())
+        })?;
     }
     Ok(())
 }
@@ -267,22 +191,16 @@ fn fork_with_a_flush_owed(_: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Tries of a run: an interrupt may take the old translation away before it is used.
-const NR_TRIES: usize = 10;
-
 fn a_batch_that_others_do_not_know_is_caught_every_time(_: &Options) -> Result<()> {
     if Device::open()?.strategies(&[strategy::UNNOTED])?.is_empty() {
         return skip("the kernel was built without CONFIG_RUST_TLB_FAULTS");
     }
     for change in CHANGES {
-        for run in 0..4 {
-            let mut caught = false;
-            for _ in 0..NR_TRIES {
-                caught = caught || is_used_after(strategy::UNNOTED, change)?;
-            }
-            ensure!(caught, "{change:?}, run {run}: nobody used the old page");
-        }
+        println!("# {change:?}");
+        caught_every_time(20 / CHANGES.len() as u32, || {
+            let fate = in_a_process(|| change_under_use(strategy::UNNOTED, change))?;
+            Ok(fate.expect_used())
+        })?;
     }
-    println!("# 20 of 20 runs");
     Ok(())
 }

@@ -10,48 +10,66 @@ use anyhow::{ensure, Result};
 use super::{all, NR_PAGES, STRATEGIES};
 use crate::abi::{self, strategy};
 use crate::device::{strategy_name, Device};
+use crate::interruption::{interrupting, Look};
 use crate::ktap::Options;
+use crate::mapping::Mapping;
 use crate::selection::Selection;
 use crate::writers::Writers;
 
 const IN_TWO: u32 = abi::UNMAP_TWO_PHASE | abi::UNMAP_WRITE_BACK;
 
-/// So many that the writers, who go around, do not come to a page at once.
+/// The pages of several page tables: the first phase is interrupted between two of them, at least.
 const NR_WRITTEN: u64 = 2048;
-/// Those that are unmapped at a time: read shortly before, so that they are clean.
-const NR_AT_ONCE: u64 = 8;
-
-const MAX_TRIES: u64 = 4000;
-/// Writes between the phases after which it is enough.
-const NR_ENOUGH: u64 = 4;
+/// Unmaps of which one has to be interrupted between the phases of a page.
+const MAX_UNMAPS: u32 = 50;
 
 pub fn a_write_between_the_phases_is_seen(_: &Options) -> Result<()> {
     for strategy in STRATEGIES {
         let device = Device::open()?;
-        let mapping = Arc::new(device.map(NR_WRITTEN)?);
-        let writers = Writers::start(&mapping)?;
-        let (mut nr_seen, mut nr_tries, mut nr_protected) = (0, 0, 0);
-        while nr_seen < NR_ENOUGH && nr_tries < MAX_TRIES && writers.nr_lost() == 0 {
-            let first = nr_tries * NR_AT_ONCE % NR_WRITTEN;
-            let pages = Selection::run(first, NR_AT_ONCE);
-            device.unmap(&pages, strategy::BROADCAST, abi::UNMAP_WRITE_BACK)?;
-            pages.pages().iter().for_each(|&page| {
-                mapping.word(page, 0).load(Relaxed);
-            });
-            let reply = device.unmap(&pages, strategy, IN_TWO)?;
-            ensure!(reply.nr_redirtied <= reply.nr_protected, "{reply:?}");
-            nr_seen += reply.nr_redirtied;
-            nr_protected += reply.nr_protected;
-            nr_tries += 1;
+        let mapping = device.map(NR_WRITTEN)?;
+        let mut contents = vec![0; NR_WRITTEN as usize];
+        let (mut nr_seen, mut nr_unmaps) = (0, 0);
+        while nr_seen == 0 && nr_unmaps < MAX_UNMAPS {
+            nr_seen += unmap_while_written(&device, &mapping, strategy, &mut contents)?;
+            nr_unmaps += 1;
+            for (page, written) in contents.iter().enumerate() {
+                let value = mapping.word(page as u64, 0).load(Relaxed);
+                ensure!(value == *written, "page {page}: {value}, not {written}");
+            }
         }
-        println!("# {nr_seen} of {nr_protected} PTEs, in {nr_tries} unmaps");
-        let nr_lost = writers.finish()?;
-        ensure!(nr_lost == 0, "{nr_lost} writes were lost");
+        println!("# {nr_seen} writes, in {nr_unmaps} unmaps");
         ensure!(nr_seen > 0, "no write was seen between the phases");
         let counted = device.counters()?.nr_redirtied;
         ensure!(counted == nr_seen, "{counted} counted, {nr_seen} told");
     }
     Ok(())
+}
+
+/// Unmaps all pages, which are clean, in two phases, and writes to one after the other wherever that
+/// stands still. A write to a page that is gone waits for the unmap.
+fn unmap_while_written(
+    device: &Device,
+    mapping: &Mapping,
+    strategy: u32,
+    contents: &mut [u64],
+) -> Result<u64> {
+    let pages = Selection::run(0, NR_WRITTEN);
+    device.unmap(&pages, strategy::BROADCAST, abi::UNMAP_WRITE_BACK)?;
+    (0..NR_WRITTEN).for_each(|page| {
+        mapping.word(page, 0).load(Relaxed);
+    });
+    let mut rest = contents.iter_mut().enumerate();
+    let write_one = || {
+        let Some((page, written)) = rest.next() else {
+            return Look::Enough;
+        };
+        *written += 1;
+        mapping.word(page as u64, 0).store(*written, Relaxed);
+        Look::Again
+    };
+    let reply = interrupting(write_one, || Ok(device.unmap(&pages, strategy, IN_TWO)?))?;
+    ensure!(reply.nr_redirtied <= reply.nr_protected, "{reply:?}");
+    Ok(reply.nr_redirtied)
 }
 
 pub fn no_write_is_lost(options: &Options) -> Result<()> {
