@@ -13,7 +13,10 @@
 #define NOTRACE
 #endif
 
+#include <linux/debugfs.h>
+#include <linux/delay.h>
 #include <linux/fs.h>
+#include <linux/init.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pagemap.h>
@@ -31,6 +34,56 @@
 
 #include "internal.h"
 #include "../arch/x86/mm/mm_internal.h"
+
+/* Rules to break, and moments to hold open, for tests. */
+
+#ifdef CONFIG_RUST_TLB_FAULTS
+static bool ignore_pending;
+static u32 delay_expiry_ms;
+static atomic_t nr_expiring;
+
+/* H2: what others have yet to flush is not seen. */
+static bool ignores_pending(void)
+{
+	return READ_ONCE(ignore_pending);
+}
+
+/* A deadline has passed, and ->expired() is about to be called. */
+static void expiry_begins(void)
+{
+	atomic_inc(&nr_expiring);
+	msleep(READ_ONCE(delay_expiry_ms));
+}
+
+static void expiry_ends(void)
+{
+	atomic_dec(&nr_expiring);
+}
+
+static int __init tlb_defer_faults_init(void)
+{
+	struct dentry *dir = debugfs_create_dir("rust_tlb_faults", NULL);
+
+	debugfs_create_bool("ignore_pending", 0600, dir, &ignore_pending);
+	debugfs_create_u32("delay_expiry_ms", 0600, dir, &delay_expiry_ms);
+	debugfs_create_atomic_t("nr_expiring", 0400, dir, &nr_expiring);
+	return 0;
+}
+late_initcall(tlb_defer_faults_init);
+#else
+static bool ignores_pending(void)
+{
+	return false;
+}
+
+static void expiry_begins(void)
+{
+}
+
+static void expiry_ends(void)
+{
+}
+#endif
 
 /* Generations and flushes. */
 
@@ -487,7 +540,7 @@ unsigned int tlb_defer_test_young(const struct tlb_defer_table *table,
  */
 bool tlb_defer_flush_is_pending(struct mm_struct *mm)
 {
-	return mm_tlb_flush_pending(mm);
+	return mm_tlb_flush_pending(mm) && !ignores_pending();
 }
 
 /*
@@ -617,7 +670,9 @@ static void deadline_expired(struct work_struct *work)
 		container_of(to_delayed_work(work), struct tlb_defer_deadline,
 			     work);
 
+	expiry_begins();
 	deadline->expired(deadline->data);
+	expiry_ends();
 }
 
 void tlb_defer_deadline_init(struct tlb_defer_deadline *deadline,

@@ -21,6 +21,7 @@
 //! - [`held_moment`] holds a moment open that is too short to be met.
 //! - [`kprobe`] counts how often the kernel comes by; [`ftrace`] records what its events say;
 //!   [`recorder`] tells another tool when to.
+//! - [`fault_knobs`] breaks rules of the kernel, and holds moments open.
 //! - [`scene`] counts one unmap among busy CPUs: the counts suite and the demo share it.
 //! - [`binder`] are processes that talk by another driver, whose pages are taken in the same way.
 //! - [`stress`] does everything at once, for as long as one likes.
@@ -44,6 +45,7 @@ pub mod crew;
 pub mod device;
 pub mod direct_io;
 pub mod failing_allocations;
+pub mod fault_knobs;
 pub mod flush_ring;
 pub mod ftrace;
 pub mod held_moment;
@@ -60,8 +62,8 @@ pub mod page_holder;
 pub mod page_user;
 pub mod pending;
 pub mod pinned;
-pub mod ram_disk;
 pub mod progress;
+pub mod ram_disk;
 pub mod reclaim;
 pub mod recorder;
 pub mod residency;

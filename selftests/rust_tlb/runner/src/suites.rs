@@ -29,7 +29,7 @@ const SUITE_LIMIT: u64 = 900;
 const BOOT_LIMIT: u64 = 120;
 
 /// Suites about what happens at the same time: not in slices of time, if that can be helped.
-const CONCURRENT: [&str; 15] = [
+const CONCURRENT: [&str; 16] = [
     "binder",
     "gup",
     "lifecycle",
@@ -37,6 +37,7 @@ const CONCURRENT: [&str; 15] = [
     "neighbours",
     "oracle",
     "others",
+    "owed",
     "pfnmap",
     "pressure",
     "races",

@@ -6,11 +6,13 @@
 //! log, and whoever runs these tests fails them for that.
 
 use core::sync::atomic::Ordering::Relaxed;
+use std::fs;
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 
-use crate::abi;
+use crate::abi::{self, strategy};
 use crate::barrier::Wait;
+use crate::child::Child;
 use crate::crew::{Crew, Shape};
 use crate::device::{Device, REAL_STRATEGIES};
 use crate::ktap::Options;
@@ -23,6 +25,7 @@ crate::tests! {
     shared_pages_leave_no_trace,
     freed_pages_go_back_to_the_system,
     kept_pages_are_used_again,
+    the_peak_of_resident_pages_is_remembered,
 }
 
 const NR_CYCLES: u64 = 10_000;
@@ -200,5 +203,41 @@ fn kept_pages_are_used_again(_: &Options) -> Result<()> {
         counters.nr_recycled == 20 * NR_PAGES && counters.nr_freed == 0,
         "{counters:?}"
     );
+    Ok(())
+}
+
+/// Kilobytes that `/proc/self/status` tells under `name`.
+fn status_kb(name: &str) -> Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|rest| rest.split_whitespace().next());
+    Ok(number.context("no such line")?.parse()?)
+}
+
+/// Pages that a batch takes were resident: what a process had at most does not sink with them.
+fn the_peak_of_resident_pages_is_remembered(_: &Options) -> Result<()> {
+    for strategy in [strategy::PAGE, strategy::BROADCAST, strategy::PRECISE] {
+        // In a new process, which begins with the peak that it has then.
+        Child::fork(|| expect_peak(strategy))?.join()?;
+    }
+    Ok(())
+}
+
+fn expect_peak(strategy: u32) -> Result<()> {
+    const NR_TOUCHED: u64 = 2048;
+    // Counts of single tasks and CPUs that are not summed up yet.
+    const NOISE_KB: u64 = 1024;
+    let device = Device::open()?;
+    let mapping = device.map(NR_TOUCHED)?;
+    (0..NR_TOUCHED).for_each(|page| mapping.word(page, 0).store(1, Relaxed));
+    let resident = status_kb("VmRSS:")?;
+    device.unmap(&Selection::run(0, NR_TOUCHED), strategy, 0)?;
+    let (left, peak) = (status_kb("VmRSS:")?, status_kb("VmHWM:")?);
+    println!("# {resident} kB were resident, {left} kB are; at most {peak} kB");
+    ensure!(
+        left + 4 * NR_TOUCHED <= resident + NOISE_KB,
+        "{left} kB are left"
+    );
+    ensure!(peak + NOISE_KB >= resident, "the peak is {peak} kB");
     Ok(())
 }

@@ -20,6 +20,7 @@ pub mod mremap;
 pub mod neighbours;
 pub mod oracle;
 pub mod others;
+pub mod owed;
 pub mod pfnmap;
 pub mod pressure;
 pub mod races;
@@ -40,7 +41,7 @@ mod tests {
 
     const LIST: &str = include_str!("../../../tests.list");
 
-    const SUITES: [(&str, &[Test]); 28] = [
+    const SUITES: [(&str, &[Test]); 29] = [
         ("abi", super::abi::TESTS),
         ("fault", super::fault::TESTS),
         ("unmap", super::unmap::TESTS),
@@ -58,6 +59,7 @@ mod tests {
         ("residency", super::residency::TESTS),
         ("ring", super::ring::TESTS),
         ("others", super::others::TESTS),
+        ("owed", super::owed::TESTS),
         ("writeback", super::writeback::TESTS),
         ("twophase", super::twophase::TESTS),
         ("scope", super::scope::TESTS),

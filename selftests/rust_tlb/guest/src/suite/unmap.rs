@@ -17,9 +17,10 @@ use crate::mapping::Mapping;
 use crate::selection::Selection;
 
 use deferred::{
-    a_batch_that_grows_gets_old_all_the_same, a_deferred_batch_ends_with_the_file,
-    a_deferred_batch_is_flushed_once, a_flushing_unmap_takes_the_deferred_batch_along,
-    a_full_batch_flushes_itself, a_refault_flushes_the_deferred_batch, an_old_batch_flushes_itself,
+    a_batch_that_grows_gets_old_all_the_same, a_close_waits_for_what_is_late,
+    a_deferred_batch_ends_with_the_file, a_deferred_batch_is_flushed_once,
+    a_flushing_unmap_takes_the_deferred_batch_along, a_full_batch_flushes_itself,
+    a_refault_flushes_the_deferred_batch, an_old_batch_flushes_itself,
 };
 
 crate::tests! {
@@ -39,6 +40,7 @@ crate::tests! {
     a_batch_that_grows_gets_old_all_the_same,
     a_deferred_batch_ends_with_the_file,
     the_call_may_lie_in_the_pages_that_it_takes,
+    a_close_waits_for_what_is_late,
 }
 
 /// Pages in the mappings.

@@ -11,7 +11,8 @@ use anyhow::{ensure, Result};
 use super::NR_PAGES;
 use crate::abi::{self, strategy};
 use crate::device::{strategy_name, Device, REAL_STRATEGIES};
-use crate::ktap::Options;
+use crate::fault_knobs::{self, Turned};
+use crate::ktap::{skip, Options};
 use crate::mapping::Mapping;
 use crate::pending::{await_release, with_short_age};
 use crate::selection::Selection;
@@ -203,6 +204,28 @@ pub fn an_old_batch_flushes_itself(_: &Options) -> Result<()> {
         ensure!(device.flush()?.nr_pages == 0, "it is still pending");
         let hits = device.counters()?.nr_pending_hits;
         ensure!(hits == 0, "a fault has flushed it");
+    }
+    Ok(())
+}
+
+/// Who closes the file takes the deadline away, and what is done then is not done to a file that is
+/// gone: the close waits for it.
+pub fn a_close_waits_for_what_is_late(_: &Options) -> Result<()> {
+    if !fault_knobs::are_there() {
+        return skip("the kernel was built without CONFIG_RUST_TLB_FAULTS");
+    }
+    let _again = with_short_age()?;
+    let _delay = Turned::to(fault_knobs::DELAY_EXPIRY_MS, 1000)?;
+    for strategy in DEFERRABLE {
+        let (device, mapping) = written()?;
+        device.unmap(&Selection::run(0, 4), strategy, abi::UNMAP_DEFER)?;
+        drop(mapping);
+        while fault_knobs::nr_expiring()? == 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        drop(device);
+        let nr_expiring = fault_knobs::nr_expiring()?;
+        ensure!(nr_expiring == 0, "the file was closed meanwhile");
     }
     Ok(())
 }
