@@ -16,6 +16,7 @@ const BUFFER_KB: &str = "4096";
 /// One instance, with some events on, from [`Tracing::record`] on.
 pub struct Tracing {
     instance: PathBuf,
+    events: Vec<String>,
 }
 
 impl Tracing {
@@ -31,15 +32,24 @@ impl Tracing {
         let instance = Path::new(TRACEFS).join("instances").join(name);
         fs::create_dir(&instance).with_context(|| instance.display().to_string())?;
         // From here on, it is removed.
-        let tracing = Self { instance };
+        let tracing = Self {
+            instance,
+            events: events.iter().map(|&event| event.into()).collect(),
+        };
         tracing.set("tracing_on", "0")?;
         tracing.set("buffer_size_kb", BUFFER_KB)?;
         // One clock for all CPUs, so that events of different ones can be put in order.
         tracing.set("trace_clock", "mono")?;
-        for event in events {
-            tracing.set(&format!("events/{event}/enable"), "1")?;
-        }
+        tracing.switch(true)?;
         Ok(Some(tracing))
+    }
+
+    /// Puts all of its events on, or off.
+    pub fn switch(&self, on: bool) -> Result<()> {
+        let value = if on { "1" } else { "0" };
+        self.events
+            .iter()
+            .try_for_each(|event| self.set(&format!("events/{event}/enable"), value))
     }
 
     /// Records while `what` runs, and returns what it returns, and the events in order.

@@ -122,6 +122,9 @@ enum Command {
         /// Do not load the module.
         #[arg(long)]
         no_module: bool,
+        /// Run its CPUs at the same time, even if the host has fewer: slow, and no KUnit.
+        #[arg(long)]
+        parallel: bool,
         /// One more word on the kernel's command line; may be given more than once.
         #[arg(long)]
         kernel_argument: Vec<String>,
@@ -214,10 +217,14 @@ fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
             timeout,
             no_module,
             icount,
+            parallel,
             kernel_argument,
             command,
         } => {
             let mut machine = machine(config)?.with_arguments(kernel_argument);
+            if *parallel {
+                machine = machine.in_parallel();
+            }
             if *icount {
                 machine = machine.counting();
             }

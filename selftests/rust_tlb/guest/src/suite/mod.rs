@@ -21,6 +21,7 @@ pub mod neighbours;
 pub mod oracle;
 pub mod others;
 pub mod owed;
+pub mod patching;
 pub mod pfnmap;
 pub mod pressure;
 pub mod races;
@@ -41,7 +42,7 @@ mod tests {
 
     const LIST: &str = include_str!("../../../tests.list");
 
-    const SUITES: [(&str, &[Test]); 29] = [
+    const SUITES: [(&str, &[Test]); 30] = [
         ("abi", super::abi::TESTS),
         ("fault", super::fault::TESTS),
         ("unmap", super::unmap::TESTS),
@@ -68,6 +69,7 @@ mod tests {
         ("pressure", super::pressure::TESTS),
         ("small", super::small::TESTS),
         ("trace", super::trace::TESTS),
+        ("patching", super::patching::TESTS),
         ("binder", super::binder::TESTS),
         ("stress", super::stress::TESTS),
         ("mremap", super::mremap::TESTS),
