@@ -46,7 +46,8 @@ int rust_flush_ring_publish(struct mm_flush_ring *ring, u64 gen,
 long rust_flush_ring_catch_up(struct mm_flush_ring *ring, u64 local, u64 gen,
 			      unsigned long limit);
 
-#ifdef CONFIG_RUST_TLB_FAULTS
+bool rust_flush_ring_extend(struct mm_flush_ring *ring, u64 gen, u64 run);
+
 /* Rules that tests break, numbered as in ring.rs; from here on they are C's. */
 #define FLUSH_RING_KEEP_AHEAD	16	/* The local generation is what was read first. */
 #define FLUSH_RING_KEEP_ORDER	17	/* A slot is filled after the increment. */
@@ -65,9 +66,9 @@ long rust_flush_ring_catch_up(struct mm_flush_ring *ring, u64 local, u64 gen,
 #define FLUSH_RING_AT_CLEAR	6	/* Before a PTE is cleared, lock held. */
 #define FLUSH_RING_AT_NEXT	7	/* Between a predicted slot and its increment. */
 
+#ifdef CONFIG_RUST_TLB_FAULTS
 bool flush_ring_keeps(unsigned int rule);
 void flush_ring_pause(unsigned int at);
-bool rust_flush_ring_extend(struct mm_flush_ring *ring, u64 gen, u64 run);
 #else
 static inline bool flush_ring_keeps(unsigned int rule) { return true; }
 static inline void flush_ring_pause(unsigned int at) { }

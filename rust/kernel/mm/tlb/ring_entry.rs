@@ -59,7 +59,7 @@ pub(super) unsafe extern "C" fn rust_flush_ring_publish(
         *run = Run::from_word(*word);
     }
     let runs = copy.get(..fits).unwrap_or(&[]);
-    match ring::publish(&tested(ring), generation, runs) {
+    match ring::publish(ring, generation, runs) {
         Ok(()) => -1,
         Err(gave_up) => gave_up as c_int,
     }
@@ -81,7 +81,7 @@ pub(super) unsafe extern "C" fn rust_flush_ring_catch_up(
 ) -> c_long {
     // SAFETY: As promised by the caller.
     let ring = unsafe { as_ring(&ring) };
-    let result = ring::catch_up(&tested(ring), local, generation, limit, |run| {
+    let result = ring::catch_up(ring, local, generation, limit, |run| {
         // SAFETY: The caller promises that IRQs are off: it is this CPU that loses translations,
         // of the address space that it promises to be loaded. To lose one is always allowed.
         unsafe {
@@ -108,7 +108,7 @@ pub(super) unsafe extern "C" fn rust_flush_ring_extend(
 ) -> bool {
     // SAFETY: As promised by the caller.
     let ring = unsafe { as_ring(&ring) };
-    ring::extend(ring, generation, Run::from_word(run))
+    ring::extend(&ring.0, generation, Run::from_word(run))
 }
 
 /// The ring at an address, for as long as the pointer lives.
@@ -117,25 +117,19 @@ pub(super) unsafe extern "C" fn rust_flush_ring_extend(
 ///
 /// `ring` must point to a page that was zeroed before it became a ring, is used as one only, and is
 /// not freed meanwhile.
-unsafe fn as_ring(ring: &*mut bindings::mm_flush_ring) -> &Ring {
+unsafe fn as_ring(ring: &*mut bindings::mm_flush_ring) -> &Tested {
     // SAFETY: The caller promises a page, which is as large as a ring, aligned well enough for one,
-    // and initialised; all that is in it is atomic.
-    unsafe { &*ring.cast::<Ring>() }
+    // and initialised; all that is in it is atomic. `Tested` is a ring, or one in its layout.
+    unsafe { &*ring.cast::<Tested>() }
 }
 
 #[cfg(not(CONFIG_RUST_TLB_FAULTS))]
-fn tested(ring: &Ring) -> &Ring {
-    ring
-}
-
-#[cfg(CONFIG_RUST_TLB_FAULTS)]
-fn tested(ring: &Ring) -> Tested<'_> {
-    Tested(ring)
-}
+type Tested = Ring;
 
 /// A ring whose rules tests can break, and whose users they can stop.
 #[cfg(CONFIG_RUST_TLB_FAULTS)]
-struct Tested<'a>(&'a Ring);
+#[repr(transparent)]
+struct Tested(Ring);
 
 #[cfg(CONFIG_RUST_TLB_FAULTS)]
 fn pause(at: u32) {
@@ -144,7 +138,7 @@ fn pause(at: u32) {
 }
 
 #[cfg(CONFIG_RUST_TLB_FAULTS)]
-impl Words for Tested<'_> {
+impl Words for Tested {
     const NR_SLOTS: usize = Ring::NR_SLOTS;
     const NR_RUNS: usize = Ring::NR_RUNS;
 
