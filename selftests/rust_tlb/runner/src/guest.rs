@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// Line that a guest writes before a suite starts: this and its name.
 pub const SUITE_STARTS: &str = "# suite starts: ";
-/// Line that a guest writes after a suite: this, its exit status and its name.
+/// Line that a guest writes after a suite: this, its exit status, its seconds and its name.
 pub const SUITE_ENDS: &str = "# suite ends: ";
 
 /// What a script starts with: the host's own folder and programs.
@@ -39,8 +39,9 @@ pub fn suites_script(module: &Path, binaries: &[(String, String)], limit: u64) -
         let binary = quote(binary);
         script += &format!(
             "echo '{SUITE_STARTS}{suite}'\n\
+             SECONDS=0\n\
              timeout -k 5 {limit} {binary} </dev/null\n\
-             echo \"{SUITE_ENDS}$? {suite}\"\n"
+             echo \"{SUITE_ENDS}$? $SECONDS {suite}\"\n"
         );
     }
     script

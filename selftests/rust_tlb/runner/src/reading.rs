@@ -60,7 +60,9 @@ impl<'a> Reading<'a> {
                 any_failed: false,
             });
         } else if let Some(rest) = line.strip_prefix(SUITE_ENDS) {
-            let status = rest.split(' ').next().unwrap_or_default();
+            let mut words = rest.split(' ');
+            let status = words.next().unwrap_or_default();
+            output::note(&format!("  {} s", words.next().unwrap_or("?")));
             self.suite_ended(status);
         } else if let Some(suite) = &mut self.suite {
             match suite.reader.line(line) {
@@ -190,7 +192,7 @@ mod tests {
             "[ 1.0] KTAP version 1\n[ 1.0] 1..1\n[ 1.0]     KTAP version 1\n\
              [ 1.0]     # Subtest: ours\n[ 1.0]     1..1\n[ 1.0]     ok 1 case\n[ 1.0] ok 1 ours\n\
              # suite starts: abi\nKTAP version 1\n1..2\nok 1 a\nok 2 b # SKIP why\n\
-             # suite ends: 0 abi\n",
+             # suite ends: 0 3 abi\n",
             Ending::Exited(0),
         );
         assert_eq!(tally.so_far(), (3, &[][..], 1));
@@ -200,7 +202,7 @@ mod tests {
     fn a_complaint_fails_a_run_whose_tests_passed() {
         let tally = read(
             "# suite starts: abi\nKTAP version 1\n1..1\nok 1 a\n[ 9.0] BUG: Bad rss-counter state\n\
-             # suite ends: 0 abi\n",
+             # suite ends: 0 3 abi\n",
             Ending::Exited(0),
         );
         assert_eq!(tally.so_far(), (1, &["kernel log".to_string()][..], 0));
@@ -209,7 +211,7 @@ mod tests {
     #[test]
     fn a_suite_that_leaves_tests_out_has_failed() {
         let tally = read(
-            "# suite starts: abi\nKTAP version 1\n1..3\nok 1 a\n# suite ends: 124 abi\n",
+            "# suite starts: abi\nKTAP version 1\n1..3\nok 1 a\n# suite ends: 124 180 abi\n",
             Ending::Exited(0),
         );
         let why = "vm abi: was still running after 180 s, 2 tests without a result";

@@ -3,6 +3,7 @@
 //! Runs every test there is: on the host, in the kernel as it boots, and in the guest.
 
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{bail, Result};
@@ -17,7 +18,7 @@ use crate::reading::Reading;
 use crate::setup;
 use crate::tally::Tally;
 use crate::test_list::{self, Kind, Selection, Test};
-use crate::vm::{Machine, Session};
+use crate::vm::{Ended, Machine, Said, Session};
 
 /// Binaries of the workspace that are named so are suites for the guest.
 const SUITE_PREFIX: &str = "rust-tlb-test-";
@@ -67,25 +68,33 @@ pub fn run_all(
     let packages = cargo_test::packages(places)?;
     let mut tally = Tally::of(selection.clone());
 
-    output::step("tests that need no booted kernel");
-    run_host_tests(places, &packages, &selection, &mut tally)?;
-    if listed.iter().any(|test| test.kind == Kind::Setup) {
-        setup::run(places, &mut tally)?;
-    }
-    if listed.iter().any(|test| test.kind == Kind::Bindings) {
-        if let Err(error) = bindings_layout::run(&places.kernel("test")?, places, &mut tally) {
-            tally.fail(format!("bindings layout: {error:#}"));
-        }
-    }
     let needs_guest = |test: &Test| matches!(test.kind, Kind::Kunit | Kind::Vm | Kind::Kernel);
-    if listed.iter().any(needs_guest) {
-        let suites = guest_suites(places, &packages, &listed, &selection);
-        // The first boot has them, whatever else it is for.
-        let with_kunit = listed.iter().any(|test| test.kind == Kind::Kunit);
-        if let Err(error) = run_guests(machine()?, places, suites, with_kunit, &mut tally) {
-            tally.fail(format!("the test kernel: {error:#}"));
+    let boots = match listed.iter().any(needs_guest).then(machine) {
+        None => Boots::default(),
+        Some(Ok(machine)) => {
+            let suites = guest_suites(places, &packages, &listed, &selection);
+            // The first boot has them, whatever else it is for.
+            let with_kunit = listed.iter().any(|test| test.kind == Kind::Kunit);
+            Boots::of(machine, suites, with_kunit)
         }
-    }
+        Some(Err(error)) => {
+            tally.fail(format!("the test kernel: {error:#}"));
+            Boots::default()
+        }
+    };
+    boots.run_beside(places, &mut tally, |tally| {
+        output::step("tests that need no booted kernel");
+        run_host_tests(places, &packages, &selection, tally)?;
+        if listed.iter().any(|test| test.kind == Kind::Setup) {
+            setup::run(places, tally)?;
+        }
+        if listed.iter().any(|test| test.kind == Kind::Bindings) {
+            if let Err(error) = bindings_layout::run(&places.kernel("test")?, places, tally) {
+                tally.fail(format!("bindings layout: {error:#}"));
+            }
+        }
+        Ok(())
+    })?;
     tally.compare_with(&listed);
     Ok(tally.conclude())
 }
@@ -121,57 +130,138 @@ fn guest_suites(
         .collect()
 }
 
-/// In one boot with KUnit's tests, one more where it is slow to run all CPUs at the same time, and one
-/// with little memory; those that are for nothing are left out.
-fn run_guests(
-    machine: Machine,
-    places: &Places,
-    suites: Vec<Suite>,
-    with_kunit: bool,
-    tally: &mut Tally,
-) -> Result<()> {
-    let (small, suites) = split(suites, &WITH_LITTLE_MEMORY);
-    let (concurrent, others) = match machine.threads {
-        Threads::Sliced | Threads::Counted => split(suites, &CONCURRENT),
-        _ => (Vec::new(), suites),
-    };
-    let nothing_else = concurrent.is_empty() && small.is_empty();
-    if with_kunit || !others.is_empty() || nothing_else {
-        run_guest(&machine, places, "boot", &others, tally)?;
-    }
-    if !small.is_empty() {
-        output::note("a machine with little memory");
-        let little = machine.with_little_memory();
-        run_guest(&little, places, "boot-small", &small, tally)?;
-    }
-    if !concurrent.is_empty() {
-        output::note("a machine with CPUs that run at the same time");
-        let parallel = machine.in_parallel();
-        run_guest(&parallel, places, "boot-parallel", &concurrent, tally)?;
-    }
-    Ok(())
-}
-
 /// Those that `names` has, and the others.
 fn split(suites: Vec<Suite>, names: &[&str]) -> (Vec<Suite>, Vec<Suite>) {
     let is_named = |(name, _): &Suite| names.contains(&name.as_str());
     suites.into_iter().partition(is_named)
 }
 
-fn run_guest(
-    machine: &Machine,
-    places: &Places,
-    name: &str,
-    suites: &[Suite],
-    tally: &mut Tally,
-) -> Result<()> {
-    let session = Session {
-        name: name.into(),
-        script: guest::suites_script(&machine.kernel.module(), suites, SUITE_LIMIT),
-        limit: Duration::from_secs(BOOT_LIMIT + SUITE_LIMIT * suites.len() as u64),
-    };
-    let mut reading = Reading::new(tally, SUITE_LIMIT);
-    let ended = machine.run(&session, places, &mut |said| reading.said(said))?;
-    reading.finish(&ended);
-    Ok(())
+/// The boots that the guest's suites take; those that are for nothing are left out.
+#[derive(Default)]
+struct Boots {
+    /// With KUnit's tests. Goes on while the host's tests run: where all CPUs take turns, it keeps one
+    /// of the host's busy.
+    first: Option<Boot>,
+    /// With little memory.
+    small: Option<Boot>,
+    /// Once more where it is slow to run all CPUs at the same time, for those that want just that.
+    parallel: Option<Boot>,
+}
+
+/// One boot, and what it is for.
+struct Boot {
+    machine: Machine,
+    name: &'static str,
+    suites: Vec<Suite>,
+}
+
+/// What came out of a boot that nobody looked at meanwhile.
+struct Kept {
+    said: Vec<Said>,
+    ended: Ended,
+}
+
+impl Boots {
+    fn of(machine: Machine, suites: Vec<Suite>, with_kunit: bool) -> Self {
+        let (small, suites) = split(suites, &WITH_LITTLE_MEMORY);
+        let (concurrent, others) = match machine.threads {
+            Threads::Sliced | Threads::Counted => split(suites, &CONCURRENT),
+            _ => (Vec::new(), suites),
+        };
+        let nothing_else = concurrent.is_empty() && small.is_empty();
+        let boot = |needed: bool, machine, name, suites| {
+            needed.then_some(Boot {
+                machine,
+                name,
+                suites,
+            })
+        };
+        let little = machine.with_little_memory();
+        let parallel = machine.in_parallel();
+        Self {
+            small: boot(!small.is_empty(), little, "boot-small", small),
+            parallel: boot(
+                !concurrent.is_empty(),
+                parallel,
+                "boot-parallel",
+                concurrent,
+            ),
+            first: boot(
+                with_kunit || !others.is_empty() || nothing_else,
+                machine,
+                "boot",
+                others,
+            ),
+        }
+    }
+
+    /// Runs them, and `others` beside the first.
+    fn run_beside(
+        &self,
+        places: &Places,
+        tally: &mut Tally,
+        others: impl FnOnce(&mut Tally) -> Result<()>,
+    ) -> Result<()> {
+        thread::scope(|scope| {
+            let first = self.first.as_ref();
+            let first = first.map(|boot| scope.spawn(move || boot.keep(places)));
+            others(tally)?;
+            run_boot(&self.small, "a machine with little memory", places, tally);
+            if let Some(first) = first {
+                output::note("the machine that was started before");
+                match first.join().expect("a boot does not panic") {
+                    Ok(kept) => kept.show(tally),
+                    Err(error) => tally.fail(format!("the test kernel: {error:#}")),
+                }
+            }
+            let what = "a machine with CPUs that run at the same time";
+            run_boot(&self.parallel, what, places, tally);
+            Ok(())
+        })
+    }
+}
+
+/// Runs one boot, if there is one.
+fn run_boot(boot: &Option<Boot>, what: &str, places: &Places, tally: &mut Tally) {
+    let Some(boot) = boot else { return };
+    output::note(what);
+    if let Err(error) = boot.run(places, tally) {
+        tally.fail(format!("the test kernel: {error:#}"));
+    }
+}
+
+impl Boot {
+    fn session(&self) -> Session {
+        Session {
+            name: self.name.into(),
+            script: guest::suites_script(&self.machine.kernel.module(), &self.suites, SUITE_LIMIT),
+            limit: Duration::from_secs(BOOT_LIMIT + SUITE_LIMIT * self.suites.len() as u64),
+        }
+    }
+
+    /// Shows what comes out of it as it comes.
+    fn run(&self, places: &Places, tally: &mut Tally) -> Result<()> {
+        let mut reading = Reading::new(tally, SUITE_LIMIT);
+        let ended = self
+            .machine
+            .run(&self.session(), places, &mut |said| reading.said(said))?;
+        reading.finish(&ended);
+        Ok(())
+    }
+
+    /// Keeps what comes out of it.
+    fn keep(&self, places: &Places) -> Result<Kept> {
+        let mut kept = Vec::new();
+        let machine = self.machine.quietly();
+        let ended = machine.run(&self.session(), places, &mut |said| kept.push(said.clone()))?;
+        Ok(Kept { said: kept, ended })
+    }
+}
+
+impl Kept {
+    fn show(&self, tally: &mut Tally) {
+        let mut reading = Reading::new(tally, SUITE_LIMIT);
+        self.said.iter().for_each(|said| reading.said(said));
+        reading.finish(&self.ended);
+    }
 }

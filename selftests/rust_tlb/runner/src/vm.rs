@@ -10,8 +10,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,8 @@ pub struct Machine {
     memory: &'static str,
     /// Whether KUnit's tests run while it boots, if the kernel has them.
     kunit: bool,
+    /// Whether something else is shown while it boots.
+    quiet: bool,
     /// Words on the kernel's command line, after all others.
     arguments: Vec<String>,
 }
@@ -102,6 +104,7 @@ pub struct Ended {
 }
 
 /// A line that came out of the machine.
+#[derive(Clone)]
 pub enum Said {
     /// From the session's script.
     Guest(String),
@@ -118,6 +121,7 @@ impl Machine {
             cpus,
             memory: MEMORY,
             kunit: true,
+            quiet: false,
             arguments: Vec::new(),
         }
     }
@@ -126,6 +130,14 @@ impl Machine {
     pub fn with_arguments(&self, arguments: &[String]) -> Self {
         Self {
             arguments: arguments.to_vec(),
+            ..self.clone()
+        }
+    }
+
+    /// The same machine, which does not show that it boots.
+    pub fn quietly(&self) -> Self {
+        Self {
+            quiet: true,
             ..self.clone()
         }
     }
@@ -210,7 +222,8 @@ impl Machine {
         let group = Group::of(&child);
         let said = read_both(&mut child);
 
-        let waiting = Waiting::new(&format!("booting {}", self.kernel.config));
+        let waiting =
+            (!self.quiet).then(|| Waiting::new(&format!("booting {}", self.kernel.config)));
         let mut console = Vec::new();
         let start = Instant::now();
         // What the kernel says before the script has begun is handed on when it begins.
@@ -229,7 +242,7 @@ impl Machine {
             };
             match &said {
                 Said::Guest(line) if line == SCRIPT_STARTS => {
-                    waiting.done();
+                    waiting.iter().for_each(Waiting::done);
                     early.take().iter().flatten().for_each(&mut *on_said);
                     continue;
                 }
@@ -244,7 +257,7 @@ impl Machine {
                 None => on_said(&said),
             }
         };
-        waiting.done();
+        drop(waiting);
         drop(group);
         child.wait()?;
         let ending = match hung {
@@ -412,38 +425,41 @@ pub fn qemu_version() -> String {
     version.unwrap_or("unknown").into()
 }
 
-/// The process group of the machine that runs, or 0. It is not the terminal's, so that Ctrl-C has to be handed on.
-static RUNNING: AtomicI32 = AtomicI32::new(0);
+/// The process groups of the machines that run. They are not the terminal's, so that Ctrl-C has to be handed on.
+static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 /// Takes the machine down with us when we are told to stop.
 pub fn handle_signals() -> Result<()> {
     Ok(ctrlc::set_handler(|| {
-        kill_running();
+        running().drain(..).for_each(kill);
         process::exit(130);
     })?)
 }
 
-fn kill_running() {
-    match RUNNING.swap(0, Ordering::SeqCst) {
-        0 => {}
-        // It has gone by itself, unless it hangs: an error is what to expect.
-        group => drop(killpg(Pid::from_raw(group), Signal::SIGKILL)),
-    }
+fn running() -> MutexGuard<'static, Vec<Pid>> {
+    RUNNING.lock().expect("nobody panics with it")
+}
+
+fn kill(group: Pid) {
+    // It has gone by itself, unless it hangs: an error is what to expect.
+    let _ = killpg(group, Signal::SIGKILL);
 }
 
 /// Kills what is left of the machine at the end of a session, however that comes.
-struct Group;
+struct Group(Pid);
 
 impl Group {
     fn of(child: &Child) -> Self {
-        RUNNING.store(child.id() as i32, Ordering::SeqCst);
-        Self
+        let group = Pid::from_raw(child.id() as i32);
+        running().push(group);
+        Self(group)
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        kill_running();
+        running().retain(|group| *group != self.0);
+        kill(self.0);
     }
 }
 

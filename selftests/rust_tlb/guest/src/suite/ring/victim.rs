@@ -5,8 +5,8 @@
 
 use core::hint;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::Arc;
 use std::thread;
 
 use anyhow::{anyhow, ensure, Result};
@@ -127,7 +127,9 @@ impl Elsewhere {
 
     /// Waits until the thread has unmapped its page.
     pub fn join(self) -> Result<()> {
-        self.done.recv().unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
+        self.done
+            .recv()
+            .unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
     }
 }
 
