@@ -48,7 +48,8 @@ impl UserMapping {
     fn of<'a>(&self, vma: &'a virt::VmaRef) -> Option<&'a virt::VmaMixedMap> {
         let identity: *const u8 = &*self.identity;
         // SAFETY: A `VmaRef` is valid, and these fields do not change while it is linked.
-        let (vm_ops, private) = unsafe { ((*vma.as_ptr()).vm_ops, (*vma.as_ptr()).vm_private_data) };
+        let (vm_ops, private) =
+            unsafe { ((*vma.as_ptr()).vm_ops, (*vma.as_ptr()).vm_private_data) };
         if !core::ptr::eq(vm_ops, &BINDER_VM_OPS.0) || !core::ptr::eq(private, identity.cast()) {
             return None;
         }

@@ -19,7 +19,11 @@
 //! address if a scan is under way ([`Scans::may_owe`]). `mm_lock` orders the two: who inserts a page
 //! after 2 sees that the scan has begun.
 //!
-//! When the process goes, its PTEs go with it; the pages of a batch are the batch's.
+//! When the process goes, its PTEs go with it; the pages of a batch are the batch's. So the end of a
+//! range has nothing to flush: the pages that it frees are those that no scan took, and the mapping
+//! went before it, with a flush of its own, since a VMA keeps the file that keeps the range.
+//!
+//! `user_mapping_switch.rs` is for comparison, and for tests.
 
 use kernel::{
     mm::{
@@ -109,7 +113,7 @@ impl UserMapping {
         page: &Page,
     ) -> Result {
         let (one, vma) = self.of(vma).ok_or(ESRCH)?;
-        if scans.may_owe() {
+        if scans.may_owe() && !switch::owed_is_ignored() {
             let pgoff = one.pgoff_of(address).ok_or(EINVAL)?;
             tlb::invalidate(&mut tlb::PerPage::new(Cpus::new()), &one, pgoff, pgoff);
         }
@@ -123,6 +127,9 @@ impl UserMapping {
         }
     }
 }
+
+#[path = "user_mapping_switch.rs"]
+mod switch;
 
 pub(crate) use switch::{
     offer as offer_switch,
@@ -194,7 +201,7 @@ impl Scan<'_> {
             return;
         };
         let staged = match (&mut self.batch, one.pgoff_of(address)) {
-            (Some(batch), Some(pgoff)) if switch::is_batched() => {
+            (Some(batch), Some(pgoff)) if !switch::is_by_page() => {
                 let mut staging = batch.stage();
                 staging.push(pgoff, page).map(|()| staging)
             }
@@ -217,7 +224,7 @@ impl Drop for Scan<'_> {
         let (Some(batch), Some(spare)) = (self.batch.take(), self.scans.spare.as_ref()) else {
             return;
         };
-        let batch = switch::end(batch);
+        let batch = switch::end(batch, flush);
         // Partner: `Scans::may_owe`. The flush is done.
         self.scans.nr_owing.fetch_add(-1, Release);
         *spare.lock() = Some(batch);
@@ -229,61 +236,4 @@ fn flush(batch: PageBatch) -> PageBatch {
     let mut flushed = batch.flush_because(Why::Pressure);
     flushed.drain().for_each(drop);
     flushed.into_empty()
-}
-
-/// Without faults: always the batch, always its flush.
-#[cfg(not(CONFIG_RUST_TLB_FAULTS))]
-mod switch {
-    use super::*;
-
-    pub(super) fn is_batched() -> bool {
-        true
-    }
-
-    pub(super) fn end(batch: PageBatch) -> PageBatch {
-        flush(batch)
-    }
-
-    pub(crate) type Switch = ();
-
-    pub(crate) fn offer() -> Result<Switch> {
-        Ok(())
-    }
-}
-
-/// For tests: debugfs, `rust_binder/shrink` says how a scan takes pages out.
-#[cfg(CONFIG_RUST_TLB_FAULTS)]
-mod switch {
-    use super::*;
-    use kernel::debugfs::Scope;
-
-    const BATCHED: u32 = 0;
-    /// A gather and a flush for each page, as without this file.
-    const BY_PAGE: u32 = 1;
-    /// Pages are freed before their flush, which is left to the next scan.
-    const UNFLUSHED: u32 = 2;
-
-    static HOW: Atomic<u32> = Atomic::new(BATCHED);
-
-    pub(super) fn is_batched() -> bool {
-        HOW.load(Relaxed) != BY_PAGE
-    }
-
-    pub(super) fn end(mut batch: PageBatch) -> PageBatch {
-        if HOW.load(Relaxed) != UNFLUSHED {
-            return flush(batch);
-        }
-        batch.drain_unflushed().for_each(drop);
-        batch
-    }
-
-    /// The switch, until it is dropped.
-    pub(crate) type Switch = Pin<KBox<Scope<&'static Atomic<u32>>>>;
-
-    pub(crate) fn offer() -> Result<Switch> {
-        let scope = Scope::dir(&HOW, c"rust_binder", |how, dir| {
-            dir.read_write_file(c"shrink", *how)
-        });
-        KBox::pin_init(scope, GFP_KERNEL)
-    }
 }
