@@ -15,6 +15,7 @@ use rustix::mm::{mmap, MapFlags, ProtFlags};
 
 use super::wire::{self, Commands, Said, Transaction, WriteRead};
 use crate::mapping::PAGE_SIZE;
+use crate::progress;
 
 /// Enough for what the driver says at one time.
 const READ_LEN_BYTES: usize = 512;
@@ -64,9 +65,13 @@ impl Endpoint {
         loop {
             for one in said {
                 match one {
-                    Said::Reply(reply) => return self.buffer(reply),
+                    Said::Reply(reply) => {
+                        progress::step();
+                        return self.buffer(reply);
+                    }
                     Said::Taken => {}
                     Said::Transaction(_) => bail!("a client is called"),
+                    Said::Lost => bail!("the call was lost"),
                 }
             }
             said = self.write_read(&Commands::default(), true)?;
@@ -74,6 +79,7 @@ impl Endpoint {
     }
 
     /// Answers calls, each with what `answer` makes of its code and data, until the file is dead.
+    /// Who has died meanwhile misses the answer.
     pub fn serve(&self, mut answer: impl FnMut(u32, &[u8]) -> Vec<u8>) -> Result<()> {
         let mut commands = Commands::default();
         // What the commands point to, until the driver has taken them.

@@ -5,11 +5,12 @@
 //!
 //! [`wire`] is what goes to and fro, [`endpoint`] one open file of the driver; [`service`] answers
 //! each call with as many patterned bytes as it asks for; [`clients`] do the calling. [`switch`] says
-//! how the driver's shrinker takes pages out. A buffer that a client gives back keeps
+//! how the driver's shrinker takes pages out; [`ground`] has all of it. A buffer that a client gives back keeps
 //! its pages until the driver's shrinker takes them.
 
 pub mod clients;
 pub mod endpoint;
+pub mod ground;
 pub mod service;
 pub mod switch;
 pub mod wire;

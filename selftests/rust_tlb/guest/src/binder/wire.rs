@@ -20,9 +20,11 @@ pub const BC_ENTER_LOOPER: u32 = 0x630c;
 
 const BR_TRANSACTION: u32 = 0x8040_7202;
 const BR_REPLY: u32 = 0x8040_7203;
+const BR_DEAD_REPLY: u32 = 0x7205;
 const BR_TRANSACTION_COMPLETE: u32 = 0x7206;
 const BR_NOOP: u32 = 0x720c;
 const BR_SPAWN_LOOPER: u32 = 0x720d;
+const BR_FAILED_REPLY: u32 = 0x7211;
 
 /// `struct binder_write_read`.
 #[repr(C)]
@@ -135,6 +137,8 @@ pub enum Said {
     Reply(Transaction),
     /// The driver has taken what we sent.
     Taken,
+    /// What we sent has not arrived: the other one is dead, or had no room.
+    Lost,
 }
 
 /// Reads what the driver wrote; what tells nothing is left out.
@@ -145,6 +149,7 @@ pub fn parse(mut bytes: &[u8]) -> Result<Vec<Said>> {
         match u32::from_ne_bytes(*code) {
             BR_NOOP | BR_SPAWN_LOOPER => {}
             BR_TRANSACTION_COMPLETE => said.push(Said::Taken),
+            BR_DEAD_REPLY | BR_FAILED_REPLY => said.push(Said::Lost),
             BR_TRANSACTION => said.push(Said::Transaction(take_transaction(&mut bytes)?)),
             BR_REPLY => said.push(Said::Reply(take_transaction(&mut bytes)?)),
             other => bail!("the driver said {other:#x}"),
@@ -193,8 +198,10 @@ mod tests {
 
     #[test]
     fn an_error_or_half_a_transaction_is_not_passed_over() {
-        let dead = Commands::default().plain(0x7205);
-        assert!(parse(dead.bytes()).is_err());
+        let error = Commands::default().plain(0x7200);
+        assert!(parse(error.bytes()).is_err());
+        let dead = Commands::default().plain(BR_DEAD_REPLY);
+        assert_eq!(parse(dead.bytes()).unwrap(), [Said::Lost]);
         let half = Commands::default().word(BR_REPLY, 0);
         assert!(parse(half.bytes()).is_err());
     }

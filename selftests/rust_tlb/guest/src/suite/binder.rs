@@ -2,24 +2,35 @@
 
 //! Rust Binder's shrinker: what it frees, what that costs, and that nobody reads what it freed.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use core::time::Duration;
+mod events;
+mod life;
+mod refault;
+mod watched;
+
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{ensure, Context, Result};
 
 use crate::barrier::Wait;
-use crate::binder::clients::{Client, Clients};
-use crate::binder::endpoint::Endpoint;
-use crate::binder::service::{check, fill, Service, NR_PAGES as NR_SERVICE_PAGES};
-use crate::binder::switch::{How, Switch};
-use crate::binder::Binderfs;
-use crate::child::Child;
-use crate::cpu;
+use crate::binder::clients::Client;
+use crate::binder::ground::Ground;
+use crate::binder::service::{check, fill};
+use crate::binder::switch::{Fault, How, Switch};
 use crate::crew::Shape;
 use crate::ktap::{skip, Options};
-use crate::reclaim::Shrinkers;
 use crate::shared::Shared;
 use crate::tlb_events::{most_common, TlbEvents};
+
+use events::a_scan_is_in_the_events;
+use life::{
+    a_process_dies_while_its_flush_is_owed, a_process_that_dies_takes_its_pages_along,
+    nothing_is_leaked, processes_die_while_pages_are_taken,
+};
+use refault::{
+    a_mapping_goes_while_its_flush_is_owed, a_page_inserted_where_one_is_owed_is_not_the_old_one,
+    what_is_owed_is_ignored_and_the_old_page_is_read_every_time,
+};
+use watched::{a_page_freed_before_its_flush_is_read_every_time, nobody_reads_a_freed_page};
 
 crate::tests! {
     what_is_sent_arrives,
@@ -27,8 +38,15 @@ crate::tests! {
     a_page_takes_a_round_before,
     a_scan_takes_one_round,
     a_scan_of_many_processes_takes_one_round,
+    a_scan_is_in_the_events,
     live_buffers_keep_their_contents,
     a_process_that_dies_takes_its_pages_along,
+    a_process_dies_while_its_flush_is_owed,
+    processes_die_while_pages_are_taken,
+    nothing_is_leaked,
+    a_page_inserted_where_one_is_owed_is_not_the_old_one,
+    what_is_owed_is_ignored_and_the_old_page_is_read_every_time,
+    a_mapping_goes_while_its_flush_is_owed,
     nobody_reads_a_freed_page,
     a_page_freed_before_its_flush_is_read_every_time,
 }
@@ -37,33 +55,6 @@ crate::tests! {
 const NR_PAGES: u32 = 96;
 const NR_OTHER_CPUS: usize = 3;
 const NR_ROUNDS: usize = 5;
-
-/// A binderfs and a service, and the shrinkers.
-struct Ground {
-    binderfs: Binderfs,
-    _service: Service,
-    shrinkers: Shrinkers,
-}
-
-impl Ground {
-    fn new() -> Result<Option<Self>> {
-        let Some(binderfs) = Binderfs::mount()? else {
-            return Ok(None);
-        };
-        Ok(Some(Self {
-            _service: Service::start(&binderfs.device())?,
-            shrinkers: Shrinkers::open()?,
-            binderfs,
-        }))
-    }
-
-    fn clients<F>(&self, shape: Shape, wait: Wait, body: F) -> Result<Clients>
-    where
-        F: Fn(&Client<'_>) -> Result<()> + Sync,
-    {
-        Clients::start(&self.binderfs.device(), shape, wait, body)
-    }
-}
 
 /// Runs `test` where there is binder.
 fn with_ground(test: impl FnOnce(&Ground) -> Result<()>) -> Result<()> {
@@ -159,20 +150,36 @@ const EVERYWHERE: Shape = Shape {
     threads: NR_OTHER_CPUS,
 };
 
-fn with_switch(how: How, test: impl FnOnce(&Ground) -> Result<()>) -> Result<()> {
-    with_ground(|ground| {
-        let Some(switch) = Switch::open() else {
-            return skip("the driver has no switch to compare");
-        };
-        if !switch.set(how)? {
-            return skip("the kernel has no CONFIG_RUST_TLB_FAULTS");
-        }
+fn with_switch(test: impl FnOnce(&Ground, &Switch) -> Result<()>) -> Result<()> {
+    with_ground(|ground| match Switch::open()? {
+        Some(switch) => test(ground, &switch),
+        None => skip("the driver has no switch to compare: no CONFIG_RUST_TLB"),
+    })
+}
+
+fn with_how(how: How, test: impl FnOnce(&Ground) -> Result<()>) -> Result<()> {
+    with_switch(|ground, switch| {
+        switch.set(how)?;
         test(ground)
     })
 }
 
+/// Where rules can be broken; breaks one, if that is asked.
+fn with_fault(
+    fault: Option<Fault>,
+    test: impl FnOnce(&Ground, &Switch) -> Result<()>,
+) -> Result<()> {
+    with_switch(|ground, switch| {
+        if !switch.has_faults() {
+            return skip("the kernel has no CONFIG_RUST_TLB_FAULTS");
+        }
+        fault.map_or(Ok(()), |fault| switch.break_rule(fault))?;
+        test(ground, switch)
+    })
+}
+
 fn a_page_takes_a_round_before(_: &Options) -> Result<()> {
-    with_switch(How::ByPage, |ground| {
+    with_how(How::ByPage, |ground| {
         let (rounds, ipis) = count(ground, EVERYWHERE, Wait::Spin, NR_PAGES)?;
         ensure!(rounds >= u64::from(NR_PAGES), "{rounds} rounds");
         ensure!(ipis > rounds, "{ipis} IPIs");
@@ -181,7 +188,7 @@ fn a_page_takes_a_round_before(_: &Options) -> Result<()> {
 }
 
 fn a_scan_takes_one_round(_: &Options) -> Result<()> {
-    with_switch(How::Batched, |ground| {
+    with_how(How::Batched, |ground| {
         let (rounds, ipis) = count(ground, EVERYWHERE, Wait::Spin, NR_PAGES)?;
         ensure!(rounds == 1, "{rounds} rounds");
         ensure!((1..=NR_OTHER_CPUS as u64).contains(&ipis), "{ipis} IPIs");
@@ -191,7 +198,7 @@ fn a_scan_takes_one_round(_: &Options) -> Result<()> {
 
 fn a_scan_of_many_processes_takes_one_round(_: &Options) -> Result<()> {
     for processes in [8, 64] {
-        with_switch(How::Batched, |ground| {
+        with_how(How::Batched, |ground| {
             let shape = Shape {
                 processes,
                 threads: 1,
@@ -207,7 +214,7 @@ fn a_scan_of_many_processes_takes_one_round(_: &Options) -> Result<()> {
 }
 
 fn live_buffers_keep_their_contents(options: &Options) -> Result<()> {
-    const NR_CALLS: u64 = 400;
+    const NR_CALLS: u64 = 120;
     let nr_calls = NR_CALLS * u64::from(options.effort);
     with_ground(|ground| {
         let nr_done = Shared::<AtomicU32>::new(1)?;
@@ -229,90 +236,5 @@ fn live_buffers_keep_their_contents(options: &Options) -> Result<()> {
             clients.check()?;
         }
         clients.join()
-    })
-}
-
-fn a_process_that_dies_takes_its_pages_along(_: &Options) -> Result<()> {
-    with_ground(|ground| {
-        for _ in 0..50 {
-            let clients = ground.clients(ONE, Wait::Sleep, |client| {
-                drop(fill(client.endpoint, NR_PAGES, 1)?);
-                client.step()
-            })?;
-            clients.step()?;
-            ground.shrinkers.run()?;
-            clients.join()?;
-        }
-        Ok(())
-    })
-}
-
-/// Words that a reader and the driver share.
-const NR_READS: usize = 0;
-const GO: usize = 1;
-const DONE: usize = 2;
-const VALUE: usize = 3;
-
-const NR_RUNS: usize = 20;
-/// A stale translation lives only until its CPU switches to another process.
-const NR_TRIES: usize = 10;
-
-/// Has a page taken from a process that reads it all the time; returns what that read afterwards,
-/// or nothing if it was killed, because the page was gone.
-fn read_after_scan(ground: &Ground) -> Result<Option<u64>> {
-    let words = Shared::<AtomicU64>::new(4)?;
-    let mut reader = Child::fork(|| {
-        cpu::pin_member(0)?;
-        let endpoint = Endpoint::open(&ground.binderfs.device(), NR_SERVICE_PAGES)?;
-        let page = fill(&endpoint, 1, 1)?.first_page();
-        // SAFETY: If the page is gone this process is killed, as it should be.
-        let word = unsafe { endpoint.word(page) };
-        loop {
-            let go = words[GO].load(Ordering::Acquire);
-            let value = word.load(Ordering::Relaxed);
-            words[NR_READS].fetch_add(1, Ordering::Relaxed);
-            if go != 0 {
-                words[VALUE].store(value, Ordering::Relaxed);
-                words[DONE].store(1, Ordering::Release);
-                return Ok(());
-            }
-        }
-    })?;
-    while words[NR_READS].load(Ordering::Relaxed) < 1000 {
-        reader.check_alive()?;
-    }
-    ground.shrinkers.run()?;
-    words[GO].store(1, Ordering::Release);
-    reader
-        .wait_for(Duration::from_secs(10))?
-        .context("the reader hangs")?;
-    let done = words[DONE].load(Ordering::Acquire) != 0;
-    Ok(done.then(|| words[VALUE].load(Ordering::Relaxed)))
-}
-
-fn nobody_reads_a_freed_page(options: &Options) -> Result<()> {
-    with_ground(|ground| {
-        for _ in 0..NR_RUNS * options.effort as usize {
-            let read = read_after_scan(ground)?;
-            ensure!(read.is_none(), "{:#x} was read", read.unwrap_or(0));
-        }
-        Ok(())
-    })
-}
-
-fn a_page_freed_before_its_flush_is_read_every_time(_: &Options) -> Result<()> {
-    with_switch(How::Unflushed, |ground| {
-        for run in 0..NR_RUNS {
-            let mut read = None;
-            for _ in 0..NR_TRIES {
-                read = read_after_scan(ground)?;
-                if read.is_some() {
-                    break;
-                }
-            }
-            ensure!(read.is_some(), "run {run}: nobody noticed");
-        }
-        println!("# {NR_RUNS} of {NR_RUNS} runs");
-        Ok(())
     })
 }
