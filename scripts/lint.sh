@@ -26,7 +26,7 @@ ours() {
 
 format() {
     local rust_files
-    mapfile -t rust_files < <(ours '^(rust|samples)/.*\.rs$')
+    mapfile -t rust_files < <(ours '^(drivers|rust|samples)/.*\.rs$')
     (cd "$TREE" && "$RUST_BIN/rustfmt" --check "${rust_files[@]}") || failed "rustfmt, kernel side"
     cargo_command fmt --check || failed "rustfmt, user space"
 }
@@ -93,8 +93,8 @@ check_patch
 step 7 "clippy"
 clippy_user_space
 # A lint that was reported once is not reported again by a build that has nothing to do.
-rm -f "$BUILD/rust/kernel.o" "$BUILD"/samples/rust/rust_tlb/*.o
-kernel_lint clippy samples/rust/rust_tlb/
+rm -f "$BUILD/rust/kernel.o" "$BUILD"/samples/rust/rust_tlb/*.o "$BUILD"/drivers/android/binder/*.o
+kernel_lint clippy samples/rust/rust_tlb/ drivers/android/binder/
 step 8 "rustdoc"
 kernel_lint rustdoc rustdoc
 
