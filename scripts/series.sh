@@ -3,11 +3,14 @@
 #
 # USAGE: series.sh
 #
-# The whole work as mails, one commit each: build/series/mails/. `git am` puts them onto an unmodified kernel tree.
+# The whole work as mails, one commit each: build/series/mails/. `git am` puts them onto an unmodified kernel tree. What
+# asks for comments is a series of its own, in a folder there, with a cover letter of its own, to go on top: one for each
+# folder series/rfc-NAME/.
 #
 # What goes into which commit, and in what order, is in series/: a file for each, with lines `patch: NAME` (of patches/)
 # and `files: PATH...` (new files below these paths, but for those that an earlier commit had), then `---` and the
-# message; without one, it is that of the patch. Nothing may be left over: in the end the tree is what overlay.sh makes.
+# message; without one, it is that of the patch. Files that a later series names are left to it. Nothing may be left over:
+# in the end the tree is what overlay.sh makes.
 #
 # Checked each time: that `git am` takes the mails, and checkpatch. With CHECK=1 the kernel is built after each commit,
 # with CONFIG_RUST_TLB and without: that takes an hour or more.
@@ -54,8 +57,22 @@ message() {
     fi
 }
 
+# Whether a path is left to a series on top of the one that $STEP belongs to.
+is_later() {
+    local rfc path
+    [[ $(dirname "$STEP") == "$TOP/series" ]] || return 1
+    for rfc in "$TOP"/series/rfc-*/[1-9]* "$TOP"/series/rfc-*/0[1-9]*; do
+        [[ -f $rfc ]] || continue
+        for path in $(field files "$rfc"); do
+            [[ $1 != "$path" && $1 != "$path"/* ]] || return 0
+        done
+    done
+    return 1
+}
+
 commit_step() {
     local step=$1 name patch path paths
+    STEP=$step
     name=$(basename "$step")
     for patch in $(field patch "$step"); do
         "${GIT[@]}" apply --index --unidiff-zero "$TOP/patches/$patch" ||
@@ -66,7 +83,7 @@ commit_step() {
         [[ ! -e $SERIES/after/$path ]] || (cd "$SERIES/after" && find "$path" ! -type d -print0)
     done | while IFS= read -rd '' path; do
         # Files that a later patch changes are not new.
-        [[ -e $SERIES/base/$path ]] || install_if_changed "$SERIES/after/$path" "$path" || true
+        [[ -e $SERIES/base/$path ]] || is_later "$path" || install_if_changed "$SERIES/after/$path" "$path" || true
     done
     git add -A
     message "$step" | "${GIT[@]}" commit -q -F - || die "series/$name has nothing to commit"
@@ -80,7 +97,8 @@ make_commits() {
     git add -A
     "${GIT[@]}" commit -q -m "an unmodified kernel, as far as it is touched"
     git tag base
-    for step in "$TOP"/series/[0-9]*; do
+    for step in "$TOP"/series/[0-9]* "$TOP"/series/rfc-*/[0-9]*; do
+        [[ $step != */rfc-*/00-* ]] || git tag "before-$(basename "$(dirname "$step")")"
         [[ $step == */00-* ]] || commit_step "$step"
     done
     # Links are compared as such: one of them points to the top of the tree.
@@ -88,42 +106,73 @@ make_commits() {
         die "what series/ names is not all of it: the difference is above"
 }
 
-make_mails() {
-    cd "$SERIES/tree"
-    "${GIT[@]}" format-patch -q --cover-letter --no-signature --summary --stat=76 -o "$MAILS" base
-    local cover=("$MAILS"/0000-*) subject
-    subject=$(head -n 1 "$TOP/series/00-cover-letter")
-    sed -i "s/\*\*\* SUBJECT HERE \*\*\*/$subject/" "${cover[0]}"
+# mails FOLDER COVER RANGE OPTION...: the commits as mails in FOLDER, with COVER as their cover letter.
+mails() {
+    local folder=$1 cover=$2 range=$3 letter subject
+    shift 3
+    "${GIT[@]}" format-patch -q --cover-letter --no-signature --summary --stat=76 -o "$folder" "$@" "$range"
+    letter=$(echo "$folder"/0000-*)
+    subject=$(head -n 1 "$cover")
+    sed -i "s/\*\*\* SUBJECT HERE \*\*\*/$subject/" "$letter"
     sed -i -e "/\*\*\* BLURB HERE \*\*\*/{
         r /dev/stdin
         d
-    }" "${cover[0]}" < <(tail -n +3 "$TOP/series/00-cover-letter")
+    }" "$letter" < <(tail -n +3 "$cover")
+}
+
+# The series in order: their folders.
+list_series() {
+    printf '%s\n' "$TOP/series"
+    find "$TOP/series" -mindepth 1 -type d -name 'rfc-*' | sort
+}
+
+# Each begins where the one before it ends.
+make_mails() {
+    local name from=base to folders
+    cd "$SERIES/tree"
+    mapfile -t folders < <(list_series | tail -n +2)
+    for name in "${folders[@]##*/}" series; do
+        to=before-$name
+        [[ $name != series ]] || to=series
+        if [[ $from == base ]]; then
+            mails "$MAILS" "$TOP/series/00-cover-letter" "base..$to"
+        else
+            mails "$MAILS/${from#before-}" "$TOP/series/${from#before-}/00-cover-letter" "$from..$to" --rfc
+        fi
+        from=$to
+    done
     cd "$TOP"
+}
+
+# All mails but the cover letters, in order.
+list_mails() {
+    printf '%s\n' "$MAILS"/0*.patch "$MAILS"/rfc-*/0*.patch | grep -v '/0000-'
 }
 
 # The mails, onto what they were not made on, make the same tree.
 check_am() {
-    local mails=("$MAILS"/0*.patch)
+    local mails
+    mapfile -t mails < <(list_mails)
     cp -a "$SERIES/base" "$SERIES/am"
     cd "$SERIES/am"
     git init -q -b am
     git add -A
     "${GIT[@]}" commit -q -m base
-    "${GIT[@]}" am -q "${mails[@]:1}" || die "git am does not take the mails"
+    "${GIT[@]}" am -q "${mails[@]}" || die "git am does not take the mails"
     [[ $(git rev-parse 'HEAD^{tree}') == $(git -C "$SERIES/tree" rev-parse 'HEAD^{tree}') ]] ||
         die "git am makes another tree of the mails"
     cd "$TOP"
-    note "git am: ${#mails[@]} mails with the cover letter"
+    note "git am: ${#mails[@]} mails, without cover letters"
 }
 
 # They have no sender yet, and MAINTAINERS is for whoever sends them. Lines of Rust are rustfmt's to break: checkpatch
 # counts bytes, and knows no string that cannot be broken.
 check_patch() {
     local mail ignored is_clean=yes
-    for mail in "$MAILS"/0*.patch; do
+    for mail in $(list_mails); do
         ignored=MISSING_SIGN_OFF,FILE_PATH_CHANGES
         ! grep -q '^+++ b/.*\.rs$' "$mail" || ignored+=,LONG_LINE,LONG_LINE_COMMENT,LONG_LINE_STRING
-        [[ $mail == */0000-* ]] || "$TREE/scripts/checkpatch.pl" --root="$TREE" --quiet --no-summary --terse \
+        "$TREE/scripts/checkpatch.pl" --root="$TREE" --quiet --no-summary --terse \
             --show-types --ignore "$ignored" "$mail" || is_clean=no
     done >"$SERIES/checkpatch.log"
     [[ $is_clean == yes ]] || { cat "$SERIES/checkpatch.log" >&2 && die "checkpatch does not like the mails"; }
@@ -155,9 +204,8 @@ build_step() {
 build_each() {
     local mail name
     make_whole_tree
-    for mail in "$MAILS"/0*.patch; do
+    for mail in $(list_mails); do
         name=$(basename "$mail" .patch)
-        [[ $name != 0000-* ]] || continue
         patch -d "$SERIES/whole" -p1 -F0 -s --no-backup-if-mismatch -i "$mail"
         build_step "$name" disable
         build_step "$name" enable
