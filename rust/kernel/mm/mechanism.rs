@@ -31,6 +31,7 @@ use crate::{
 
 mod callbacks;
 mod charge;
+mod gather;
 mod mapping;
 #[cfg_attr(not(CONFIG_RUST_TLB_EVENTS), path = "mechanism/no_trace.rs")]
 mod trace;
@@ -38,6 +39,7 @@ mod trace;
 pub(super) use self::{
     callbacks::*,
     charge::*,
+    gather::*,
     mapping::*,
     trace::*, //
 };

@@ -110,6 +110,7 @@ pub mod broadcast;
 pub mod ceiling;
 pub mod driver_page;
 pub mod exclusive;
+pub mod gather;
 pub mod ledger;
 mod locks;
 pub mod mappings;
@@ -153,6 +154,7 @@ pub use exclusive::{
     ExclusivePage,
     Unwritable, //
 };
+pub use gather::Gather;
 pub use mappings::{
     FileMappings,
     LockedMappings,

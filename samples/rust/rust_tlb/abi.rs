@@ -88,6 +88,9 @@ pub mod strategy {
     pub const RING: u32 = 7;
     /// As [`RING`], but above a few pages an mm everything is flushed: what is cheaper.
     pub const AUTO: u32 = 8;
+    /// The kernel's own gather, one an mm: all VMAs of it, then one flush. Empty page tables go
+    /// with a run that covers them, if [`SETUP_FREE_TABLES`](super::SETUP_FREE_TABLES) says so.
+    pub const GATHER: u32 = 9;
 
     /// What a strategy is.
     pub struct Strategy {
@@ -142,7 +145,7 @@ pub mod strategy {
     pub const NR: u32 = ALL.len() as u32;
     /// All of them, by number. A new one has a row here, and its policy in the device's
     /// `strategy.rs`.
-    pub const ALL: [Strategy; 9] = [
+    pub const ALL: [Strategy; 10] = [
         Strategy::batch("page"),
         Strategy::core("zap"),
         Strategy::core("unmap_mapping"),
@@ -152,6 +155,7 @@ pub mod strategy {
         Strategy::control("unnoted"),
         Strategy::deferring("ring"),
         Strategy::deferring("auto"),
+        Strategy::core("gather"),
     ];
 }
 
@@ -213,8 +217,8 @@ pub const UNMAP_DEFER: u32 = 1 << 1;
 pub const UNMAP_FREE: u32 = 1 << 2;
 
 /// [`Unmap::flags`]: save the contents before the page is released; the next fault brings them back
-/// instead of a zeroed page. Only for strategies with a batch, not [`strategy::ZAP`] and
-/// [`strategy::UNMAP_MAPPING`]. A page that someone else holds a reference to is not saved but
+/// instead of a zeroed page. Only for strategies with a batch, not [`strategy::ZAP`],
+/// [`strategy::UNMAP_MAPPING`] and [`strategy::GATHER`]. A page that someone else holds a reference to is not saved but
 /// kept: the next fault maps it again.
 pub const UNMAP_WRITE_BACK: u32 = 1 << 3;
 /// [`Unmap::flags`]: do not trust the CPU to fault on a write through a stale translation that was
@@ -222,6 +226,10 @@ pub const UNMAP_WRITE_BACK: u32 = 1 << 3;
 /// unmapped at once. Without it, the device trusts the architecture, as Linux does. Only for
 /// strategies with a batch.
 pub const UNMAP_TWO_PHASE: u32 = 1 << 4;
+/// [`Unmap::flags`]: open a gather with a spinlock held, and another one with IRQs off, where it
+/// may not be: a negative control. Nothing is zapped under them. `EOPNOTSUPP` without
+/// `CONFIG_RUST_TLB_FAULTS`. Only for [`strategy::GATHER`].
+pub const UNMAP_BREAK_CONTEXT: u32 = 1 << 29;
 /// [`Unmap::flags`]: release the pages before the flush: a negative control. `EOPNOTSUPP` without
 /// `CONFIG_RUST_TLB_FAULTS`. Only for [`strategy::BROADCAST`] and [`strategy::PRECISE`], and not
 /// with [`UNMAP_WRITE_BACK`].
@@ -262,7 +270,7 @@ pub struct Unmap {
     /// them.
     pub nr_ptes: u64,
     /// Out: address spaces in which PTEs were cleared, in this call and in earlier ones of the same
-    /// batch, at most 16 are told apart; zero for `zap` and `unmap_mapping`.
+    /// batch, at most 16 are told apart; zero for `zap`, `unmap_mapping` and `gather`.
     pub nr_mms: u64,
     /// Out: calls into the kernel's flush functions made by this call. For `zap` and
     /// `unmap_mapping`: calls that flush where there is something to flush.
@@ -405,6 +413,9 @@ pub const SETUP_BREAK_MAP: u32 = 1 << 2;
 /// [`Setup::flags`]: a process that maps it gets a ring of flushes, if this machine has such, for
 /// [`strategy::RING`] and [`strategy::AUTO`]. All flushes of that process are then exact more often.
 pub const SETUP_RING: u32 = 1 << 3;
+/// [`Setup::flags`]: page tables that an unmap leaves empty are freed, with the flush that the
+/// unmap needs anyway.
+pub const SETUP_FREE_TABLES: u32 = 1 << 4;
 
 /// Argument of [`SETUP`]: `EBUSY` if the file was mapped or populated before.
 #[repr(C)]

@@ -8,9 +8,11 @@ use crate::{
         self,
         Unmap,
         SETUP_BREAK_MAP,
+        SETUP_FREE_TABLES,
         SETUP_NOTIFY,
         SETUP_PFNMAP,
         SETUP_RING,
+        UNMAP_BREAK_CONTEXT,
         UNMAP_BREAK_RELEASE,
         UNMAP_BREAK_WRITE_BACK,
         UNMAP_DEFER,
@@ -109,6 +111,16 @@ pub(crate) fn all_zero(fields: &[u64]) -> Result {
     Ok(())
 }
 
+/// Returns whether gathers are to be opened where they may not be.
+fn breaks_context(flags: u32, strategy: u32) -> Result<bool> {
+    match (flags & UNMAP_BREAK_CONTEXT != 0, strategy) {
+        (false, _) => Ok(false),
+        (true, abi::strategy::GATHER) if cfg!(CONFIG_RUST_TLB_FAULTS) => Ok(true),
+        (true, abi::strategy::GATHER) => Err(EOPNOTSUPP),
+        _ => Err(EINVAL),
+    }
+}
+
 /// Returns whether pages are to be released too early.
 fn breaks_release(flags: u32, strategy: u32) -> Result<bool> {
     if flags & UNMAP_BREAK_RELEASE == 0 {
@@ -125,6 +137,10 @@ fn breaks_release(flags: u32, strategy: u32) -> Result<bool> {
     Ok(true)
 }
 
+/// All flags of a setup.
+const ALL_SETUP_FLAGS: u32 =
+    SETUP_PFNMAP | SETUP_NOTIFY | SETUP_RING | SETUP_FREE_TABLES | SETUP_BREAK_MAP;
+
 /// How an open file is mapped.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Setup {
@@ -134,6 +150,8 @@ pub(crate) struct Setup {
     pub(crate) notify: bool,
     /// With a ring of flushes for who maps it.
     pub(crate) ring: bool,
+    /// Page tables that an unmap leaves empty are freed.
+    pub(crate) free_tables: bool,
     /// Not at all.
     pub(crate) break_map: bool,
 }
@@ -146,7 +164,7 @@ impl Setup {
     /// - `EINVAL`: an unknown flag.
     /// - `EOPNOTSUPP`: it breaks a rule, and the kernel was built without `CONFIG_RUST_TLB_FAULTS`.
     pub(crate) fn new(flags: u32) -> Result<Self> {
-        if flags & !(SETUP_PFNMAP | SETUP_NOTIFY | SETUP_RING | SETUP_BREAK_MAP) != 0 {
+        if flags & !ALL_SETUP_FLAGS != 0 {
             return Err(EINVAL);
         }
         let break_map = flags & SETUP_BREAK_MAP != 0;
@@ -157,6 +175,7 @@ impl Setup {
             pfnmap: flags & SETUP_PFNMAP != 0,
             notify: flags & SETUP_NOTIFY != 0,
             ring: flags & SETUP_RING != 0,
+            free_tables: flags & SETUP_FREE_TABLES != 0,
             break_map,
         })
     }
@@ -205,6 +224,7 @@ const ALL_FLAGS: u32 = UNMAP_LIST
     | UNMAP_FREE
     | UNMAP_WRITE_BACK
     | UNMAP_TWO_PHASE
+    | UNMAP_BREAK_CONTEXT
     | UNMAP_BREAK_RELEASE
     | UNMAP_BREAK_WRITE_BACK;
 
@@ -216,6 +236,8 @@ pub(crate) struct UnmapRequest {
     pub(crate) free: bool,
     pub(crate) write_back: WriteBack,
     pub(crate) two_phase: bool,
+    /// Open gathers where they may not be.
+    pub(crate) break_context: bool,
     /// Release the pages before the flush.
     pub(crate) break_release: bool,
     pub(crate) source: Source,
@@ -249,6 +271,7 @@ impl UnmapRequest {
             free: flags & UNMAP_FREE != 0,
             write_back: WriteBack::new(flags, strategy)?,
             two_phase,
+            break_context: breaks_context(flags, strategy)?,
             break_release: breaks_release(flags, strategy)?,
             source: if flags & UNMAP_LIST != 0 {
                 list(limits, arg)?

@@ -22,6 +22,10 @@ use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     mm::tlb::{
         self,
+        gather::{
+            self,
+            Tables, //
+        },
         DriverPage,
         ExclusivePage,
         Phases,
@@ -30,6 +34,16 @@ use kernel::{
     },
     prelude::*,
     sync::ArcBorrow, //
+};
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
+use kernel::{
+    interrupt::local_interrupt_disable,
+    mm::tlb::Gather,
+    new_spinlock,
+    time::{
+        delay::fsleep,
+        Delta, //
+    }, //
 };
 
 /// What an unmap works on.
@@ -51,6 +65,7 @@ impl Target<'_> {
             strategy::UNMAP_MAPPING => {
                 self.unmap_by_core(&mut pages, request, out, Self::unmap_mapping)
             }
+            strategy::GATHER => self.unmap_by_gather(&mut pages, request, out),
             _ => self.unmap_by_batch(&mut pages, request, spare, out),
         }?;
         pages.counters.nr_unmapped += out.nr_pages;
@@ -211,6 +226,30 @@ impl Target<'_> {
         Ok(())
     }
 
+    /// The kernel's own gather, one an mm.
+    fn unmap_by_gather(
+        &self,
+        pages: &mut Pages,
+        request: &UnmapRequest,
+        out: &mut Unmap,
+    ) -> Result {
+        #[cfg(CONFIG_RUST_TLB_FAULTS)]
+        if request.break_context {
+            self.gather_in_atomic_context()?;
+        }
+        let tables = if pages.setup.free_tables {
+            Tables::Free
+        } else {
+            Tables::Keep
+        };
+        // A table goes with a run that covers it: all that was asked for, populated or not.
+        let gather = |this: &Self, pgoffs: &[usize]| match tables {
+            Tables::Free => this.gather(this.pgoffs, tables),
+            Tables::Keep => this.gather(pgoffs, tables),
+        };
+        self.unmap_by_core(pages, request, out, gather)
+    }
+
     /// A batch for [`Target::prove`], if that is needed.
     fn proof(&self, pages: &mut Pages, request: &UnmapRequest) -> Result<Option<Deferred>> {
         if !pages.setup.pfnmap {
@@ -266,5 +305,43 @@ impl Target<'_> {
             nr_calls += 1;
         }
         nr_calls
+    }
+
+    /// A gather for each address space: every run of every VMA, then one flush.
+    fn gather(&self, pgoffs: &[usize], tables: Tables) -> usize {
+        let (Some(&first), Some(&last)) = (pgoffs.first(), pgoffs.last()) else {
+            return 0;
+        };
+        let rmap = self.store.mapping().lock();
+        gather::for_each_mm(&rmap, self.store, first, last, |gather, vma| {
+            let Some(window) = vma.window() else {
+                return;
+            };
+            for run in pgoffs.chunk_by(|a, b| a + 1 == *b) {
+                if let Some(range) = window.clip(run[0], run[run.len() - 1]) {
+                    // It is in the VMA, and the VMA in the mm: there is no error.
+                    let _ = gather.zap(vma, range, tables);
+                }
+            }
+        })
+    }
+
+    /// Opens gathers, and zaps nothing, with a spinlock held and with IRQs off: the kernel has to
+    /// complain of both.
+    #[cfg(CONFIG_RUST_TLB_FAULTS)]
+    fn gather_in_atomic_context(&self) -> Result {
+        let spinlock = KBox::pin_init(new_spinlock!(()), GFP_KERNEL_ACCOUNT)?;
+        let last = self.store.limits().nr_pages as usize - 1;
+        let rmap = self.store.mapping().lock();
+        let vma = rmap.vmas(self.store, 0, last).next().ok_or(ENXIO)?;
+        let held = spinlock.lock();
+        Gather::with(vma.mm(), |_| {});
+        drop(held);
+        // The kernel complains once a second at most.
+        fsleep(Delta::from_secs(2));
+        let disabled = local_interrupt_disable();
+        Gather::with(vma.mm(), |_| {});
+        drop(disabled);
+        Ok(())
     }
 }

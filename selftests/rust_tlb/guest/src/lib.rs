@@ -7,7 +7,8 @@
 //! - [`abi`] is the device's own source file. [`device`] makes calls of it, [`mapping`] the memory.
 //! - [`child`], [`shared`], [`barrier`], [`busy`] and [`crew`] put threads and processes on chosen CPUs and
 //!   keep them in step with the thread that drives the device.
-//! - [`tlb_events`], [`memory_use`] and [`residency`] are what the kernel says happened;
+//! - [`tlb_events`], [`memory_use`], [`page_tables`] and [`residency`] are what the kernel says
+//!   happened, [`complaint`] what it complains of where a test has it complain;
 //!   [`oracle`] is what user space saw happen, by the [`verdict`]s of its [`watcher`]s.
 //! - [`arena`] is address space in which memory is moved, by the kernel's [`mremap_runs`].
 //! - [`attempts`] of a negative control count unless something spoilt them, which [`stillness`] tells.
@@ -40,6 +41,7 @@ pub mod bench;
 pub mod binder;
 pub mod busy;
 pub mod child;
+pub mod complaint;
 pub mod cpu;
 pub mod crew;
 pub mod device;
@@ -60,6 +62,7 @@ pub mod mremap_runs;
 pub mod oracle;
 pub mod page_holder;
 pub mod page_user;
+pub mod page_tables;
 pub mod pending;
 pub mod pinned;
 pub mod progress;

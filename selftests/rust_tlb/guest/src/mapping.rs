@@ -32,6 +32,8 @@ pub const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 pub struct Mapping {
     address: *mut c_void,
     nr_pages: u64,
+    /// As many as are used, or more.
+    nr_mapped: u64,
 }
 
 // SAFETY: The mapping belongs to the process, not to a thread.
@@ -65,7 +67,11 @@ impl Mapping {
                 offset,
             )
         }?;
-        Ok(Self { address, nr_pages })
+        Ok(Self {
+            address,
+            nr_pages,
+            nr_mapped: nr_pages,
+        })
     }
 
     /// Maps `nr_pages` from the start of `device`, at an address that is a multiple of what one page
@@ -78,10 +84,34 @@ impl Mapping {
             let file = device.file().as_fd();
             mm::mmap(address, bytes(nr_pages), READ_WRITE, flags, file, 0)?;
         }
-        Ok(Self { address, nr_pages })
+        Ok(Self {
+            address,
+            nr_pages,
+            nr_mapped: nr_pages,
+        })
     }
 
-    /// Pages in the mapping.
+    /// As [`Mapping::of_tables`], of memory that is no device's.
+    pub fn of_memory(nr_pages: u64) -> Result<Self, Errno> {
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        let address = reserve_tables(nr_pages)?;
+        // SAFETY: What is replaced is the reservation.
+        unsafe { mm::mmap_anonymous(address, bytes(nr_pages), READ_WRITE, flags) }?;
+        Ok(Self {
+            address,
+            nr_pages,
+            nr_mapped: nr_pages,
+        })
+    }
+
+    /// Leaves all but the first `nr_pages` alone.
+    pub fn only(mut self, nr_pages: u64) -> Self {
+        assert!(nr_pages <= self.nr_mapped);
+        self.nr_pages = nr_pages;
+        self
+    }
+
+    /// Pages in the mapping that are used.
     pub fn nr_pages(&self) -> u64 {
         self.nr_pages
     }
@@ -102,7 +132,7 @@ impl Mapping {
 
     /// Changes the protection of the whole mapping.
     pub fn protect(&self, prot: MprotectFlags) -> Result<(), Errno> {
-        self.protect_part(0, self.nr_pages, prot)
+        self.protect_part(0, self.nr_mapped, prot)
     }
 
     /// Changes the protection of some pages.
@@ -113,7 +143,7 @@ impl Mapping {
 
     /// Takes the pages out of this process' page table; the device keeps them.
     pub fn dont_need(&self) -> Result<(), Errno> {
-        self.dont_need_part(0, self.nr_pages)
+        self.dont_need_part(0, self.nr_mapped)
     }
 
     /// Takes some pages out of this process' page table; the device keeps them.
@@ -129,7 +159,7 @@ impl Mapping {
         // SAFETY: The same pages come to the same place, and nobody finds nothing there: references
         // into the mapping stay good.
         unsafe {
-            let len = bytes(self.nr_pages);
+            let len = bytes(self.nr_mapped);
             mm::mmap(
                 self.address,
                 len,
@@ -144,10 +174,15 @@ impl Mapping {
 
     /// Puts private memory in the place of all pages, in one call: it reads as zeroes.
     pub fn bury(&self) -> Result<(), Errno> {
+        self.bury_part(0, self.nr_mapped)
+    }
+
+    /// Puts private memory in the place of some pages, in one call: it reads as zeroes.
+    pub fn bury_part(&self, first: u64, nr: u64) -> Result<(), Errno> {
         let flags = MapFlags::PRIVATE | MapFlags::FIXED;
         // SAFETY: Other memory comes to the same place, and nobody finds nothing there: references
         // into the mapping stay good.
-        unsafe { mm::mmap_anonymous(self.address, bytes(self.nr_pages), READ_WRITE, flags)? };
+        unsafe { mm::mmap_anonymous(self.part(first, nr), bytes(nr), READ_WRITE, flags)? };
         Ok(())
     }
 
@@ -170,13 +205,13 @@ impl Mapping {
 
     /// The address of some pages, which are inside the mapping.
     fn part(&self, first: u64, nr: u64) -> *mut c_void {
-        assert!(first + nr <= self.nr_pages);
+        assert!(first + nr <= self.nr_mapped);
         self.address.wrapping_byte_add(bytes(first))
     }
 
     /// Moves the mapping to another place, which the kernel finds.
     pub fn relocate(&mut self) -> Result<(), Errno> {
-        let len = bytes(self.nr_pages);
+        let len = bytes(self.nr_mapped);
         // SAFETY: An anonymous mapping at an address of the kernel's choice replaces no other.
         let place = unsafe {
             mm::mmap_anonymous(ptr::null_mut(), len, ProtFlags::empty(), MapFlags::PRIVATE)
@@ -191,7 +226,7 @@ impl Mapping {
     /// Moves the mapping to another place, where it begins with a page table, as it did before: so
     /// the tables themselves can be moved.
     pub fn relocate_tables(&mut self) -> Result<(), Errno> {
-        let (len, place) = (bytes(self.nr_pages), reserve_tables(self.nr_pages)?);
+        let (len, place) = (bytes(self.nr_mapped), reserve_tables(self.nr_mapped)?);
         // SAFETY: As for `relocate`.
         self.address =
             unsafe { mm::mremap_fixed(self.address, len, len, MremapFlags::MAYMOVE, place) }?;
@@ -200,10 +235,10 @@ impl Mapping {
 
     /// Tries to make the mapping longer, where it is or elsewhere.
     pub fn grow(&mut self, nr_pages: u64) -> Result<(), Errno> {
-        let (old, new) = (bytes(self.nr_pages), bytes(nr_pages));
+        let (old, new) = (bytes(self.nr_mapped), bytes(nr_pages));
         // SAFETY: No reference into the mapping exists, since `self` is borrowed mutably.
         self.address = unsafe { mm::mremap(self.address, old, new, MremapFlags::MAYMOVE) }?;
-        self.nr_pages = nr_pages;
+        (self.nr_pages, self.nr_mapped) = (nr_pages, nr_pages);
         Ok(())
     }
 }
@@ -211,7 +246,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: The mapping is ours, and no reference into it outlives `self`.
-        let unmapped = unsafe { mm::munmap(self.address, bytes(self.nr_pages)) };
+        let unmapped = unsafe { mm::munmap(self.address, bytes(self.nr_mapped)) };
         debug_assert_eq!(unmapped, Ok(()));
     }
 }

@@ -109,9 +109,8 @@ impl Scene {
         let nr_mapped = nr_pages + 1;
         let (mapping, crew) = match cast {
             Cast::Threads(nr) => {
-                let mapping = Arc::new(device.map(nr_mapped)?);
-                let crew = Crew::of_threads(&mapping, nr - 1, Wait::Spin, act)?;
-                (mapping, crew)
+                let mapping = device.map(nr_mapped)?;
+                return Self::over(device, mapping, nr, touch);
             }
             // Forked before the driver maps the pages: nobody is to inherit its mapping.
             Cast::Processes(nr) => {
@@ -131,6 +130,26 @@ impl Scene {
             touch,
             nr_pages,
         })
+    }
+
+    /// In one process with `nr_threads`, over a mapping of `device` with a page more than are used.
+    pub fn over(device: Device, mapping: Mapping, nr_threads: usize, touch: Touch) -> Result<Self> {
+        let act = move |member: &Member<'_>| act(member, touch);
+        let mapping = Arc::new(mapping);
+        let crew = Crew::of_threads(&mapping, nr_threads - 1, Wait::Spin, act)?;
+        touch.prepare(&mapping)?;
+        Ok(Self {
+            device,
+            nr_pages: mapping.nr_pages() - 1,
+            mapping,
+            crew,
+            touch,
+        })
+    }
+
+    /// The driver's own mapping.
+    pub fn mapping(&self) -> &Mapping {
+        &self.mapping
     }
 
     /// Lets everybody touch every page, then unmaps `selection` and counts.

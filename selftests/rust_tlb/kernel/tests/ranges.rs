@@ -40,7 +40,65 @@ fn naive_decision(limits: &Limits, nr_mms: usize, nr_far: usize, span: usize) ->
     }
 }
 
+/// What C's `struct mmu_gather` tracks: `__tlb_adjust_range()` and its callers.
+struct MmuGather {
+    start: usize,
+    end: usize,
+}
+
+impl MmuGather {
+    /// After `__tlb_reset_range()`: nothing.
+    fn new() -> Self {
+        let task_size = (1 << 47) - PAGE_SIZE;
+        Self {
+            start: task_size,
+            end: 0,
+        }
+    }
+
+    fn adjust(&mut self, address: usize, len: usize) {
+        self.start = self.start.min(address);
+        self.end = self.end.max(address + len);
+    }
+
+    /// `tlb_remove_tlb_entries()`.
+    fn clear_run(&mut self, first: usize, nr: usize) {
+        self.adjust(first << PAGE_SHIFT, nr << PAGE_SHIFT);
+    }
+
+    /// `pte_free_tlb()` of the table that maps a page.
+    fn free_table_of(&mut self, page: usize) {
+        self.adjust(
+            (page / PTRS_PER_PTE * PTRS_PER_PTE) << PAGE_SHIFT,
+            PAGE_SIZE,
+        );
+    }
+}
+
 proptest! {
+    #[test]
+    fn pending_is_what_a_gather_tracks(
+        runs in prop::collection::vec((0usize..5000, 1usize..20), 1..30),
+        tables in prop::collection::vec(0usize..5000, 0..3),
+    ) {
+        let mut gather = MmuGather::new();
+        let mut ours: Option<Pending> = None;
+        for (first, nr) in runs {
+            gather.clear_run(first, nr);
+            for page in (first..first + nr).map(of_page) {
+                match &mut ours {
+                    Some(ours) => ours.merge(page),
+                    None => ours = Some(page),
+                }
+            }
+        }
+        let range = ours.unwrap().range();
+        prop_assert_eq!((range.start(), range.end()), (gather.start, gather.end));
+        // Tables only widen the kernel's.
+        tables.iter().for_each(|page| gather.free_table_of(*page));
+        prop_assert!(gather.start <= range.start() && range.end() <= gather.end);
+    }
+
     #[test]
     fn pending_is_the_hull_of_the_set(pages in pages()) {
         let all = pending(&pages);

@@ -51,6 +51,11 @@ const OUT_OF_MEMORY: &str = "Huh VM_FAULT_OOM leaked out";
 const FAIL_ON_PURPOSE: &str = "rust-tlb: allocations fail on purpose";
 const WORK_AGAIN: &str = "rust-tlb: allocations work again";
 
+/// What the guest's `complaint.rs` writes to the log, followed by how the complaint begins that a test
+/// has the kernel make.
+const IS_EXPECTED: &str = "rust-tlb: a complaint is expected: ";
+const NONE_IS_EXPECTED: &str = "rust-tlb: no complaint is expected";
+
 /// How KCSAN's report of a data race begins.
 const DATA_RACE: &str = "BUG: KCSAN: ";
 /// And how it ends, as does its first line above.
@@ -69,6 +74,7 @@ const EXCERPT_LINES: usize = 60;
 #[derive(Debug, Default)]
 pub struct Judge {
     fail_on_purpose: bool,
+    expected: Option<String>,
 }
 
 impl Judge {
@@ -76,15 +82,31 @@ impl Judge {
     /// whole report says: see [`first_complaint`].
     pub fn complaint(&mut self, line: &str) -> Option<&'static str> {
         let line = without_stamp(line);
-        if line.starts_with(FAIL_ON_PURPOSE) || line.starts_with(WORK_AGAIN) {
-            self.fail_on_purpose = line.starts_with(FAIL_ON_PURPOSE);
-        }
-        if line.starts_with(DATA_RACE) {
+        if self.is_announcement(line) || line.starts_with(DATA_RACE) {
             return None;
         }
         let mut complaints = COMPLAINTS.iter().copied();
         let complaint = complaints.find(|complaint| line.contains(complaint))?;
-        (complaint != OUT_OF_MEMORY || !self.fail_on_purpose).then_some(complaint)
+        (!self.is_announced(line, complaint)).then_some(complaint)
+    }
+
+    /// Whether a test says here what comes.
+    fn is_announcement(&mut self, line: &str) -> bool {
+        if line.starts_with(FAIL_ON_PURPOSE) || line.starts_with(WORK_AGAIN) {
+            self.fail_on_purpose = line.starts_with(FAIL_ON_PURPOSE);
+            return true;
+        }
+        let expected = line.strip_prefix(IS_EXPECTED);
+        let is_one = expected.is_some() || line.starts_with(NONE_IS_EXPECTED);
+        if is_one {
+            self.expected = expected.map(String::from);
+        }
+        is_one
+    }
+
+    fn is_announced(&self, line: &str, complaint: &str) -> bool {
+        let is_expected = self.expected.as_ref().is_some_and(|e| line.starts_with(e));
+        is_expected || (complaint == OUT_OF_MEMORY && self.fail_on_purpose)
     }
 }
 
@@ -195,6 +217,25 @@ mod tests {
         assert_eq!(without_stamp("[    1.234567] ok 1 a\r"), "ok 1 a");
         assert_eq!(without_stamp("[drm] ok 1 a"), "[drm] ok 1 a");
         assert_eq!(without_stamp("ok 1 a"), "ok 1 a");
+    }
+
+    #[test]
+    fn a_complaint_can_be_announced() {
+        let log = lines(
+            "[ 1.0] rust-tlb: a complaint is expected: BUG: a at x.c\n[ 1.1] BUG: a at x.c:7\n\
+             [ 1.2] rust-tlb: no complaint is expected\nfine",
+        );
+        assert_eq!(first_complaint(&log), None);
+        for (nr, other) in [
+            (1, "BUG: b at x.c:7"),
+            (1, "WARNING: c"),
+            (3, "BUG: a at x.c:7"),
+        ] {
+            let mut log = log.clone();
+            log[nr] = other.into();
+            assert_eq!(first_complaint(&log), Some(&log[nr..]), "{other}");
+        }
+        assert!(first_complaint(&log[1..]).is_some());
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod binder;
 pub mod cgroup;
 pub mod counts;
 pub mod fault;
+pub mod gather;
 pub mod gup;
 pub mod hotplug;
 pub mod lifecycle;
@@ -42,7 +43,7 @@ mod tests {
 
     const LIST: &str = include_str!("../../../tests.list");
 
-    const SUITES: [(&str, &[Test]); 30] = [
+    const SUITES: [(&str, &[Test]); 31] = [
         ("abi", super::abi::TESTS),
         ("fault", super::fault::TESTS),
         ("unmap", super::unmap::TESTS),
@@ -56,6 +57,7 @@ mod tests {
         ("hotplug", super::hotplug::TESTS),
         ("oracle", super::oracle::TESTS),
         ("counts", super::counts::TESTS),
+        ("gather", super::gather::TESTS),
         ("bench", super::bench::TESTS),
         ("residency", super::residency::TESTS),
         ("ring", super::ring::TESTS),

@@ -25,6 +25,7 @@ crate::tests! {
     unmap_mapping_is_silent,
     broadcast_is_silent,
     precise_is_silent,
+    gather_is_silent,
     deferred_broadcast_is_silent,
     deferred_precise_is_silent,
     no_flush_is_read_every_time,
@@ -103,6 +104,10 @@ fn broadcast_is_silent(options: &Options) -> Result<()> {
 
 fn precise_is_silent(options: &Options) -> Result<()> {
     is_silent(options, strategy::PRECISE)
+}
+
+fn gather_is_silent(options: &Options) -> Result<()> {
+    is_silent(options, strategy::GATHER)
 }
 
 fn is_silent(options: &Options, strategy: u32) -> Result<()> {

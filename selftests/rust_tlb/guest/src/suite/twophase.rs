@@ -242,7 +242,7 @@ fn contents_come_back(_: &Options) -> Result<()> {
 fn two_phases_need_a_batch(_: &Options) -> Result<()> {
     let (device, mapping) = clean()?;
     let contents = read(&mapping);
-    for strategy in [strategy::ZAP, strategy::UNMAP_MAPPING] {
+    for strategy in [strategy::ZAP, strategy::UNMAP_MAPPING, strategy::GATHER] {
         let refused = device.unmap(&all(), strategy, abi::UNMAP_TWO_PHASE);
         ensure!(refused == Err(Errno::INVAL), "{refused:?}");
     }

@@ -111,7 +111,7 @@ fn dirty_pages_cost_one_flush_before_they_are_saved(_: &Options) -> Result<()> {
 
 fn a_batch_of_the_core_saves_nothing(_: &Options) -> Result<()> {
     let (device, mapping) = written()?;
-    for strategy in [strategy::ZAP, strategy::UNMAP_MAPPING] {
+    for strategy in [strategy::ZAP, strategy::UNMAP_MAPPING, strategy::GATHER] {
         let refused = device.unmap(&all(), strategy, abi::UNMAP_WRITE_BACK);
         ensure!(refused == Err(Errno::INVAL), "{refused:?}");
     }

@@ -101,7 +101,12 @@ pub fn unmap_refuses_bad_strategies(_: &Options) -> Result<()> {
 
 pub fn unmap_refuses_to_defer_what_flushes_at_once(_: &Options) -> Result<()> {
     let refusal = Refusal::new()?;
-    for strategy in [strategy::PAGE, strategy::ZAP, strategy::UNMAP_MAPPING] {
+    for strategy in [
+        strategy::PAGE,
+        strategy::ZAP,
+        strategy::UNMAP_MAPPING,
+        strategy::GATHER,
+    ] {
         for selection in [Selection::run(0, 2), Selection::List(vec![0, 1])] {
             let argument = selection.unmap(strategy, abi::UNMAP_DEFER);
             refusal.expect("defer", Errno::INVAL, argument)?;
@@ -112,7 +117,7 @@ pub fn unmap_refuses_to_defer_what_flushes_at_once(_: &Options) -> Result<()> {
 
 pub fn unmap_refuses_two_phases_without_a_batch(_: &Options) -> Result<()> {
     let refusal = Refusal::new()?;
-    for strategy in [strategy::ZAP, strategy::UNMAP_MAPPING] {
+    for strategy in [strategy::ZAP, strategy::UNMAP_MAPPING, strategy::GATHER] {
         for flags in [0, abi::UNMAP_FREE] {
             let argument = Selection::run(0, 2).unmap(strategy, abi::UNMAP_TWO_PHASE | flags);
             refusal.expect("two phases", Errno::INVAL, argument)?;
@@ -136,5 +141,9 @@ pub fn unmap_refuses_to_break_what_has_no_batch(_: &Options) -> Result<()> {
     }
     let saved = broken(strategy::PRECISE, abi::UNMAP_WRITE_BACK);
     refusal.expect("with write-back", Errno::INVAL, saved)?;
+    for strategy in [strategy::PAGE, strategy::ZAP, strategy::PRECISE] {
+        let argument = Selection::run(0, 2).unmap(strategy, abi::UNMAP_BREAK_CONTEXT);
+        refusal.expect("context without a gather", Errno::INVAL, argument)?;
+    }
     refusal.finish()
 }

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The kernel's own mmu_gather for the Rust abstractions in
+ * rust/kernel/mm/tlb/gather.rs. It stays on a stack of C's: its layout is hidden
+ * from bindgen, as the flush functions are (see <linux/tlb_defer.h>). The
+ * contract of each function stands with its definition in
+ * mm/tlb_defer_gather.c.
+ */
+#ifndef _LINUX_TLB_DEFER_GATHER_H
+#define _LINUX_TLB_DEFER_GATHER_H
+
+#include <linux/types.h>
+
+struct mm_struct;
+struct mmu_gather;
+struct vm_area_struct;
+
+#ifdef CONFIG_RUST_TLB
+
+/* What a gather has yet to flush: @start is above @end if that is nothing. */
+struct tlb_defer_gathered {
+	unsigned long start;
+	unsigned long end;
+	bool freed_tables;
+};
+
+void tlb_defer_gather(struct mm_struct *mm,
+		      void (*zap)(struct mmu_gather *gather, void *data),
+		      void *data);
+void tlb_defer_gather_zap(struct mmu_gather *gather,
+			  struct vm_area_struct *vma, unsigned long start,
+			  unsigned long end);
+bool tlb_defer_gather_zap_tables(struct mmu_gather *gather,
+				 struct vm_area_struct *vma,
+				 unsigned long start, unsigned long end);
+void tlb_defer_gather_owed(const struct mmu_gather *gather,
+			   struct tlb_defer_gathered *owed);
+
+#endif /* CONFIG_RUST_TLB */
+#endif /* _LINUX_TLB_DEFER_GATHER_H */
