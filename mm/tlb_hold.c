@@ -4,11 +4,15 @@
  * flushes: rust_tlb_hold in debugfs. Only with CONFIG_RUST_TLB_FAULTS.
  *
  * "fault TID" has the next fault of that thread wait before it locks the page
- * table that it has just made sure of. "pmd ADDRESS" (hexadecimal) locks the
- * PMD of the writer's own address, in this call: so the table below it cannot
- * be freed, as under any other contention of that lock. "rmap ADDRESS" locks
- * the VMAs of the file that is mapped there, as munmap() does. All last until
- * somebody writes "go", ten seconds at most. Reads as 1 while one is held.
+ * table that it has just made sure of. "tables TID" has the next flush of that
+ * thread wait which page tables go with, after they were taken out. "pmd
+ * ADDRESS" (hexadecimal) locks the PMD of the writer's own address, in this
+ * call: so the table below it cannot be freed, as under any other contention of
+ * that lock. "rmap ADDRESS" locks the VMAs of the file that is mapped there, as
+ * munmap() does; "mmap" locks the mappings of the writer. All last until
+ * somebody writes "go", ten seconds at most; "tables" half a second, since
+ * others may wait for that thread with a lock that the writer of "go" needs.
+ * Reads as 1 while one is held.
  */
 
 #include <linux/debugfs.h>
@@ -24,27 +28,48 @@
 #include "internal.h"
 
 #define MAX_HOLD	(10 * HZ)
+#define MAX_HOLD_TABLES	(HZ / 2)
 
 static DECLARE_WAIT_QUEUE_HEAD(let_go);
 static pid_t waited_for;
+static pid_t waited_for_tables;
 static bool is_held;
 static bool is_over;
 
-static void hold(void)
+static void hold(long max)
 {
 	WRITE_ONCE(is_held, true);
-	wait_event_timeout(let_go, READ_ONCE(is_over), MAX_HOLD);
+	wait_event_timeout(let_go, READ_ONCE(is_over), max);
 	WRITE_ONCE(is_held, false);
+}
+
+static void hold_if(pid_t *told, long max)
+{
+	if (likely(READ_ONCE(*told) != task_pid_nr(current)))
+		return;
+
+	WRITE_ONCE(*told, 0);
+	hold(max);
 }
 
 /* Context: in a fault that was told to, waits; may sleep. */
 void tlb_hold_fault(void)
 {
-	if (likely(READ_ONCE(waited_for) != task_pid_nr(current)))
-		return;
+	hold_if(&waited_for, MAX_HOLD);
+}
 
-	WRITE_ONCE(waited_for, 0);
-	hold();
+/* Context: as tlb_hold_fault(), between page tables and their flush. */
+void tlb_hold_tables(void)
+{
+	hold_if(&waited_for_tables, MAX_HOLD_TABLES);
+}
+
+static int hold_mmap(void)
+{
+	mmap_write_lock(current->mm);
+	hold(MAX_HOLD);
+	mmap_write_unlock(current->mm);
+	return 0;
 }
 
 static int hold_rmap(unsigned long addr)
@@ -62,7 +87,7 @@ static int hold_rmap(unsigned long addr)
 		return -ENOENT;
 
 	i_mmap_lock_write(file->f_mapping);
-	hold();
+	hold(MAX_HOLD);
 	i_mmap_unlock_write(file->f_mapping);
 	fput(file);
 	return 0;
@@ -105,6 +130,12 @@ static int obey(const char *order)
 		WRITE_ONCE(waited_for, tid);
 		return 0;
 	}
+	if (sscanf(order, "tables %d", &tid) == 1) {
+		WRITE_ONCE(waited_for_tables, tid);
+		return 0;
+	}
+	if (!strcmp(order, "mmap"))
+		return hold_mmap();
 	if (sscanf(order, "pmd %lx", &addr) == 1)
 		return hold_pmd(addr);
 	if (sscanf(order, "rmap %lx", &addr) == 1)

@@ -5,8 +5,13 @@
 
 #ifdef CONFIG_RUST_TLB_FAULTS
 void tlb_hold_fault(void);
+void tlb_hold_tables(void);
 #else
 static inline void tlb_hold_fault(void)
+{
+}
+
+static inline void tlb_hold_tables(void)
 {
 }
 #endif

@@ -33,6 +33,7 @@ mod callbacks;
 mod charge;
 mod gather;
 mod mapping;
+mod tables;
 #[cfg_attr(not(CONFIG_RUST_TLB_EVENTS), path = "mechanism/no_trace.rs")]
 mod trace;
 
@@ -41,6 +42,7 @@ pub(super) use self::{
     charge::*,
     gather::*,
     mapping::*,
+    tables::*,
     trace::*, //
 };
 
@@ -81,6 +83,14 @@ impl Machine for Cpus {
         // - `batch` is initialised (to no CPU), and exclusively borrowed.
         // - `mm` is a reference, so it is not freed during the call.
         unsafe { bindings::tlb_defer_add_pending(&raw mut self.batch, mm.as_raw(), start, end) }
+    }
+
+    #[inline(never)]
+    fn add_pending_table(&mut self, mm: &Mm, range: PageRange) {
+        let (start, end) = (range.start(), range.end());
+        let batch = &raw mut self.batch;
+        // SAFETY: As for `add_pending`.
+        unsafe { bindings::tlb_defer_add_pending_table(batch, mm.as_raw(), start, end) }
     }
 
     #[inline(never)]

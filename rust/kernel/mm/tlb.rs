@@ -55,7 +55,8 @@
 //!   the contents calls [`Batch::flush_dirty`] first.
 //! - A fault after 3 maps whatever the fault handler gives it. If that is *another* page, the
 //!   handler has to flush the batch first, or two CPUs see two pages at one address.
-//! - x86-64 only, pages of one size only, no freed page tables: those need an `mmu_gather`.
+//! - x86-64 only, pages of one size only. Page tables that are empty stay, unless they are taken out
+//!   before the flush: [`tables`]. The kernel's own way for one process is [`gather`].
 //!
 //! # Examples
 //!
@@ -128,6 +129,7 @@ pub mod rings;
 pub mod run;
 pub mod run_list;
 pub mod scope;
+pub mod tables;
 pub mod trace;
 pub mod two_phase;
 #[cfg(CONFIG_RUST_TLB_FAULTS)]

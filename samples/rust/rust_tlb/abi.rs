@@ -226,6 +226,16 @@ pub const UNMAP_WRITE_BACK: u32 = 1 << 3;
 /// unmapped at once. Without it, the device trusts the architecture, as Linux does. Only for
 /// strategies with a batch.
 pub const UNMAP_TWO_PHASE: u32 = 1 << 4;
+/// [`Unmap::flags`]: with [`SETUP_FREE_TABLES`], do not try the `mmap_lock`: a negative control.
+/// This one and those below are `EOPNOTSUPP` without `CONFIG_RUST_TLB_FAULTS`, and only for
+/// strategies with a batch.
+pub const UNMAP_BREAK_TABLES_LOCK: u32 = 1 << 24;
+/// [`Unmap::flags`]: do not look whether a table is empty. Only with [`SETUP_PFNMAP`]: `EINVAL`.
+pub const UNMAP_BREAK_TABLES_RECHECK: u32 = 1 << 25;
+/// [`Unmap::flags`]: do not tell others that a table waits for its flush.
+pub const UNMAP_BREAK_TABLES_PENDING: u32 = 1 << 26;
+/// [`Unmap::flags`]: do not ask CPUs in lazy mode to flush.
+pub const UNMAP_BREAK_TABLES_LAZY: u32 = 1 << 27;
 /// [`Unmap::flags`]: open a gather with a spinlock held, and another one with IRQs off, where it
 /// may not be: a negative control. Nothing is zapped under them. `EOPNOTSUPP` without
 /// `CONFIG_RUST_TLB_FAULTS`. Only for [`strategy::GATHER`].
@@ -352,8 +362,15 @@ pub struct Counters {
     pub nr_moves: u64,
     /// ... and their pages, whether they were there or not.
     pub nr_moved_pages: u64,
+    /// Page tables that were empty after an unmap, and were freed with its flush
+    /// ([`SETUP_FREE_TABLES`]); not those that a gather frees.
+    pub nr_tables_freed: u64,
+    /// Page tables that were looked at, and mapped something.
+    pub nr_tables_used: u64,
+    /// Page tables that stayed, because someone changed the mappings of their process.
+    pub nr_tables_busy: u64,
     /// Zero.
-    pub reserved: [u64; 2],
+    pub reserved: [u64; 7],
 }
 
 /// [`Accessed::op`]: read the Accessed bits.
@@ -414,7 +431,9 @@ pub const SETUP_BREAK_MAP: u32 = 1 << 2;
 /// [`strategy::RING`] and [`strategy::AUTO`]. All flushes of that process are then exact more often.
 pub const SETUP_RING: u32 = 1 << 3;
 /// [`Setup::flags`]: page tables that an unmap leaves empty are freed, with the flush that the
-/// unmap needs anyway.
+/// unmap needs anyway. A table of a mapping that does not cover all that the table maps stays, and
+/// so does one that shows a page which is populated. Those of a deferred batch stay until it is
+/// flushed, and longer if a fault or memory pressure flushes it.
 pub const SETUP_FREE_TABLES: u32 = 1 << 4;
 
 /// Argument of [`SETUP`]: `EBUSY` if the file was mapped or populated before.

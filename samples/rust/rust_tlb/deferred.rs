@@ -2,6 +2,8 @@
 
 //! A batch of the device: pages whose flush is owed, and what is to become of them.
 
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
+use crate::broken_tables::BrokenTables;
 use crate::{
     abi::Unmap,
     pages::Pages,
@@ -11,6 +13,7 @@ use crate::{
     },
     scope::OpenScope,
     statistics::STATISTICS,
+    store::Store,
     strategy, //
 };
 use kernel::{
@@ -24,11 +27,15 @@ use kernel::{
         Batch,
         DriverPage,
         ExclusivePage,
+        Flushed,
         Report,
         Why, //
     },
     prelude::*,
-    sync::Arc,
+    sync::{
+        Arc,
+        ArcBorrow, //
+    },
     task::Pid,
     time::{
         Instant,
@@ -37,6 +44,7 @@ use kernel::{
 };
 
 pub(crate) type BatchOfPages = Batch<DriverPage, tlb::AnyPolicy>;
+type FlushedPages = Flushed<DriverPage, tlb::AnyPolicy>;
 
 /// Pages that a batch may have held to be kept for the next time, empty.
 const MAX_KEPT_PAGES: usize = 128;
@@ -55,6 +63,9 @@ pub(crate) struct Deferred {
     owner: Pid,
     /// Until its pages are flushed, and settled.
     _owing: Owing<Arc<OwedCount>>,
+    /// Rules that are broken when its tables are taken out.
+    #[cfg(CONFIG_RUST_TLB_FAULTS)]
+    broken: BrokenTables,
 }
 
 impl Deferred {
@@ -74,6 +85,8 @@ impl Deferred {
             since: None,
             owner: current!().pid(),
             _owing: Owing::new(pages.owed.clone()),
+            #[cfg(CONFIG_RUST_TLB_FAULTS)]
+            broken: request.broken_tables,
         })
     }
 
@@ -129,17 +142,50 @@ impl Deferred {
 
     /// Flushes, and releases the pages to `pages`, which no longer has this batch.
     pub(crate) fn flush(self, pages: &mut Pages, why: Why) -> Report {
-        self.flush_up_to(pages, why, usize::MAX)
+        self.flush_up_to(pages, why, usize::MAX, |batch, _| batch.flush_because(why))
     }
 
     /// As [`Deferred::flush`], for a batch whose pages from number `nr_released` on may still be
     /// mapped: those stay where they were.
     pub(crate) fn put_back(self, pages: &mut Pages, nr_released: usize) {
-        self.flush_up_to(pages, Why::End, nr_released);
+        self.flush_up_to(pages, Why::End, nr_released, |batch, _| batch.flush());
     }
 
-    fn flush_up_to(self, pages: &mut Pages, why: Why, nr_released: usize) -> Report {
-        let mut flushed = self.batch.flush_because(why);
+    /// As [`Deferred::flush`], and frees the page tables that its pages have left empty, if the open
+    /// file is set up so. A table that shows a chunk with a page that can be mapped is not looked at.
+    pub(crate) fn flush_with_tables(
+        self,
+        pages: &mut Pages,
+        store: ArcBorrow<'_, Store>,
+        why: Why,
+    ) -> Report {
+        if !pages.setup.free_tables {
+            return self.flush(pages, why);
+        }
+        #[cfg(CONFIG_RUST_TLB_FAULTS)]
+        let broken = self.broken;
+        self.flush_up_to(pages, why, usize::MAX, |batch, pages| {
+            let is_unused = |first, last| !pages.slots.is_used(first, last);
+            #[cfg(CONFIG_RUST_TLB_FAULTS)]
+            let taken = broken.take_tables(batch, store, is_unused);
+            #[cfg(not(CONFIG_RUST_TLB_FAULTS))]
+            let taken = batch.take_tables(&store.mapping().over(store), is_unused);
+            let counts = taken.counts();
+            pages.counters.nr_tables_freed += counts.nr_taken as u64;
+            pages.counters.nr_tables_used += counts.nr_used as u64;
+            pages.counters.nr_tables_busy += counts.nr_busy as u64;
+            taken.flush(why)
+        })
+    }
+
+    fn flush_up_to(
+        self,
+        pages: &mut Pages,
+        why: Why,
+        nr_released: usize,
+        flush: impl FnOnce(BatchOfPages, &mut Pages) -> FlushedPages,
+    ) -> Report {
+        let mut flushed = flush(self.batch, pages);
         let report = flushed.report();
         STATISTICS.batch(flushed.nr_pages(), report.nr_mms, why);
         if let Some(since) = self.since {

@@ -251,7 +251,9 @@ impl Call<'_> {
         request::all_zero(&[u64::from(arg.flags), u64::from(arg.reserved)])?;
         let mut pages = self.store.lock();
         arg.nr_pages = pages.deferred.as_ref().map_or(0, |d| d.nr_pages() as u64);
-        arg.nr_flush_calls = pages.flush_deferred(tlb::Why::Asked).nr_calls as u64;
+        arg.nr_flush_calls = pages
+            .flush_deferred_with_tables(self.store, tlb::Why::Asked)
+            .nr_calls as u64;
         Ok(())
     }
 

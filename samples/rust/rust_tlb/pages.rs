@@ -19,8 +19,10 @@ use crate::{
     scope::Membership,
     slots::{
         Found,
+        SlotRoom,
         Slots, //
-    }, //
+    },
+    store::Store, //
 };
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
@@ -35,7 +37,10 @@ use kernel::{
         Why, //
     },
     prelude::*,
-    sync::Arc, //
+    sync::{
+        Arc,
+        ArcBorrow, //
+    }, //
 };
 
 /// The pages of one open file.
@@ -66,6 +71,16 @@ pub(crate) struct Pages {
     pub(crate) counters: Counters,
 }
 
+/// Memory for slots of pages.
+pub(crate) type Room = SlotRoom<DriverPage, ExclusivePage>;
+
+/// What a page may need that is not there yet, allocated with the pages unlocked.
+#[derive(Default)]
+pub(crate) struct Spare {
+    pub(crate) page: Option<ExclusivePage>,
+    pub(crate) room: Option<Room>,
+}
+
 /// What came of [`Pages::populate`].
 pub(crate) enum Populated {
     /// There was a page, or there can be none.
@@ -74,7 +89,12 @@ pub(crate) enum Populated {
     Now,
     /// None is left: one has to be allocated, with the pages unlocked.
     NeedsPage,
+    /// There is no room: memory for that many slots has to be allocated, with the pages unlocked.
+    NeedsRoom(usize),
 }
+
+/// Most pages that are kept for the next fault.
+const MAX_POOL_PAGES: usize = 1 << 20;
 
 /// Pages that memory pressure takes at a time: what the kernel's shrinkers scan at a time.
 pub(crate) const SPARE_PAGES: usize = 128;
@@ -85,7 +105,7 @@ impl Pages {
         // INVARIANT: Nothing is pending, and there is no batch.
         Ok(Self {
             slots: Slots::new(nr_pages, GFP_KERNEL_ACCOUNT)?,
-            pool: KVVec::with_capacity(nr_pages, GFP_KERNEL_ACCOUNT)?,
+            pool: KVVec::with_capacity(nr_pages.min(MAX_POOL_PAGES), GFP_KERNEL_ACCOUNT)?,
             deferred: None,
             owed: Arc::new(OwedCount::new(), GFP_KERNEL_ACCOUNT)?,
             used: [const { None }; strategy::NR as usize],
@@ -105,11 +125,7 @@ impl Pages {
 
     /// Sees to it that there is a page at `pgoff`, unless that is behind the device; a fresh one is
     /// taken from the pool, or is `spare`.
-    pub(crate) fn populate(
-        &mut self,
-        pgoff: usize,
-        spare: &mut Option<ExclusivePage>,
-    ) -> Populated {
+    pub(crate) fn populate(&mut self, pgoff: usize, spare: &mut Spare) -> Populated {
         self.is_set_up = true;
         self.flush_if_pending(pgoff);
         match self.slots.find(pgoff) {
@@ -120,10 +136,16 @@ impl Pages {
             }
             Found::Page | Found::Pending | Found::Nowhere => return Populated::Already,
         }
-        let Some(page) = self.fresh(|| spare.take()) else {
+        if let Some(room) = spare.room.take() {
+            self.slots.grow(pgoff, room);
+        }
+        if let Some(nr) = self.slots.room_wanted(pgoff) {
+            return Populated::NeedsRoom(nr);
+        }
+        let Some(page) = self.fresh(|| spare.page.take()) else {
             return Populated::NeedsPage;
         };
-        // A page for which there is no room is freed, and none is mapped.
+        // There is nothing, and room.
         if self.slots.fill(pgoff, DriverPage::new(page)).is_ok() {
             self.counters.nr_pages_held += 1;
         }
@@ -194,6 +216,18 @@ impl Pages {
         self.deferred
             .take()
             .map_or(Report::default(), |deferred| deferred.flush(self, why))
+    }
+
+    /// As [`Pages::flush_deferred`], and frees page tables, if that is wanted. Not in a fault, where
+    /// the `mmap_lock` is held.
+    pub(crate) fn flush_deferred_with_tables(
+        &mut self,
+        store: ArcBorrow<'_, Store>,
+        why: Why,
+    ) -> Report {
+        self.deferred.take().map_or(Report::default(), |deferred| {
+            deferred.flush_with_tables(self, store, why)
+        })
     }
 
     /// Releases the pages of the deferred batch, if its scope has flushed them meanwhile.

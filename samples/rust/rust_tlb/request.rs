@@ -3,6 +3,8 @@
 //! What is asked of the device, checked before anything is done: ranges, flags, lists. No page, no
 //! lock.
 
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
+use crate::broken_tables::BrokenTables;
 use crate::{
     abi::{
         self,
@@ -14,6 +16,10 @@ use crate::{
         SETUP_RING,
         UNMAP_BREAK_CONTEXT,
         UNMAP_BREAK_RELEASE,
+        UNMAP_BREAK_TABLES_LAZY,
+        UNMAP_BREAK_TABLES_LOCK,
+        UNMAP_BREAK_TABLES_PENDING,
+        UNMAP_BREAK_TABLES_RECHECK,
         UNMAP_BREAK_WRITE_BACK,
         UNMAP_DEFER,
         UNMAP_FREE,
@@ -218,8 +224,29 @@ pub(crate) enum Source {
     Stride { run: Run, step: usize },
 }
 
+/// What breaks the taking out of page tables.
+const TABLE_CONTROLS: u32 = UNMAP_BREAK_TABLES_LOCK
+    | UNMAP_BREAK_TABLES_RECHECK
+    | UNMAP_BREAK_TABLES_PENDING
+    | UNMAP_BREAK_TABLES_LAZY;
+
+/// Refuses those controls where they do not belong.
+fn check_table_controls(flags: u32, strategy: u32) -> Result {
+    if flags & TABLE_CONTROLS == 0 {
+        return Ok(());
+    }
+    if !strategy::batches(strategy) {
+        return Err(EINVAL);
+    }
+    if !cfg!(CONFIG_RUST_TLB_FAULTS) {
+        return Err(EOPNOTSUPP);
+    }
+    Ok(())
+}
+
 /// All flags of an unmap.
-const ALL_FLAGS: u32 = UNMAP_LIST
+const ALL_FLAGS: u32 = TABLE_CONTROLS
+    | UNMAP_LIST
     | UNMAP_DEFER
     | UNMAP_FREE
     | UNMAP_WRITE_BACK
@@ -238,6 +265,11 @@ pub(crate) struct UnmapRequest {
     pub(crate) two_phase: bool,
     /// Open gathers where they may not be.
     pub(crate) break_context: bool,
+    /// Take page tables out with rules broken.
+    #[cfg(CONFIG_RUST_TLB_FAULTS)]
+    pub(crate) broken_tables: BrokenTables,
+    /// A page table that maps something may be lost.
+    pub(crate) loses_tables: bool,
     /// Release the pages before the flush.
     pub(crate) break_release: bool,
     pub(crate) source: Source,
@@ -261,6 +293,7 @@ impl UnmapRequest {
         if defer && !strategy::defers(strategy) {
             return Err(EINVAL);
         }
+        check_table_controls(flags, strategy)?;
         let two_phase = flags & UNMAP_TWO_PHASE != 0;
         if two_phase && !strategy::batches(strategy) {
             return Err(EINVAL);
@@ -272,6 +305,9 @@ impl UnmapRequest {
             write_back: WriteBack::new(flags, strategy)?,
             two_phase,
             break_context: breaks_context(flags, strategy)?,
+            #[cfg(CONFIG_RUST_TLB_FAULTS)]
+            broken_tables: BrokenTables::new(flags),
+            loses_tables: flags & UNMAP_BREAK_TABLES_RECHECK != 0,
             break_release: breaks_release(flags, strategy)?,
             source: if flags & UNMAP_LIST != 0 {
                 list(limits, arg)?
@@ -283,7 +319,7 @@ impl UnmapRequest {
 
     /// Whether it is a negative control that releases pages before their flush.
     pub(crate) fn is_broken(&self) -> bool {
-        self.break_release || self.strategy == abi::strategy::NONE
+        self.break_release || self.loses_tables || self.strategy == abi::strategy::NONE
     }
 }
 

@@ -8,6 +8,7 @@
 //!
 //! - `abi`: what user space sees.
 //! - `request`: what is asked, checked before anything is done. Pure.
+//! - `sparse`: memory for what is there, and not for what could be. Pure.
 //! - `pages`: which page is where. The rule that a pending page is not replaced is kept here.
 //! - `deferred`: a batch, and what is to become of its pages.
 //! - `unmap`: the strategies.
@@ -28,6 +29,8 @@ use kernel::{
 };
 
 mod abi;
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
+mod broken_tables;
 mod deferred;
 mod device;
 mod open_files;
@@ -36,6 +39,7 @@ mod pressure;
 mod request;
 mod scope;
 mod slots;
+mod sparse;
 mod statistics;
 mod store;
 mod strategy;
@@ -53,7 +57,7 @@ module! {
     params: {
         pages_per_device: u32 {
             default: 4096,
-            description: "Pages that one open file can map (1 to 1048576)",
+            description: "Pages that one open file can map (1 to 16777216)",
         },
         max_list: u32 {
             default: 4096,
@@ -70,13 +74,15 @@ module! {
     },
 }
 
-/// Most that any module parameter may be.
+/// Most that a module parameter may be.
 const MAX_LIMIT: u32 = 1 << 20;
+/// Most pages of an open file: 64 GiB. Those that are not there take hardly any memory.
+const MAX_PAGES: u32 = 1 << 24;
 
 /// Returns a module parameter's value, if it is sane.
-fn checked(name: &str, value: u32) -> Result<u32> {
-    if value == 0 || value > MAX_LIMIT {
-        pr_err!("{name}={value} is not between 1 and {MAX_LIMIT}\n");
+fn checked(name: &str, value: u32, max: u32) -> Result<u32> {
+    if value == 0 || value > max {
+        pr_err!("{name}={value} is not between 1 and {max}\n");
         return Err(EINVAL);
     }
     Ok(value)
@@ -88,10 +94,19 @@ fn limits() -> Result<Limits> {
         nr_pages: checked(
             "pages_per_device",
             module_parameters::pages_per_device.value(),
+            MAX_PAGES,
         )?,
-        max_list: checked("max_list", module_parameters::max_list.value())?,
-        max_pending: checked("max_pending", module_parameters::max_pending.value())?,
-        max_age_ms: checked("max_age_ms", module_parameters::max_age_ms.value())?,
+        max_list: checked("max_list", module_parameters::max_list.value(), MAX_LIMIT)?,
+        max_pending: checked(
+            "max_pending",
+            module_parameters::max_pending.value(),
+            MAX_LIMIT,
+        )?,
+        max_age_ms: checked(
+            "max_age_ms",
+            module_parameters::max_age_ms.value(),
+            MAX_LIMIT,
+        )?,
     })
 }
 

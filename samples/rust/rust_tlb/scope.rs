@@ -204,7 +204,8 @@ fn leave(store: ArcBorrow<'_, Store>, nr: u32) -> Result<Outcome> {
     if nr_levels == 0 {
         nr_calls += scope.flush.flush().nr_calls as u64;
         pages.counters.nr_flush_calls += nr_calls;
-        nr_calls += pages.flush_deferred(tlb::Why::Scope).nr_calls as u64;
+        let report = pages.flush_deferred_with_tables(store, tlb::Why::Scope);
+        nr_calls += report.nr_calls as u64;
     }
     Ok(Outcome {
         depth,

@@ -10,15 +10,19 @@
 
 #![forbid(unsafe_code)]
 
+use super::sparse::{
+    Item,
+    Room,
+    Sparse, //
+};
 use kernel::alloc::{
     AllocError,
-    Flags,
-    KVVec, //
+    Flags, //
 };
 
 /// What is at one offset.
 enum Slot<P, C> {
-    /// Nothing: a fault maps a fresh page.
+    /// Nothing: a fault maps a fresh page. Takes no memory.
     Empty,
     /// A page, that a fault maps.
     Present(P),
@@ -33,6 +37,50 @@ enum Slot<P, C> {
     PendingStored(C),
     /// A copy of the page that was here: a fault maps it.
     Stored(C),
+}
+
+impl<P, C> Slot<P, C> {
+    /// The page that a fault maps, if there is one.
+    fn page(&self) -> Option<&P> {
+        match self {
+            Self::Present(page) | Self::Idle { page, .. } => Some(page),
+            _ => None,
+        }
+    }
+
+    fn into_page(self) -> Option<P> {
+        match self {
+            Self::Present(page) | Self::Idle { page, .. } => Some(page),
+            _ => None,
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        matches!(self, Self::Idle { .. })
+    }
+}
+
+impl<P, C> Item for Slot<P, C> {
+    const NOTHING: Self = Self::Empty;
+
+    fn is_nothing(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+
+    /// A fault maps the page, or has.
+    fn is_used(&self) -> bool {
+        self.page().is_some()
+    }
+}
+
+/// Memory for slots.
+pub(crate) struct SlotRoom<P, C>(Room<Slot<P, C>>);
+
+impl<P, C> SlotRoom<P, C> {
+    /// Makes room for `nr` slots.
+    pub(crate) fn new(nr: usize, flags: Flags) -> Result<Self, AllocError> {
+        Room::new(nr, flags).map(Self)
+    }
 }
 
 /// What a fault finds.
@@ -67,17 +115,14 @@ pub(crate) enum Until {
 ///
 /// `nr_idle` of them are [`Slot::Idle`].
 pub(crate) struct Slots<P, C> {
-    slots: KVVec<Slot<P, C>>,
+    slots: Sparse<Slot<P, C>>,
     nr_idle: usize,
 }
 
 impl<P, C> Slots<P, C> {
     /// Makes `nr_pages` empty slots.
     pub(crate) fn new(nr_pages: usize, flags: Flags) -> Result<Self, AllocError> {
-        let mut slots = KVVec::with_capacity(nr_pages, flags)?;
-        for _ in 0..nr_pages {
-            slots.push(Slot::Empty, flags)?;
-        }
+        let slots = Sparse::new(nr_pages, flags)?;
         // INVARIANT: None is idle.
         Ok(Self { slots, nr_idle: 0 })
     }
@@ -85,9 +130,9 @@ impl<P, C> Slots<P, C> {
     /// Returns what a fault finds at `pgoff`.
     pub(crate) fn find(&self, pgoff: usize) -> Found {
         match self.slots.get(pgoff) {
-            None => Found::Nowhere,
+            _ if pgoff >= self.slots.len() => Found::Nowhere,
             Some(Slot::Present(_) | Slot::Idle { .. }) => Found::Page,
-            Some(Slot::Empty | Slot::Taken) => Found::Nothing,
+            None | Some(Slot::Empty | Slot::Taken) => Found::Nothing,
             Some(Slot::Stored(_)) => Found::Copy,
             Some(Slot::Pending | Slot::PendingStored(_)) => Found::Pending,
         }
@@ -95,38 +140,60 @@ impl<P, C> Slots<P, C> {
 
     /// Returns the page at `pgoff`, if there is one.
     pub(crate) fn get(&self, pgoff: usize) -> Option<&P> {
-        match self.slots.get(pgoff)? {
-            Slot::Present(page) | Slot::Idle { page, .. } => Some(page),
-            _ => None,
-        }
+        self.slots.get(pgoff)?.page()
+    }
+
+    /// Returns for how many slots there has to be [`SlotRoom`] before `pgoff` can be
+    /// [filled](Slots::fill); [`None`] if there is room.
+    pub(crate) fn room_wanted(&self, pgoff: usize) -> Option<usize> {
+        self.slots.room_wanted(pgoff)
+    }
+
+    /// Gives `pgoff`, and those around it, more room.
+    pub(crate) fn grow(&mut self, pgoff: usize, room: SlotRoom<P, C>) {
+        self.slots.grow(pgoff, room.0);
+    }
+
+    /// Makes something else of the slot at `pgoff`, unless nothing has been there.
+    fn change<R>(
+        &mut self,
+        pgoff: usize,
+        change: impl FnOnce(Slot<P, C>) -> (Slot<P, C>, R),
+    ) -> Option<R> {
+        let changed = self.slots.change(pgoff, |slot| {
+            let was_idle = slot.is_idle();
+            let (slot, answer) = change(slot);
+            let is_idle = slot.is_idle();
+            (slot, (was_idle, is_idle, answer))
+        });
+        let (was_idle, is_idle, answer) = changed?;
+        // INVARIANT: Counted.
+        self.nr_idle = self.nr_idle + usize::from(is_idle) - usize::from(was_idle);
+        Some(answer)
     }
 
     /// Puts `page` at `pgoff`, where there is [`Found::Nothing`].
     ///
     /// # Errors
     ///
-    /// Gives the page back if there is something, or a flush is owed (H3).
+    /// Gives the page back if there is something, or a flush is owed (H3), and if
+    /// [`Slots::room_wanted`].
     pub(crate) fn fill(&mut self, pgoff: usize, page: P) -> Result<(), P> {
-        match self.slots.get_mut(pgoff) {
-            Some(slot @ Slot::Empty) => *slot = Slot::Present(page),
-            Some(slot @ Slot::Taken) => {
-                // INVARIANT: One more is idle.
-                self.nr_idle += 1;
-                let was_taken = true;
-                *slot = Slot::Idle { page, was_taken };
-            }
-            _ => return Err(page),
+        if !matches!(self.slots.get(pgoff), Some(Slot::Taken)) {
+            let filled = self.slots.insert(pgoff, Slot::Present(page));
+            return filled.or_else(|slot| slot.into_page().map_or(Ok(()), Err));
         }
+        let was_taken = true;
+        self.change(pgoff, |_| (Slot::Idle { page, was_taken }, ()));
         Ok(())
     }
 
     /// Turns the copy at `pgoff`, if there is one, into a page.
     pub(crate) fn restore(&mut self, pgoff: usize, page: impl FnOnce(C) -> P) {
-        if let Some(slot @ Slot::Stored(_)) = self.slots.get_mut(pgoff) {
-            if let Slot::Stored(copy) = core::mem::replace(slot, Slot::Empty) {
-                *slot = Slot::Present(page(copy));
-            }
-        }
+        self.change(pgoff, |slot| match slot {
+            Slot::Stored(copy) => (Slot::Present(page(copy)), ()),
+            other => (other, ()),
+        });
     }
 
     /// Takes the page at `pgoff` out, `until` then.
@@ -137,97 +204,85 @@ impl<P, C> Slots<P, C> {
             Until::Settled => Slot::Pending,
             Until::Used => Slot::Taken,
         };
-        match core::mem::replace(self.slots.get_mut(pgoff)?, instead) {
-            Slot::Present(page) => Some(page),
-            Slot::Idle { page, .. } => {
-                // INVARIANT: One fewer is idle.
-                self.nr_idle -= 1;
-                Some(page)
-            }
-            _ => None,
-        }
+        self.change(pgoff, |slot| (instead, slot))?.into_page()
     }
 
     /// Takes the first idle page at `from` or behind it out, for memory pressure.
     pub(crate) fn take_idle(&mut self, from: usize) -> Option<(usize, P)> {
-        let behind = self.slots.get(from..)?;
-        let nr = behind.iter().position(|s| matches!(s, Slot::Idle { .. }))?;
-        Some((from + nr, self.take(from + nr, Until::Used)?))
+        let pgoff = self.slots.first_from(from, Slot::is_idle)?;
+        Some((pgoff, self.take(pgoff, Until::Used)?))
     }
 
     /// Takes the first page at `from` or behind it out.
     pub(crate) fn take_any(&mut self, from: usize) -> Option<(usize, P)> {
-        let pgoff = (from..self.slots.len()).find(|pgoff| self.get(*pgoff).is_some())?;
+        let pgoff = self.slots.first_from(from, |slot| slot.page().is_some())?;
         Some((pgoff, self.take(pgoff, Until::Flushed)?))
     }
 
     /// Puts a page back that was taken out until it is settled, and is still mapped.
     pub(crate) fn put_back(&mut self, pgoff: usize, page: P) {
-        if let Some(slot @ (Slot::Pending | Slot::PendingStored(_))) = self.slots.get_mut(pgoff) {
-            *slot = Slot::Present(page);
-        }
+        self.change(pgoff, |slot| match slot {
+            Slot::Pending | Slot::PendingStored(_) => (Slot::Present(page), ()),
+            other => (other, ()),
+        });
     }
 
     /// Keeps `copy` of the page at `pgoff`, whose flush is owed.
     pub(crate) fn store(&mut self, pgoff: usize, copy: C) {
-        if let Some(slot @ Slot::Pending) = self.slots.get_mut(pgoff) {
-            *slot = Slot::PendingStored(copy);
-        }
+        self.change(pgoff, |slot| match slot {
+            Slot::Pending => (Slot::PendingStored(copy), ()),
+            other => (other, ()),
+        });
     }
 
     /// The flush of `page`, which was at `pgoff`, was made. Returns the page, unless it stays: that
     /// is if its contents were to be saved (`keep`), and there is no copy.
     pub(crate) fn settle(&mut self, pgoff: usize, page: P, keep: bool) -> Option<P> {
-        if let Some(slot) = self.slots.get_mut(pgoff) {
-            *slot = match core::mem::replace(slot, Slot::Empty) {
-                Slot::PendingStored(copy) => Slot::Stored(copy),
-                _ if keep => {
-                    *slot = Slot::Present(page);
-                    return None;
-                }
-                _ => Slot::Empty,
-            };
+        let stays = match self.slots.get(pgoff) {
+            None | Some(Slot::PendingStored(_)) => false,
+            Some(_) => keep,
+        };
+        if stays {
+            self.change(pgoff, |_| (Slot::Present(page), ()));
+            return None;
         }
+        self.change(pgoff, |slot| match slot {
+            Slot::PendingStored(copy) => (Slot::Stored(copy), ()),
+            _ => (Slot::Empty, ()),
+        });
         Some(page)
     }
 
     /// Marks the page at `pgoff` as idle; returns whether there is one that was not.
     pub(crate) fn mark_idle(&mut self, pgoff: usize) -> bool {
-        let Some(slot @ Slot::Present(_)) = self.slots.get_mut(pgoff) else {
-            return false;
-        };
-        if let Slot::Present(page) = core::mem::replace(slot, Slot::Empty) {
-            let was_taken = false;
-            *slot = Slot::Idle { page, was_taken };
-        }
-        // INVARIANT: One more is idle.
-        self.nr_idle += 1;
-        true
+        let was_taken = false;
+        let marked = self.change(pgoff, |slot| match slot {
+            Slot::Present(page) => (Slot::Idle { page, was_taken }, true),
+            other => (other, false),
+        });
+        marked.unwrap_or(false)
     }
 
     /// Takes the page at `pgoff` back into use. Returns whether it was idle, and whether it was
     /// taken since it was marked.
     pub(crate) fn unmark_idle(&mut self, pgoff: usize) -> (bool, bool) {
-        let Some(slot) = self.slots.get_mut(pgoff) else {
-            return (false, false);
-        };
-        match core::mem::replace(slot, Slot::Empty) {
-            Slot::Idle { page, was_taken } => {
-                *slot = Slot::Present(page);
-                // INVARIANT: One fewer is idle.
-                self.nr_idle -= 1;
-                (true, was_taken)
-            }
-            Slot::Taken => (false, true),
-            other => {
-                *slot = other;
-                (false, false)
-            }
-        }
+        let unmarked = self.change(pgoff, |slot| match slot {
+            Slot::Idle { page, was_taken } => (Slot::Present(page), (true, was_taken)),
+            Slot::Taken => (Slot::Empty, (false, true)),
+            other => (other, (false, false)),
+        });
+        unmarked.unwrap_or((false, false))
     }
 
     /// Returns how many pages are idle.
     pub(crate) fn nr_idle(&self) -> usize {
         self.nr_idle
+    }
+
+    /// Returns whether there is a page in any of the page tables' worth of slots that `first` to
+    /// `last` are in. Where there is none, page tables that show only those are empty, once what was
+    /// taken out of them is unmapped.
+    pub(crate) fn is_used(&self, first: usize, last: usize) -> bool {
+        self.slots.is_used(first, last)
     }
 }

@@ -7,6 +7,8 @@ use crate::{
     pages::{
         Pages,
         Populated,
+        Room,
+        Spare,
         SPARE_PAGES, //
     },
     pressure,
@@ -154,16 +156,31 @@ impl Store {
     ///
     /// - `ENOMEM`: there is no memory for it.
     pub(crate) fn lock_populated(&self, pgoff: usize) -> Result<(LockedPages<'_>, bool)> {
-        let mut spare = None;
+        let mut spare = Spare::default();
         loop {
             let mut pages = self.lock();
             match pages.populate(pgoff, &mut spare) {
                 Populated::Already => return Ok((pages, false)),
                 Populated::Now => return Ok((pages, true)),
-                Populated::NeedsPage => drop(pages),
+                Populated::NeedsPage => {
+                    drop(pages);
+                    spare.page = Some(self.alloc_page()?);
+                }
+                Populated::NeedsRoom(nr) => {
+                    drop(pages);
+                    spare.room = Some(self.alloc_room(nr)?);
+                }
             }
-            spare = Some(self.alloc_page()?);
         }
+    }
+
+    /// Allocates memory for the slots of `nr` pages, at the expense of who opened the file.
+    ///
+    /// # Errors
+    ///
+    /// - `ENOMEM`: there is none.
+    fn alloc_room(&self, nr: usize) -> Result<Room> {
+        self.payer.charge(|| Ok(Room::new(nr, GFP_KERNEL_ACCOUNT)?))
     }
 
     /// Allocates a page, at the expense of who opened the file.
@@ -358,7 +375,7 @@ impl Overdue for Store {
         pages.reap();
         if pages.deferred.is_some() {
             pages.counters.nr_flushed_old += 1;
-            pages.flush_deferred(Why::Old);
+            pages.flush_deferred_with_tables(store, Why::Old);
         }
     }
 }

@@ -99,6 +99,9 @@ impl Target<'_> {
         spare: KVVec<ExclusivePage>,
         out: &mut Unmap,
     ) -> Result {
+        if request.loses_tables && !pages.setup.pfnmap {
+            return Err(EINVAL);
+        }
         let defer = request.defer || pages.membership.is_some();
         pages.is_broken |= request.is_broken();
         let mut work = self.open_batch(pages, request, defer, out)?;
@@ -136,7 +139,8 @@ impl Target<'_> {
         if defer {
             pages.deferred = Some(work.defer());
         } else {
-            out.nr_flush_calls += work.flush(pages, Why::End).nr_calls as u64;
+            let report = work.flush_with_tables(pages, self.store, Why::End);
+            out.nr_flush_calls += report.nr_calls as u64;
         }
         Ok(())
     }

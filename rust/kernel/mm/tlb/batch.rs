@@ -173,6 +173,13 @@ impl<P: Stale, F: Flush + ?Sized> Batch<P, F> {
         self.owed.0.owed()
     }
 
+    /// Returns the pages that wait for the flush, sorted by their offset, and the policy.
+    pub(super) fn unmapped(&mut self) -> (&[Entry<P>], &mut F) {
+        self.entries.unstage();
+        self.entries.list.sort_unstable_by_key(|e| e.pgoff);
+        (&self.entries.list, &mut self.owed.0)
+    }
+
     /// Opens the batch for pages that are to be unmapped together.
     pub fn stage(&mut self) -> Staging<'_, P, F> {
         // What an earlier `Staging` left behind.

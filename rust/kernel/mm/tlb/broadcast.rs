@@ -13,7 +13,10 @@ use super::{
         Owed,
         Rule, //
     },
-    range::Pending, //
+    range::{
+        PageRange,
+        Pending, //
+    }, //
 };
 
 /// One round for all address spaces: every CPU that runs one of them flushes everything.
@@ -28,6 +31,10 @@ impl<M: Machine> Rule<M> for Broadcast {
     fn record(&mut self, machine: &mut M, _owed: &Owed<M>, mm: &M::Mm, pending: Pending) {
         machine.add_pending(mm, pending.range());
         machine.note_batched(mm);
+    }
+
+    fn record_table(&mut self, machine: &mut M, _: &Owed<M>, mm: &M::Mm, range: PageRange) {
+        machine.add_pending_table(mm, range);
     }
 
     fn flush(&mut self, machine: &mut M, owed: &Owed<M>) -> usize {

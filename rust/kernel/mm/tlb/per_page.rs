@@ -23,6 +23,7 @@ use super::{
 #[derive(Default)]
 pub struct PerPage {
     nr_calls: usize,
+    owes_tables: bool,
 }
 
 impl sealed::Sealed for PerPage {}
@@ -39,7 +40,16 @@ impl<M: Machine> Rule<M> for PerPage {
     /// Flushed already: what is owed is only counted.
     fn record(&mut self, _: &mut M, _: &Owed<M>, _: &M::Mm, _: Pending) {}
 
-    fn flush(&mut self, _: &mut M, _: &Owed<M>) -> usize {
+    fn record_table(&mut self, machine: &mut M, _: &Owed<M>, mm: &M::Mm, range: PageRange) {
+        machine.add_pending_table(mm, range);
+        self.owes_tables = true;
+    }
+
+    fn flush(&mut self, machine: &mut M, _: &Owed<M>) -> usize {
+        if core::mem::take(&mut self.owes_tables) {
+            machine.flush_pending();
+            self.nr_calls += 1;
+        }
         core::mem::take(&mut self.nr_calls)
     }
 }

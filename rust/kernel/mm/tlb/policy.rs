@@ -67,6 +67,9 @@ pub trait Machine: sealed::Sealed {
     fn ceiling_pages(&self) -> usize;
     /// Owes `mm` a flush of `range`: bumps its generation, then notes its CPUs. Does not sleep.
     fn add_pending(&mut self, mm: &Self::Mm, range: PageRange);
+    /// As [`Machine::add_pending`], for a page table that was taken out, and mapped `range`: CPUs in
+    /// lazy mode are asked, too.
+    fn add_pending_table(&mut self, mm: &Self::Mm, range: PageRange);
     /// Tells whoever else changes page tables of `mm` that a flush is owed. Does not sleep.
     fn note_batched(&mut self, mm: &Self::Mm);
     /// Owes `mm` a flush of all of `runs`, and of nothing else if there is a way to say so to its
@@ -182,6 +185,11 @@ pub trait Flush: Record {
     /// Returns which policy it is.
     fn kind(&self) -> Kind;
 
+    /// A page table that maps nothing was taken out of `mm`; it mapped `range`. The flush has to
+    /// cover all of that, for others may have left a translation there to flush, and to ask CPUs in
+    /// lazy mode, too: they may walk the table. Others know of the flush already.
+    fn record_table(&mut self, mm: &Self::Mm, range: PageRange);
+
     /// Returns what a flush now would be for; its `nr_calls` is zero.
     fn owed(&self) -> Report;
 
@@ -208,6 +216,9 @@ pub trait Rule<M: Machine>: sealed::Sealed + Default {
     /// As [`Record::record`]. `owed` has `pending` already, if it had room for `mm`: it has for the
     /// first [`MAX_MMS`].
     fn record(&mut self, machine: &mut M, owed: &Owed<M>, mm: &M::Mm, pending: Pending);
+
+    /// As [`Flush::record_table`]. `owed` has the range already, if it had room for `mm`.
+    fn record_table(&mut self, machine: &mut M, owed: &Owed<M>, mm: &M::Mm, range: PageRange);
 
     /// Begins to flush what is `owed`, and returns how many calls into the machine's flush
     /// functions that took.
@@ -244,6 +255,14 @@ impl<M: Machine, R: Rule<M>> Policy<M, R> {
     }
 }
 
+impl<M: Machine, R: Rule<M>> Policy<M, R> {
+    /// Notes that `mm` is owed `pending`, if there is room for it.
+    fn note(&mut self, mm: &M::Mm, pending: Pending) {
+        let same = |pin: &M::Pin| core::ptr::eq::<M::Mm>(&**pin, mm);
+        let _ = self.owed.note(pending, same, || M::pin(mm));
+    }
+}
+
 impl<M: Machine, R: Rule<M>> sealed::Sealed for Policy<M, R> {}
 
 impl<M: Machine, R: Rule<M>> Record for Policy<M, R> {
@@ -258,9 +277,8 @@ impl<M: Machine, R: Rule<M>> Record for Policy<M, R> {
     }
 
     fn record(&mut self, mm: &M::Mm, pending: Pending) {
-        let same = |pin: &M::Pin| core::ptr::eq::<M::Mm>(&**pin, mm);
         // A full table counts the pages, and leaves the address space to the rule.
-        let _ = self.owed.note(pending, same, || M::pin(mm));
+        self.note(mm, pending);
         self.rule.record(&mut self.machine, &self.owed, mm, pending);
     }
 }
@@ -268,6 +286,12 @@ impl<M: Machine, R: Rule<M>> Record for Policy<M, R> {
 impl<M: Machine, R: Rule<M>> Flush for Policy<M, R> {
     fn kind(&self) -> Kind {
         R::KIND
+    }
+
+    fn record_table(&mut self, mm: &M::Mm, range: PageRange) {
+        self.note(mm, Pending::new(range, 0));
+        self.rule
+            .record_table(&mut self.machine, &self.owed, mm, range);
     }
 
     fn owed(&self) -> Report {

@@ -19,7 +19,10 @@ use super::{
         Rule,
         MAX_MMS, //
     },
-    range::Pending, //
+    range::{
+        PageRange,
+        Pending, //
+    }, //
 };
 
 /// Address spaces that get a round each. What a round more costs is measured in
@@ -100,6 +103,15 @@ impl<M: Machine> Rule<M> for Precise {
             self.spill(machine, owed);
         }
         machine.note_batched(mm);
+    }
+
+    /// What a table mapped is more than any ceiling: all is flushed, in one round.
+    fn record_table(&mut self, machine: &mut M, owed: &Owed<M>, mm: &M::Mm, range: PageRange) {
+        if !self.spilled {
+            self.spill(machine, owed);
+        }
+        // INVARIANT: Spilled, so it goes to the machine at once.
+        machine.add_pending_table(mm, range);
     }
 
     fn flush(&mut self, machine: &mut M, owed: &Owed<M>) -> usize {

@@ -126,6 +126,12 @@ impl<M: Machine> Rule<M> for Ringed {
         machine.note_batched(mm);
     }
 
+    /// In a generation that is not published: who misses it flushes everything, and the round goes
+    /// to CPUs in lazy mode, too.
+    fn record_table(&mut self, machine: &mut M, _: &Owed<M>, mm: &M::Mm, range: PageRange) {
+        machine.add_pending_table(mm, range);
+    }
+
     fn flush(&mut self, machine: &mut M, owed: &Owed<M>) -> usize {
         let owes = owed.nr_mms() > 0;
         if owes {

@@ -139,6 +139,17 @@ impl<F: Flush + ?Sized> Hoisted<F> {
             number: None,
         }
     }
+
+    /// Records for the next flush.
+    fn note(&mut self, record: impl FnOnce(&mut F)) {
+        let mut next = self.scope.next.lock();
+        if self.number.is_some_and(|number| number < next.done) {
+            self.own = Report::default();
+        }
+        record(&mut *next.policy);
+        self.number = Some(next.number);
+        self.own.nr_mms = next.policy.owed().nr_mms;
+    }
 }
 
 impl<F: Flush + ?Sized> sealed::Sealed for Hoisted<F> {}
@@ -155,13 +166,7 @@ impl<F: Flush + ?Sized> Record for Hoisted<F> {
     }
 
     fn record(&mut self, mm: &F::Mm, pending: Pending) {
-        let mut next = self.scope.next.lock();
-        if self.number.is_some_and(|number| number < next.done) {
-            self.own = Report::default();
-        }
-        next.policy.record(mm, pending);
-        self.number = Some(next.number);
-        self.own.nr_mms = next.policy.owed().nr_mms;
+        self.note(|policy| policy.record(mm, pending));
         self.own.nr_ptes += pending.nr_pages();
         self.own.dirty |= pending.is_dirty();
     }
@@ -170,6 +175,10 @@ impl<F: Flush + ?Sized> Record for Hoisted<F> {
 impl<F: Flush + ?Sized> Flush for Hoisted<F> {
     fn kind(&self) -> Kind {
         Kind::Hoisted
+    }
+
+    fn record_table(&mut self, mm: &F::Mm, range: PageRange) {
+        self.note(|policy| policy.record_table(mm, range));
     }
 
     /// As far as this batch has recorded it; the address spaces are those of the scope.

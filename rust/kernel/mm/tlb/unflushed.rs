@@ -13,7 +13,10 @@ use super::{
         Owed,
         Rule, //
     },
-    range::Pending, //
+    range::{
+        PageRange,
+        Pending, //
+    }, //
 };
 
 /// No flush at all: the negative control. Pages come out of the batch while other CPUs still reach
@@ -27,6 +30,8 @@ impl<M: Machine> Rule<M> for Unflushed {
     const KIND: Kind = Kind::Unflushed;
 
     fn record(&mut self, _: &mut M, _: &Owed<M>, _: &M::Mm, _: Pending) {}
+
+    fn record_table(&mut self, _: &mut M, _: &Owed<M>, _: &M::Mm, _: PageRange) {}
 
     fn flush(&mut self, _: &mut M, _: &Owed<M>) -> usize {
         0

@@ -36,6 +36,10 @@ impl<M: Machine> Machine for Unnoted<M> {
         self.0.add_pending(mm, range);
     }
 
+    fn add_pending_table(&mut self, mm: &M::Mm, range: PageRange) {
+        self.0.add_pending_table(mm, range);
+    }
+
     fn note_batched(&mut self, _mm: &M::Mm) {}
 
     fn publish(&mut self, mm: &M::Mm, runs: &[Run]) {

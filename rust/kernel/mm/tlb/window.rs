@@ -112,6 +112,7 @@ mod tests {
             (usize::MAX, None),
         ] {
             assert_eq!(w.address_of(pgoff), addr);
+            assert!(addr.is_none_or(|addr| w.pgoff_of(addr) == Some(pgoff)));
             assert_eq!(addr.is_none(), w.is_before(pgoff) || w.is_behind(pgoff));
         }
     }

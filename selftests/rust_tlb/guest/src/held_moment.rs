@@ -34,6 +34,20 @@ pub fn hold_own_fault() -> Result<()> {
     ))
 }
 
+/// Holds the calling thread's next flush that page tables go with, after they were taken out.
+pub fn hold_own_tables() -> Result<()> {
+    order(&format!(
+        "tables {}",
+        rustix::thread::gettid().as_raw_nonzero()
+    ))
+}
+
+/// Holds the lock on the mappings of the calling process, as whoever changes them does, until
+/// [`go_on`].
+pub fn hold_own_mappings() -> Result<()> {
+    order("mmap")
+}
+
 /// Holds the lock under which the page table of `mapping` can be freed, until [`go_on`].
 pub fn hold_table(mapping: &Mapping) -> Result<()> {
     order(&format!("pmd {:x}", mapping.address().addr()))

@@ -81,6 +81,11 @@ impl<T> Default for KVVec<T> {
 }
 
 impl<T> KVVec<T> {
+    /// Without any memory.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
     /// Never fails on the host.
     pub fn with_capacity(capacity: usize, _flags: Flags) -> Result<Self, AllocError> {
         Ok(Self {

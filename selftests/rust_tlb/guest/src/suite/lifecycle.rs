@@ -425,7 +425,7 @@ fn bad_parameters_are_refused(_: &Options) -> Result<()> {
         "pages_per_device=0",
         "max_list=0",
         "max_pending=0",
-        "pages_per_device=1048577",
+        "pages_per_device=16777217",
         "max_list=1048577",
         "max_pending=1048577",
         "pages_per_device=many",

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::{ensure, Result};
+use rustix::io::Errno;
 use rustix::mm::MprotectFlags;
 
 use crate::abi::{self, POISON};
@@ -15,7 +16,7 @@ use crate::child::Child;
 use crate::cpu;
 use crate::device::{Device, REAL_STRATEGIES};
 use crate::ktap::Options;
-use crate::mapping::{Mapping, PAGE_SIZE, WORDS_PER_PAGE};
+use crate::mapping::{Mapping, PAGES_PER_TABLE, PAGE_SIZE, WORDS_PER_PAGE};
 use crate::oracle::Oracle;
 use crate::selection::Selection;
 use crate::watcher::{Access, Ledger, Watcher};
@@ -43,54 +44,96 @@ const NR_TURNS: u64 = 30;
 
 /// Turns of a racer with the page tables, over and over; what it sees of the pages it judges as
 /// the oracle's members do.
-type Turn = fn(&Device, &mut Mapping, &mut Watcher<'_>) -> Result<()>;
+pub(super) type Turn = fn(&Ground, &mut Mapping, &mut Watcher<'_>) -> Result<()>;
+
+/// What is raced over.
+pub(super) struct Ground {
+    device: Device,
+    map: fn(&Device) -> Result<Mapping, Errno>,
+    /// Each unmap takes all pages.
+    takes_all: bool,
+}
+
+impl Ground {
+    /// A few pages, of which some are unmapped.
+    fn pages() -> Result<Self> {
+        Ok(Self {
+            device: Device::open()?,
+            map: |device| device.map(NR_PAGES),
+            takes_all: false,
+        })
+    }
+
+    /// The first pages of a page table, which is freed when all are unmapped.
+    pub(super) fn tables() -> Result<Self> {
+        let device = Device::open()?;
+        device.setup(abi::SETUP_FREE_TABLES)?;
+        Ok(Self {
+            device,
+            map: |device| Ok(Mapping::of_tables(device, PAGES_PER_TABLE)?.only(NR_PAGES)),
+            takes_all: true,
+        })
+    }
+
+    fn map(&self) -> Result<Mapping> {
+        Ok((self.map)(&self.device)?)
+    }
+}
 
 fn munmap(options: &Options) -> Result<()> {
-    race(options, &[turn_munmap])
+    race_over_pages(options, &[turn_munmap])
 }
 
 fn mprotect(options: &Options) -> Result<()> {
-    race(options, &[turn_mprotect])
+    race_over_pages(options, &[turn_mprotect])
 }
 
 fn madvise_dontneed(options: &Options) -> Result<()> {
-    race(options, &[turn_dontneed])
+    race_over_pages(options, &[turn_dontneed])
 }
 
 fn mremap(options: &Options) -> Result<()> {
-    race(options, &[turn_mremap])
+    race_over_pages(options, &[turn_mremap])
 }
 
 fn fork(options: &Options) -> Result<()> {
-    race(options, &[turn_fork])
+    race_over_pages(options, &[turn_fork])
 }
 
 fn process_vm_readv(options: &Options) -> Result<()> {
-    race(options, &[turn_readv])
+    race_over_pages(options, &[turn_readv])
 }
 
 fn everything_at_once(options: &Options) -> Result<()> {
-    race(
-        options,
-        &[
-            turn_munmap,
-            turn_mprotect,
-            turn_dontneed,
-            turn_mremap,
-            turn_fork,
-            turn_readv,
-        ],
-    )
+    race_over_pages(options, &ALL_TURNS)
 }
 
-fn turn_munmap(device: &Device, mapping: &mut Mapping, watcher: &mut Watcher<'_>) -> Result<()> {
+/// Everything there is.
+pub(super) const ALL_TURNS: [Turn; 6] = [
+    turn_munmap,
+    turn_mprotect,
+    turn_dontneed,
+    turn_mremap,
+    turn_fork,
+    turn_readv,
+];
+
+pub(super) fn turn_munmap(
+    ground: &Ground,
+    mapping: &mut Mapping,
+    watcher: &mut Watcher<'_>,
+) -> Result<()> {
     watcher.pass(mapping, Access::ReadWrite);
-    *mapping = device.map(NR_PAGES)?;
+    *mapping = ground.map()?;
     watcher.pass(mapping, Access::ReadWrite);
     Ok(())
 }
 
-fn turn_mprotect(_: &Device, mapping: &mut Mapping, watcher: &mut Watcher<'_>) -> Result<()> {
+pub(super) fn turn_mprotect(
+    _: &Ground,
+    mapping: &mut Mapping,
+    watcher: &mut Watcher<'_>,
+) -> Result<()> {
     watcher.pass(mapping, Access::ReadWrite);
     mapping.protect(MprotectFlags::READ)?;
     watcher.pass(mapping, Access::Read);
@@ -99,21 +142,33 @@ fn turn_mprotect(_: &Device, mapping: &mut Mapping, watcher: &mut Watcher<'_>) -
     Ok(())
 }
 
-fn turn_dontneed(_: &Device, mapping: &mut Mapping, watcher: &mut Watcher<'_>) -> Result<()> {
+pub(super) fn turn_dontneed(
+    _: &Ground,
+    mapping: &mut Mapping,
+    watcher: &mut Watcher<'_>,
+) -> Result<()> {
     watcher.pass(mapping, Access::ReadWrite);
     mapping.dont_need()?;
     watcher.pass(mapping, Access::ReadWrite);
     Ok(())
 }
 
-fn turn_mremap(_: &Device, mapping: &mut Mapping, watcher: &mut Watcher<'_>) -> Result<()> {
+pub(super) fn turn_mremap(
+    _: &Ground,
+    mapping: &mut Mapping,
+    watcher: &mut Watcher<'_>,
+) -> Result<()> {
     watcher.pass(mapping, Access::ReadWrite);
     mapping.relocate()?;
     watcher.pass(mapping, Access::ReadWrite);
     Ok(())
 }
 
-fn turn_fork(_: &Device, mapping: &mut Mapping, watcher: &mut Watcher<'_>) -> Result<()> {
+pub(super) fn turn_fork(
+    _: &Ground,
+    mapping: &mut Mapping,
+    watcher: &mut Watcher<'_>,
+) -> Result<()> {
     watcher.pass(mapping, Access::ReadWrite);
     let child = Child::fork_with_code(|| {
         watcher.pass(mapping, Access::Read);
@@ -125,7 +180,11 @@ fn turn_fork(_: &Device, mapping: &mut Mapping, watcher: &mut Watcher<'_>) -> Re
 
 /// Reads through get_user_pages(), which holds a reference to a page that may be unmapped meanwhile:
 /// such a page must not be poisoned.
-fn turn_readv(_: &Device, mapping: &mut Mapping, watcher: &mut Watcher<'_>) -> Result<()> {
+pub(super) fn turn_readv(
+    _: &Ground,
+    mapping: &mut Mapping,
+    watcher: &mut Watcher<'_>,
+) -> Result<()> {
     let mut copy = vec![0_u64; NR_PAGES as usize * WORDS_PER_PAGE];
     read_own_memory(mapping, &mut copy)?;
     ensure!(
@@ -158,7 +217,7 @@ fn read_own_memory(mapping: &Mapping, copy: &mut [u64]) -> Result<()> {
 
 /// The racer's part: takes turns until all have had enough of them.
 fn take_turns(
-    device: &Device,
+    ground: &Ground,
     ledger: &Ledger,
     slot: usize,
     turns: &[Turn],
@@ -166,56 +225,67 @@ fn take_turns(
 ) -> Result<()> {
     // The racer's CPU comes after those of the watching members.
     cpu::pin_member(NR_WATCHING)?;
-    let mut mapping = device.map(NR_PAGES)?;
+    let mut mapping = ground.map()?;
     let mut watcher = Watcher::new(ledger, slot);
     for turn in turns.iter().cycle() {
         if ledger.stopped() {
             break;
         }
-        turn(device, &mut mapping, &mut watcher)?;
+        turn(ground, &mut mapping, &mut watcher)?;
         nr_taken.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
 }
 
-fn race(options: &Options, turns: &[Turn]) -> Result<()> {
-    let device = Device::open()?;
-    let mapping = Arc::new(device.map(NR_PAGES)?);
+fn race_over_pages(options: &Options, turns: &[Turn]) -> Result<()> {
+    race(options, &Ground::pages()?, turns).map(|_| ())
+}
+
+/// Races, and returns the counters of the device.
+pub(super) fn race(options: &Options, ground: &Ground, turns: &[Turn]) -> Result<abi::Counters> {
+    let device = &ground.device;
+    let mapping = Arc::new(ground.map()?);
     let oracle = Oracle::of_threads(&mapping, NR_WATCHING, 1, Access::ReadWrite)?;
     let (ledger, slot) = (oracle.ledger().clone(), oracle.spare_slot());
     let nr_taken = AtomicU64::new(0);
     let nr_unmaps = thread::scope(|scope| {
-        let racer = scope.spawn(|| take_turns(&device, &ledger, slot, turns, &nr_taken));
+        let racer = scope.spawn(|| take_turns(ground, &ledger, slot, turns, &nr_taken));
         let nr_turns = NR_TURNS * u64::from(options.effort);
         let enough = || racer.is_finished() || nr_taken.load(Ordering::Relaxed) >= nr_turns;
-        let driven = drive(options, &device, &oracle, enough);
+        let driven = drive(options, ground, &oracle, enough);
         oracle.stop();
         racer.join().expect("the racer does not panic").and(driven)
     })?;
-    let report = oracle.finish(&device)?;
+    let report = oracle.finish(device)?;
     println!(
         "# {nr_unmaps} unmaps, {} turns, {report:?}",
         nr_taken.into_inner()
     );
-    println!("# {:?}", device.counters()?);
-    report.expect_silence()
+    let counters = device.counters()?;
+    println!("# {counters:?}");
+    report.expect_silence()?;
+    Ok(counters)
 }
 
 /// Unmaps random pages by random strategies, some of them deferred.
 fn drive(
     options: &Options,
-    device: &Device,
+    ground: &Ground,
     oracle: &Oracle,
     enough: impl Fn() -> bool,
 ) -> Result<u64> {
+    let device = &ground.device;
     let mut rng = options.rng();
     let mut nr_unmaps = 0;
     while nr_unmaps < NR_UNMAPS * u64::from(options.effort) || !enough() {
         // So that there are pages to unmap; what the racer does meanwhile is left to chance.
         oracle.await_next_pass()?;
-        let selection = random_selection(&mut rng);
+        let selection = match ground.takes_all {
+            true => Selection::run(0, NR_PAGES),
+            false => random_selection(&mut rng),
+        };
         let strategy = REAL_STRATEGIES[rng.usize(..REAL_STRATEGIES.len())];
-        let can_defer = [abi::strategy::BROADCAST, abi::strategy::PRECISE].contains(&strategy);
+        let can_defer = abi::strategy::ALL[strategy as usize].defers;
         let defer = if can_defer && rng.bool() {
             abi::UNMAP_DEFER
         } else {

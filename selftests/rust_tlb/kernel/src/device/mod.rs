@@ -2,6 +2,9 @@
 
 //! The pure files of the device, with their tests.
 
+mod crowds;
 mod refault;
 #[path = "../../../srctree/samples/rust/rust_tlb/slots.rs"]
 mod slots;
+#[path = "../../../srctree/samples/rust/rust_tlb/sparse.rs"]
+mod sparse;

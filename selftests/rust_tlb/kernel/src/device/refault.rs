@@ -2,7 +2,7 @@
 
 //! H3: where a flush is owed, no other page is mapped, whatever is done to the slots.
 
-use super::slots::{Found, Slots, Until};
+use super::slots::{Found, SlotRoom, Slots, Until};
 use crate::alloc::GFP_KERNEL;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -38,6 +38,14 @@ fn step() -> impl Strategy<Value = Step> {
         1 => pgoff.prop_map(Step::UnmarkIdle),
         1 => Just(Step::Evict),
     ]
+}
+
+/// Fills a slot as the device does: makes room first.
+fn fill(slots: &mut Slots<Page, Page>, pgoff: usize, page: Page) -> Result<(), Page> {
+    if let Some(nr) = slots.room_wanted(pgoff) {
+        slots.grow(pgoff, SlotRoom::new(nr, GFP_KERNEL).unwrap());
+    }
+    slots.fill(pgoff, page)
 }
 
 /// What of the rule is left to the slots.
@@ -89,7 +97,7 @@ impl World {
         self.last += 1;
         match self.slots.find(pgoff) {
             Found::Copy => self.slots.restore(pgoff, |copy| copy),
-            _ => _ = self.slots.fill(pgoff, self.last),
+            _ => _ = fill(&mut self.slots, pgoff, self.last),
         }
         if let (Some(page), Some(stale)) = (self.slots.get(pgoff), self.stale.get(&pgoff)) {
             self.nr_two_at_once += usize::from(page != stale);
@@ -120,8 +128,10 @@ impl World {
             Step::UnmarkIdle(pgoff) => _ = self.slots.unmark_idle(pgoff),
             Step::Evict => _ = self.slots.take_idle(0),
         }
-        let idle = (0..NR_PAGES).filter(|&pgoff| self.slots.get(pgoff).is_some());
-        assert!(self.slots.nr_idle() <= idle.count());
+        let there = (0..NR_PAGES).filter(|&pgoff| self.slots.get(pgoff).is_some());
+        let nr_there = there.count();
+        assert!(self.slots.nr_idle() <= nr_there);
+        assert_eq!(self.slots.is_used(0, NR_PAGES - 1), nr_there > 0);
     }
 }
 
@@ -163,15 +173,24 @@ fn two_pages_at_one_address_are_found() {
 fn a_page_is_restored_from_its_copy() {
     let mut slots = Slots::<Page, Page>::new(1, GFP_KERNEL).unwrap();
     assert_eq!(slots.find(1), Found::Nowhere);
-    assert_eq!(slots.fill(1, 7), Err(7));
-    assert_eq!(slots.fill(0, 7), Ok(()));
-    assert_eq!(slots.fill(0, 8), Err(8), "there is one");
+    assert_eq!(fill(&mut slots, 1, 7), Err(7));
+    assert_eq!(fill(&mut slots, 0, 7), Ok(()));
+    assert_eq!(fill(&mut slots, 0, 8), Err(8), "there is one");
     assert_eq!(slots.take(0, Until::Settled), Some(7));
-    assert_eq!((slots.find(0), slots.fill(0, 8)), (Found::Pending, Err(8)));
+    assert_eq!(
+        (slots.find(0), fill(&mut slots, 0, 8)),
+        (Found::Pending, Err(8))
+    );
     slots.store(0, 9);
-    assert_eq!((slots.find(0), slots.fill(0, 8)), (Found::Pending, Err(8)));
+    assert_eq!(
+        (slots.find(0), fill(&mut slots, 0, 8)),
+        (Found::Pending, Err(8))
+    );
     assert_eq!(slots.settle(0, 7, true), Some(7), "there is a copy to keep");
-    assert_eq!((slots.find(0), slots.fill(0, 8)), (Found::Copy, Err(8)));
+    assert_eq!(
+        (slots.find(0), fill(&mut slots, 0, 8)),
+        (Found::Copy, Err(8))
+    );
     slots.restore(0, |copy| copy + 100);
     assert_eq!(slots.get(0), Some(&109));
     assert_eq!(slots.take(0, Until::Settled), Some(109));
@@ -187,11 +206,11 @@ fn a_page_is_restored_from_its_copy() {
 #[test]
 fn a_page_that_was_taken_is_remembered() {
     let mut slots = Slots::<Page, Page>::new(2, GFP_KERNEL).unwrap();
-    assert_eq!(slots.fill(1, 7), Ok(()));
+    assert_eq!(fill(&mut slots, 1, 7), Ok(()));
     assert!(!slots.mark_idle(0) && slots.mark_idle(1) && !slots.mark_idle(1));
     assert_eq!(slots.take_idle(0), Some((1, 7)));
     assert_eq!((slots.nr_idle(), slots.find(1)), (0, Found::Nothing));
-    assert_eq!(slots.fill(1, 8), Ok(()));
+    assert_eq!(fill(&mut slots, 1, 8), Ok(()));
     assert_eq!(slots.nr_idle(), 1);
     assert_eq!(slots.unmark_idle(1), (true, true));
     assert_eq!(slots.unmark_idle(1), (false, false));

@@ -4,7 +4,10 @@
 
 #[path = "../../../srctree/rust/kernel/mm/tlb/actions.rs"]
 mod actions;
-#[allow(dead_code, reason = "only the kernel hands out pages that are settled")]
+#[allow(
+    dead_code,
+    reason = "what saves contents, and takes page tables out, only the kernel has"
+)]
 #[path = "../../../srctree/rust/kernel/mm/tlb/batch.rs"]
 pub mod batch;
 #[path = "../../../srctree/rust/kernel/mm/tlb/broadcast.rs"]

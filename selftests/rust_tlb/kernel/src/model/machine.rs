@@ -89,6 +89,11 @@ impl Machine for Model {
         self.mask.extend(self.world.with(|w| w.add_pending(mm.0)));
     }
 
+    /// The model frees no tables.
+    fn add_pending_table(&mut self, mm: &ModelMm, range: PageRange) {
+        self.add_pending(mm, range);
+    }
+
     fn note_batched(&mut self, mm: &ModelMm) {
         self.world.with(|w| w.note_batched(mm.0));
     }

@@ -12,6 +12,7 @@ mod page_table;
 mod policies;
 mod properties;
 mod scopes;
+mod tables;
 mod threads;
 mod world;
 mod write_back;

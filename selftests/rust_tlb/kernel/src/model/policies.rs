@@ -10,7 +10,7 @@ use crate::{
         per_page::PerPage,
         policy::{sealed::Sealed, Flush, Kind, Machine, Owed, Policy, Rule},
         precise::Precise,
-        range::Pending,
+        range::{PageRange, Pending},
         ringed::Ringed,
         unflushed::Unflushed,
         unnoted::Unnoted,
@@ -69,6 +69,10 @@ impl<M: Machine> Rule<M> for Late {
 
     fn record(&mut self, machine: &mut M, owed: &Owed<M>, mm: &M::Mm, pending: Pending) {
         Broadcast.record(machine, owed, mm, pending);
+    }
+
+    fn record_table(&mut self, machine: &mut M, _: &Owed<M>, mm: &M::Mm, range: PageRange) {
+        machine.add_pending_table(mm, range);
     }
 
     fn flush(&mut self, _machine: &mut M, owed: &Owed<M>) -> usize {

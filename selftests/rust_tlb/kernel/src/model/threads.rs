@@ -52,6 +52,10 @@ impl<T: OnFlush> Machine for Watched<T> {
         self.pending.push(range.start() / PAGE_SIZE);
     }
 
+    fn add_pending_table(&mut self, mm: &ModelMm, range: PageRange) {
+        self.add_pending(mm, range);
+    }
+
     fn note_batched(&mut self, _mm: &ModelMm) {}
 
     fn flush_pending(&mut self) {

@@ -5,7 +5,7 @@
 
 use kernel::mm::tlb::{
     policy::{Flush, Kind, Record, Report},
-    range::Pending,
+    range::{PageRange, Pending},
 };
 
 struct Lazy;
@@ -20,6 +20,8 @@ impl Flush for Lazy {
     fn kind(&self) -> Kind {
         Kind::Unflushed
     }
+
+    fn record_table(&mut self, _mm: &u32, _range: PageRange) {}
 
     fn owed(&self) -> Report {
         Report::default()

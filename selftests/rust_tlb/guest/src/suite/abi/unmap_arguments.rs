@@ -141,6 +141,13 @@ pub fn unmap_refuses_to_break_what_has_no_batch(_: &Options) -> Result<()> {
     }
     let saved = broken(strategy::PRECISE, abi::UNMAP_WRITE_BACK);
     refusal.expect("with write-back", Errno::INVAL, saved)?;
+    let of_tables = abi::UNMAP_BREAK_TABLES_LOCK | abi::UNMAP_BREAK_TABLES_LAZY;
+    for strategy in [strategy::ZAP, strategy::UNMAP_MAPPING, strategy::GATHER] {
+        let argument = Selection::run(0, 2).unmap(strategy, of_tables);
+        refusal.expect("tables without a batch", Errno::INVAL, argument)?;
+    }
+    let lost = Selection::run(0, 2).unmap(strategy::PAGE, abi::UNMAP_BREAK_TABLES_RECHECK);
+    refusal.expect("loses references", Errno::INVAL, lost)?;
     for strategy in [strategy::PAGE, strategy::ZAP, strategy::PRECISE] {
         let argument = Selection::run(0, 2).unmap(strategy, abi::UNMAP_BREAK_CONTEXT);
         refusal.expect("context without a gather", Errno::INVAL, argument)?;
