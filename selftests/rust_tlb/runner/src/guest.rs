@@ -65,7 +65,8 @@ pub fn bench_script(
     endings: &[Vec<&str>],
 ) -> String {
     let mut script = format!(
-        "insmod {} pages_per_device={pages_per_device} || exit 97\n{prepare} || exit 98\n",
+        "export RUST_TLB_KO={0}\ninsmod {0} pages_per_device={pages_per_device} || exit 97\n\
+         {prepare} || exit 98\n",
         quote(&module.display().to_string())
     );
     for ending in endings {

@@ -9,6 +9,7 @@
 //! - [`victims`] is what those lose who are interrupted.
 //! - [`moves`] is what `mremap()` costs.
 //! - [`headline`] is the workload that batched flushes were invented for.
+//! - [`page_tables`] is the one that freeing empty page tables was argued for with.
 //! - [`stale`] is whether they were flushed at all.
 //! - [`check`] holds the counters against each other.
 //!
@@ -21,6 +22,7 @@ pub mod exact;
 pub mod headline;
 pub mod mapped_file;
 pub mod moves;
+pub mod page_tables;
 pub mod plan;
 pub mod row;
 pub mod script;

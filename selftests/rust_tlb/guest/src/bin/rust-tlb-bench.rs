@@ -12,7 +12,7 @@ use serde::Serialize;
 use rust_tlb_guest::bench::check::Check;
 use rust_tlb_guest::bench::plan::Effort;
 use rust_tlb_guest::bench::way::WAYS;
-use rust_tlb_guest::bench::{exact, headline, moves, stale, sweep, victims};
+use rust_tlb_guest::bench::{exact, headline, moves, page_tables, stale, sweep, victims};
 use rust_tlb_guest::cpu;
 
 /// Measures what it costs to take pages back, in each way that there is.
@@ -61,6 +61,8 @@ enum Part {
         #[arg(long)]
         path: String,
     },
+    /// One page per 2 MiB of 50 GiB: what is left of the page tables
+    PageTables,
 }
 
 fn main() -> ExitCode {
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         Part::Moves { rounds } => move_memory(*rounds),
         Part::Victims => victims(&options),
         Part::Headline { path } => headline(&options, path),
+        Part::PageTables => tables(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -172,6 +175,11 @@ fn headline(options: &Options, path: &str) -> Result<()> {
         progress(nr_done, size.nr_turns * headline::WAYS.len(), turn.way);
         Ok(())
     })
+}
+
+fn tables(options: &Options) -> Result<()> {
+    cpu::pin_driver()?;
+    page_tables::run(options.quick, |row| tell("PAGE_TABLES", &row))
 }
 
 fn tell(word: &str, result: &impl Serialize) -> Result<()> {

@@ -13,7 +13,7 @@ use crate::environment::Environment;
 use super::merge;
 use super::moves;
 use super::plots::STRATEGIES;
-use super::said::{Check, Headline, Said, Spread, Victims};
+use super::said::{Check, Headline, PageTables, Said, Spread, Victims};
 use super::targets::{self, Target};
 
 const SCHEMA: &str = include_str!("../../../bench.schema.json");
@@ -32,6 +32,7 @@ pub struct Results {
     pub victims: Vec<VictimsRow>,
     pub headline: Vec<HeadlineRow>,
     pub moves: Vec<moves::Row>,
+    pub page_tables: Vec<PageTablesRow>,
     pub targets: Vec<Target>,
     pub checks: Vec<Check>,
 }
@@ -137,6 +138,32 @@ pub struct HeadlineRow {
     pub system_ns_per_page: f64,
 }
 
+/// What became of the page tables of 50 GiB, of which one page per 2 MiB was used.
+#[derive(Clone, Debug, Serialize)]
+pub struct PageTablesRow {
+    pub how: String,
+    pub nr_pages: u64,
+    pub vm_pte_before_kb: u64,
+    pub vm_pte_after_kb: u64,
+    pub instructions_per_page: f64,
+    pub rounds: u64,
+    pub nr_tables_freed: u64,
+}
+
+impl PageTablesRow {
+    fn of(said: &PageTables) -> Self {
+        Self {
+            how: said.how.clone(),
+            nr_pages: said.nr_pages,
+            vm_pte_before_kb: said.vm_pte_before_kb,
+            vm_pte_after_kb: said.vm_pte_after_kb,
+            instructions_per_page: said.ticks_per_page,
+            rounds: said.rounds,
+            nr_tables_freed: said.nr_tables_freed,
+        }
+    }
+}
+
 impl Results {
     pub fn to_json(&self) -> Result<String> {
         Ok(serde_json::to_string_pretty(self)?)
@@ -168,6 +195,7 @@ pub fn assemble(
         victims: victims(&said.victims),
         headline: headline(&said.headline),
         moves: moves::rows(&said.moves[0], &said.moves[1])?,
+        page_tables: said.page_tables.iter().map(PageTablesRow::of).collect(),
         targets: targets::judge(&rows),
         checks: said.checks.clone(),
         rows,

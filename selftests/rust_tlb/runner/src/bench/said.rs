@@ -117,6 +117,19 @@ pub struct Headline {
     pub rounds: u64,
 }
 
+/// What became of the page tables of a mapping of which one page per 2 MiB was used.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PageTables {
+    pub how: String,
+    pub nr_pages: u64,
+    pub vm_pte_before_kb: u64,
+    pub vm_pte_after_kb: u64,
+    pub ticks_per_page: f64,
+    pub rounds: u64,
+    pub nr_tables_freed: u64,
+}
+
 /// All that was said.
 #[derive(Default)]
 pub struct Said {
@@ -132,6 +145,7 @@ pub struct Said {
     pub headline: Vec<Headline>,
     /// Moves where time passes, and where instructions are counted.
     pub moves: [Vec<moves::Measured>; 2],
+    pub page_tables: Vec<PageTables>,
 }
 
 /// What a line is.
@@ -157,6 +171,7 @@ impl Said {
             "MOVE" => keep(&mut self.moves[usize::from(counted)], rest),
             "VICTIMS" => keep(&mut self.victims, rest),
             "HEADLINE" => keep(&mut self.headline, rest),
+            "PAGE_TABLES" => keep(&mut self.page_tables, rest),
             "PROGRESS" => return progress(rest),
             _ => return Ok(Heard::Text(line)),
         }

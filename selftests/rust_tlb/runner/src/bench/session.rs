@@ -72,6 +72,7 @@ pub fn parts(machine: &Machine, quick: bool) -> [Part; 3] {
                 of("sweeps", COUNTED_ROUNDS),
                 of("exact", COUNTED_ROUNDS),
                 of("moves", COUNTED_ROUNDS),
+                vec!["page-tables"],
             ],
         },
         Part {
