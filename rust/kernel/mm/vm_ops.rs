@@ -487,3 +487,117 @@ impl VmaNew {
         }
     }
 }
+
+#[cfg(CONFIG_RUST_TLB_KUNIT_TEST)]
+#[macros::kunit_tests(rust_tlb_vm_ops)]
+mod tests {
+    use super::*;
+    use crate::{
+        module::ModuleMetadata,
+        ThisModule, //
+    };
+    use core::{
+        mem,
+        ptr, //
+    };
+
+    /// Where a module would be. Nobody looks into it.
+    const LOADED: *mut bindings::module = ptr::without_provenance_mut(0x1000);
+    const ANOTHER: *mut bindings::module = ptr::without_provenance_mut(0x2000);
+    const SHARED: vm_flags_t = flags::MAYSHARE | flags::MAYWRITE;
+
+    struct Owner<const AT: usize>;
+
+    impl<const AT: usize> ModuleMetadata for Owner<AT> {
+        const NAME: &'static CStr = c"made_up";
+        // SAFETY: It is compared, and not used.
+        const THIS_MODULE: ThisModule =
+            unsafe { ThisModule::from_ptr(ptr::without_provenance_mut(AT)) };
+    }
+
+    struct Ops<const AT: usize>;
+
+    #[vtable]
+    impl<const AT: usize> VmOperations for Ops<AT> {
+        type Data = ();
+        type OwnerModule = Owner<AT>;
+
+        fn fault(_data: ArcBorrow<'_, ()>, _vmf: &VmFault<'_>) -> Result<(), FaultError> {
+            Err(FaultError::Sigbus)
+        }
+    }
+
+    /// Has `what` seen a VMA in a file of `owner`, as its `mmap` hook does.
+    fn with_vma<T>(
+        owner: *mut bindings::module,
+        vm_flags: vm_flags_t,
+        what: impl FnOnce(&VmaNew) -> T,
+    ) -> T {
+        // SAFETY: For all three, zeroes are a valid value.
+        let (mut fops, mut file, mut vma): (
+            bindings::file_operations,
+            KBox<bindings::file>,
+            KBox<bindings::vm_area_struct>,
+        ) = unsafe {
+            (
+                mem::zeroed(),
+                KBox::new(mem::zeroed(), GFP_KERNEL).unwrap(),
+                KBox::new(mem::zeroed(), GFP_KERNEL).unwrap(),
+            )
+        };
+        fops.owner = owner;
+        file.f_op = &fops;
+        vma.vm_file = &mut *file;
+        vma.__bindgen_anon_2.vm_flags = vm_flags;
+        // SAFETY: Nobody else knows it.
+        let vma = unsafe { VmaNew::from_raw(&mut *vma) };
+        let result = what(vma);
+        vma.abandon_vm_ops();
+        result
+    }
+
+    fn data() -> Arc<()> {
+        Arc::new((), GFP_KERNEL).unwrap()
+    }
+
+    #[test]
+    fn the_module_of_the_operations_is_pinned_by_the_file() {
+        for (owner, expected) in [(LOADED, Ok(())), (ANOTHER, Err(EINVAL))] {
+            let installed =
+                with_vma(owner, SHARED, |vma| vma.set_vm_ops::<Ops<0x1000>>(data()).map(|_| ()));
+            assert_eq!(installed, expected);
+        }
+        // What is built in stays.
+        let installed = with_vma(LOADED, SHARED, |vma| vma.set_pfn_vm_ops::<Ops<0>>(data()));
+        assert_eq!(installed, Ok(()));
+    }
+
+    #[test]
+    fn a_vma_is_of_one_kind_only() {
+        with_vma(LOADED, SHARED, |vma| {
+            assert_eq!(vma.set_pfn_vm_ops::<Ops<0x1000>>(data()), Ok(()));
+            assert_eq!(vma.set_mixedmap().err(), Some(EINVAL));
+            assert_eq!(vma.flags() & flags::MIXEDMAP, 0);
+        });
+        with_vma(LOADED, SHARED | flags::MIXEDMAP, |vma| {
+            assert_eq!(vma.set_pfn_vm_ops::<Ops<0x1000>>(data()), Err(EBUSY));
+        });
+    }
+
+    #[test]
+    fn operations_are_installed_once() {
+        with_vma(LOADED, SHARED, |vma| {
+            assert!(vma.set_vm_ops::<Ops<0x1000>>(data()).is_ok());
+            assert_eq!(vma.set_vm_ops::<Ops<0x1000>>(data()).err(), Some(EBUSY));
+        });
+    }
+
+    #[test]
+    fn a_private_mapping_that_can_be_written_is_refused() {
+        for (vm_flags, expected) in [(flags::MAYWRITE, Err(EINVAL)), (0, Ok(()))] {
+            let installed =
+                with_vma(LOADED, vm_flags, |vma| vma.set_pfn_vm_ops::<Ops<0x1000>>(data()));
+            assert_eq!(installed, expected);
+        }
+    }
+}
