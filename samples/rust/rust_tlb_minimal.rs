@@ -80,7 +80,8 @@ impl Pages {
     /// Takes all pages back. A page that someone else still holds, for example for direct I/O, is
     /// freed when that one lets go.
     fn take_back(this: ArcBorrow<'_, Self>) -> Result<usize> {
-        let mut batch = Batch::new(Precise::new(Cpus::new()), NR_PAGES, GFP_KERNEL)?;
+        let precise = Precise::new(Cpus::new(GFP_KERNEL)?);
+        let mut batch = Batch::new(precise, NR_PAGES, GFP_KERNEL)?;
         let mut slots = this.slots.lock();
         let mut staging = batch.stage();
         for (pgoff, slot) in slots.iter_mut().enumerate() {

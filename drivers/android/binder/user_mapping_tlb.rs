@@ -115,7 +115,8 @@ impl UserMapping {
         let (one, vma) = self.of(vma).ok_or(ESRCH)?;
         if scans.may_owe() && !switch::owed_is_ignored() {
             let pgoff = one.pgoff_of(address).ok_or(EINVAL)?;
-            tlb::invalidate(&mut tlb::PerPage::new(Cpus::new()), &one, pgoff, pgoff);
+            let cpus = Cpus::new(GFP_KERNEL)?;
+            tlb::invalidate(&mut tlb::PerPage::new(cpus), &one, pgoff, pgoff);
         }
         vma.vm_insert_page(address, page)
     }
@@ -155,7 +156,8 @@ impl Scans {
 
     /// Takes memory for a scan.
     pub(crate) fn prepare(&self) -> Result {
-        let batch = Batch::new(tlb::Broadcast::new(Cpus::new()), NR_PAGES, GFP_KERNEL)?;
+        let broadcast = tlb::Broadcast::new(Cpus::new(GFP_KERNEL)?);
+        let batch = Batch::new(broadcast, NR_PAGES, GFP_KERNEL)?;
         let spare = KBox::pin_init(new_spinlock!(Some(batch), "Scans::spare"), GFP_KERNEL)?;
         self.spare.populate(spare);
         Ok(())

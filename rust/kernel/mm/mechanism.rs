@@ -22,6 +22,7 @@ use super::{
     Mm, //
 };
 use crate::{
+    alloc::Flags,
     bindings,
     error::to_result,
     page::Page,
@@ -47,16 +48,24 @@ pub(super) use self::{
 };
 
 /// The CPUs of this machine, and its own kind of batch: what a policy is made for.
+///
+/// The batch has a bit for each CPU that there could be, a kilobyte of them in a distribution's
+/// kernel: too much for a stack, over which policies are moved.
 pub struct Cpus {
-    batch: bindings::arch_tlbflush_unmap_batch,
+    batch: KBox<bindings::arch_tlbflush_unmap_batch>,
 }
 
 impl Cpus {
     /// Begins a batch that owes nothing.
-    pub fn new() -> Self {
-        Self {
-            batch: Default::default(),
-        }
+    ///
+    /// # Errors
+    ///
+    /// - `ENOMEM`: there is no memory.
+    #[inline(never)]
+    pub fn new(flags: Flags) -> Result<Self> {
+        Ok(Self {
+            batch: KBox::init(pin_init::init_zeroed(), flags)?,
+        })
     }
 }
 
@@ -82,13 +91,13 @@ impl Machine for Cpus {
         // SAFETY:
         // - `batch` is initialised (to no CPU), and exclusively borrowed.
         // - `mm` is a reference, so it is not freed during the call.
-        unsafe { bindings::tlb_defer_add_pending(&raw mut self.batch, mm.as_raw(), start, end) }
+        unsafe { bindings::tlb_defer_add_pending(&raw mut *self.batch, mm.as_raw(), start, end) }
     }
 
     #[inline(never)]
     fn add_pending_table(&mut self, mm: &Mm, range: PageRange) {
         let (start, end) = (range.start(), range.end());
-        let batch = &raw mut self.batch;
+        let batch = &raw mut *self.batch;
         // SAFETY: As for `add_pending`.
         unsafe { bindings::tlb_defer_add_pending_table(batch, mm.as_raw(), start, end) }
     }
@@ -106,7 +115,7 @@ impl Machine for Cpus {
         // - `batch` and `mm` as in `add_pending`.
         // - A `Run` is a word, and so many of them are borrowed.
         unsafe {
-            bindings::tlb_defer_publish(&raw mut self.batch, mm.as_raw(), words, nr_runs);
+            bindings::tlb_defer_publish(&raw mut *self.batch, mm.as_raw(), words, nr_runs);
         }
     }
 
@@ -115,7 +124,7 @@ impl Machine for Cpus {
         // SAFETY: `batch` is initialised and exclusively borrowed. In another context than
         // `Flush::flush` documents, it could wait for ever, and lockdep reports; no memory is at
         // risk.
-        unsafe { bindings::tlb_defer_flush_pending(&raw mut self.batch) }
+        unsafe { bindings::tlb_defer_flush_pending(&raw mut *self.batch) }
     }
 
     #[inline(never)]

@@ -68,7 +68,7 @@
 //!     page::Page, //
 //! };
 //!
-//! let mut batch = Batch::new(Broadcast::new(Cpus::new()), 2, GFP_KERNEL)?;
+//! let mut batch = Batch::new(Broadcast::new(Cpus::new(GFP_KERNEL)?), 2, GFP_KERNEL)?;
 //! let mut staging = batch.stage();
 //! staging.push(7, Page::alloc_page(GFP_KERNEL)?).map_err(|_| ENOSPC)?;
 //! // `staging.unmap(&file.over(data))` would clear the PTEs; without it the page stays out.
@@ -89,7 +89,7 @@
 //!     page::Page, //
 //! };
 //!
-//! let mut batch = Batch::new(Precise::new(Cpus::new()), 0, GFP_KERNEL)?;
+//! let mut batch = Batch::new(Precise::new(Cpus::new(GFP_KERNEL)?), 0, GFP_KERNEL)?;
 //! let page = Page::alloc_page(GFP_KERNEL)?;
 //! let Err(Full(page)) = batch.stage().push(7, page) else {
 //!     return Err(EINVAL);

@@ -111,7 +111,7 @@ impl Pages {
             used: [const { None }; strategy::NR as usize],
             scanned_to: 0,
             spare: Some(Batch::new(
-                tlb::Broadcast::new(tlb::Cpus::new()),
+                tlb::Broadcast::new(tlb::Cpus::new(GFP_KERNEL_ACCOUNT)?),
                 SPARE_PAGES,
                 GFP_KERNEL_ACCOUNT,
             )?),

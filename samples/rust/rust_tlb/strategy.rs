@@ -62,7 +62,7 @@ pub(crate) fn is_control(strategy: u32) -> bool {
 /// - `EINVAL` for a strategy that leaves the flush to the core.
 /// - `ENOMEM` if there is no memory.
 pub(crate) fn policy(strategy: u32) -> Result<KBox<tlb::AnyPolicy>> {
-    let cpus = Cpus::new();
+    let cpus = Cpus::new(GFP_KERNEL_ACCOUNT)?;
     Ok(match strategy {
         strategy::PAGE => KBox::new(tlb::PerPage::new(cpus), GFP_KERNEL_ACCOUNT)?,
         strategy::BROADCAST => KBox::new(tlb::Broadcast::new(cpus), GFP_KERNEL_ACCOUNT)?,
