@@ -11,8 +11,8 @@ use std::io::{Read, Write};
 use std::process::ExitCode;
 use std::{fs::File, panic};
 
-use anyhow::Result;
-use clap::Parser;
+use anyhow::{bail, Result};
+use clap::{Args, Parser};
 use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::{self, Pid, Signal, WaitOptions, WaitStatus};
 
@@ -20,15 +20,25 @@ use crate::child::{self, Child};
 use crate::cpu;
 use crate::progress;
 
-/// How a suite is to be run.
-#[derive(Parser, Clone, Debug)]
+/// Which suite is to be run, and how.
+#[derive(Parser, Debug)]
 #[command(about = "A suite of /dev/rust-tlb's selftests; reports in KTAP")]
+struct Arguments {
+    /// The suite; all there are, to list them
+    #[arg(required_unless_present = "list")]
+    suite: Option<String>,
+    /// List the tests instead of running them
+    #[arg(long)]
+    list: bool,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// How a suite is to be run.
+#[derive(Args, Clone, Debug)]
 pub struct Options {
     /// Run only the tests whose name contains one of these
     pub filter: Vec<String>,
-    /// List the tests instead of running them
-    #[arg(long)]
-    pub list: bool,
     /// Seed of whatever is random
     #[arg(long, env = "RUST_TLB_SEED", default_value_t = 1)]
     pub seed: u64,
@@ -48,6 +58,9 @@ impl Options {
         self.filter.is_empty() || self.filter.iter().any(|part| name.contains(part))
     }
 }
+
+/// A suite: its name and its tests.
+pub type Suite = (&'static str, &'static [Test]);
 
 /// A test of a suite.
 pub struct Test {
@@ -116,20 +129,38 @@ const CODE_FAILED: i32 = 1;
 /// As `KSFT_SKIP` of the kernel's own harness.
 const CODE_SKIPPED: i32 = 4;
 
-/// The main function of a suite's binary.
-pub fn main(tests: &[Test]) -> ExitCode {
-    let options = Options::parse();
-    if options.list {
-        tests.iter().for_each(|test| println!("{}", test.name));
+/// The main function of the selftests: runs one of the suites, as the command line says.
+pub fn main(suites: &[Suite]) -> ExitCode {
+    let Arguments {
+        suite,
+        list,
+        options,
+    } = Arguments::parse();
+    let chosen = suites
+        .iter()
+        .filter(|(name, _)| suite.as_deref().is_none_or(|suite| suite == *name));
+    if list {
+        chosen.for_each(|(name, tests)| {
+            tests
+                .iter()
+                .for_each(|test| println!("{name} {}", test.name))
+        });
         return ExitCode::SUCCESS;
     }
-    match prepare().and_then(|()| run_all(tests, &options)) {
+    match one_of(chosen).and_then(|tests| prepare().and_then(|()| run_all(tests, &options))) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
             println!("Bail out! {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn one_of<'a>(mut chosen: impl Iterator<Item = &'a Suite>) -> Result<&'static [Test]> {
+    match chosen.next() {
+        Some((_, tests)) => Ok(tests),
+        None => bail!("no such suite: --list shows them"),
     }
 }
 
@@ -249,7 +280,7 @@ mod tests {
     use super::*;
 
     fn options() -> Options {
-        Options::parse_from(["test"])
+        Arguments::parse_from(["test", "suite"]).options
     }
 
     fn outcome(run: fn(&Options) -> Result<()>, limit_s: u64) -> Outcome {

@@ -14,14 +14,8 @@ use crate::places::Places;
 use crate::tally::Tally;
 use crate::test_list::{Kind, Test};
 
-/// A package of the workspace, and which binaries it has.
-pub struct Package {
-    pub name: String,
-    pub binaries: Vec<String>,
-}
-
 /// The packages of our workspace.
-pub fn packages(places: &Places) -> Result<Vec<Package>> {
+pub fn packages(places: &Places) -> Result<Vec<String>> {
     let output = cargo(places, "metadata")
         .args(["--no-deps", "--format-version", "1"])
         .stderr(Stdio::inherit())
@@ -30,13 +24,7 @@ pub fn packages(places: &Places) -> Result<Vec<Package>> {
     let metadata: Value =
         serde_json::from_slice(&output.stdout).context("reading cargo metadata")?;
     Ok(values(&metadata["packages"])
-        .map(|package| Package {
-            name: text(&package["name"]),
-            binaries: values(&package["targets"])
-                .filter(|target| values(&target["kind"]).any(|kind| kind == "bin"))
-                .map(|target| text(&target["name"]))
-                .collect(),
-        })
+        .map(|package| text(&package["name"]))
         .collect())
 }
 

@@ -27,20 +27,21 @@ pub fn shell_script(module: &Path) -> String {
     format!("{}exec bash -i\n", load(Some(module)))
 }
 
-/// Loads the module and runs one binary after the other, each for at most `limit` seconds.
-pub fn suites_script(module: &Path, binaries: &[(String, String)], limit: u64) -> String {
+/// Loads the module and runs one suite's command after the other, each for at most `limit` seconds.
+pub fn suites_script(module: &Path, suites: &[(String, Vec<String>)], limit: u64) -> String {
     let mut script = load(Some(module));
     // For the suites that load and unload it themselves.
     script += &format!(
         "export RUST_TLB_KO={}\n",
         quote(&module.display().to_string())
     );
-    for (suite, binary) in binaries {
-        let binary = quote(binary);
+    for (suite, command) in suites {
+        let words: Vec<String> = command.iter().map(|word| quote(word)).collect();
+        let command = words.join(" ");
         script += &format!(
             "echo '{SUITE_STARTS}{suite}'\n\
              SECONDS=0\n\
-             timeout -k 5 {limit} {binary} </dev/null\n\
+             timeout -k 5 {limit} {command} </dev/null\n\
              echo \"{SUITE_ENDS}$? $SECONDS {suite}\"\n"
         );
     }

@@ -10,7 +10,7 @@ use anyhow::{bail, Result};
 
 use crate::accel::Threads;
 use crate::bindings_layout;
-use crate::cargo_test::{self, Package};
+use crate::cargo_test;
 use crate::guest;
 use crate::output;
 use crate::places::Places;
@@ -20,8 +20,8 @@ use crate::tally::Tally;
 use crate::test_list::{self, Kind, Selection, Test};
 use crate::vm::{Ended, Machine, Said, Session};
 
-/// Binaries of the workspace that are named so are suites for the guest.
-const SUITE_PREFIX: &str = "rust-tlb-test-";
+/// The binary that has all suites for the guest.
+const TESTS: &str = "rust-tlb-test";
 /// How long one suite may take, in seconds, whatever it does. One that hangs ends much earlier: it
 /// makes no progress. The slowest takes a small fraction of this on two cores under TCG, if they have
 /// nothing else to do.
@@ -51,8 +51,8 @@ const CONCURRENT: [&str; 16] = [
 /// Suites that use up all memory.
 const WITH_LITTLE_MEMORY: [&str; 1] = ["small"];
 
-/// A suite's name and its binary.
-type Suite = (String, String);
+/// A suite's name and its command.
+type Suite = (String, Vec<String>);
 
 /// Runs the selected tests. Whatever fails on the way, the last line says how many.
 pub fn run_all(
@@ -72,7 +72,7 @@ pub fn run_all(
     let boots = match listed.iter().any(needs_guest).then(machine) {
         None => Boots::default(),
         Some(Ok(machine)) => {
-            let suites = guest_suites(places, &packages, &listed, &selection);
+            let suites = guest_suites(places, &listed);
             // The first boot has them, whatever else it is for.
             let with_kunit = listed.iter().any(|test| test.kind == Kind::Kunit);
             Boots::of(machine, suites, with_kunit)
@@ -101,32 +101,28 @@ pub fn run_all(
 
 fn run_host_tests(
     places: &Places,
-    packages: &[Package],
+    packages: &[String],
     selection: &Selection,
     tally: &mut Tally,
 ) -> Result<()> {
     packages
         .iter()
-        .filter(|package| selection.contains(&Test::new(Kind::Host, &package.name, None)))
-        .try_for_each(|package| cargo_test::run(places, &package.name, tally))
+        .filter(|package| selection.contains(&Test::new(Kind::Host, package, None)))
+        .try_for_each(|package| cargo_test::run(places, package, tally))
 }
 
-/// The guest's suites: all there are, in the list or not, unless some are asked for.
-fn guest_suites(
-    places: &Places,
-    packages: &[Package],
-    listed: &[Test],
-    selection: &Selection,
-) -> Vec<Suite> {
-    let is_listed = |suite: &str| {
-        let mut tests = listed.iter().filter(|test| test.kind == Kind::Vm);
-        tests.any(|test| test.suite == suite)
-    };
-    let binaries = packages.iter().flat_map(|package| &package.binaries);
-    binaries
-        .filter_map(|binary| Some((binary.strip_prefix(SUITE_PREFIX)?, binary)))
-        .filter(|(suite, _)| selection.is_all() || is_listed(suite))
-        .map(|(suite, binary)| (suite.into(), places.bin.join(binary).display().to_string()))
+/// The guest's suites that are listed. That the list has all there are, a test of the guest's sees to.
+fn guest_suites(places: &Places, listed: &[Test]) -> Vec<Suite> {
+    let binary = places.bin.join(TESTS).display().to_string();
+    let mut names: Vec<_> = listed
+        .iter()
+        .filter(|test| test.kind == Kind::Vm)
+        .map(|test| &test.suite)
+        .collect();
+    names.dedup();
+    names
+        .into_iter()
+        .map(|name| (name.clone(), vec![binary.clone(), name.clone()]))
         .collect()
 }
 

@@ -88,11 +88,6 @@ impl Selection {
         }
     }
 
-    /// Whether all are asked for.
-    pub fn is_all(&self) -> bool {
-        self.text.is_empty()
-    }
-
     /// Whether this one is.
     pub fn contains(&self, test: &Test) -> bool {
         let is_there = matches!(test.kind, Kind::Vm | Kind::Kernel);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The suites: a file each, run by the binary `rust-tlb-test-<suite>`.
+//! The suites: a file each, run by `rust-tlb-test <suite>`.
 //!
 //! Every test is listed in `selftests/rust_tlb/tests.list` too, so that one that does not run is
 //! missed.
+
+use crate::ktap::Suite;
 
 pub mod abi;
 pub mod accounting;
@@ -37,45 +39,47 @@ pub mod twophase;
 pub mod unmap;
 pub mod writeback;
 
+/// All suites.
+pub const ALL: &[Suite] = &[
+    ("abi", abi::TESTS),
+    ("fault", fault::TESTS),
+    ("unmap", unmap::TESTS),
+    ("accounting", accounting::TESTS),
+    ("lifecycle", lifecycle::TESTS),
+    ("races", races::TESTS),
+    ("tables", tables::TESTS),
+    ("neighbours", neighbours::TESTS),
+    ("badmemory", badmemory::TESTS),
+    ("cgroup", cgroup::TESTS),
+    ("hotplug", hotplug::TESTS),
+    ("oracle", oracle::TESTS),
+    ("counts", counts::TESTS),
+    ("gather", gather::TESTS),
+    ("bench", bench::TESTS),
+    ("residency", residency::TESTS),
+    ("ring", ring::TESTS),
+    ("others", others::TESTS),
+    ("owed", owed::TESTS),
+    ("writeback", writeback::TESTS),
+    ("twophase", twophase::TESTS),
+    ("scope", scope::TESTS),
+    ("pfnmap", pfnmap::TESTS),
+    ("gup", gup::TESTS),
+    ("pressure", pressure::TESTS),
+    ("small", small::TESTS),
+    ("trace", trace::TESTS),
+    ("patching", patching::TESTS),
+    ("binder", binder::TESTS),
+    ("stress", stress::TESTS),
+    ("mremap", mremap::TESTS),
+];
+
 #[cfg(test)]
 mod tests {
-    use crate::ktap::Test;
+    use super::ALL;
+    use crate::ktap::Suite;
 
     const LIST: &str = include_str!("../../../tests.list");
-
-    const SUITES: [(&str, &[Test]); 31] = [
-        ("abi", super::abi::TESTS),
-        ("fault", super::fault::TESTS),
-        ("unmap", super::unmap::TESTS),
-        ("accounting", super::accounting::TESTS),
-        ("lifecycle", super::lifecycle::TESTS),
-        ("races", super::races::TESTS),
-        ("tables", super::tables::TESTS),
-        ("neighbours", super::neighbours::TESTS),
-        ("badmemory", super::badmemory::TESTS),
-        ("cgroup", super::cgroup::TESTS),
-        ("hotplug", super::hotplug::TESTS),
-        ("oracle", super::oracle::TESTS),
-        ("counts", super::counts::TESTS),
-        ("gather", super::gather::TESTS),
-        ("bench", super::bench::TESTS),
-        ("residency", super::residency::TESTS),
-        ("ring", super::ring::TESTS),
-        ("others", super::others::TESTS),
-        ("owed", super::owed::TESTS),
-        ("writeback", super::writeback::TESTS),
-        ("twophase", super::twophase::TESTS),
-        ("scope", super::scope::TESTS),
-        ("pfnmap", super::pfnmap::TESTS),
-        ("gup", super::gup::TESTS),
-        ("pressure", super::pressure::TESTS),
-        ("small", super::small::TESTS),
-        ("trace", super::trace::TESTS),
-        ("patching", super::patching::TESTS),
-        ("binder", super::binder::TESTS),
-        ("stress", super::stress::TESTS),
-        ("mremap", super::mremap::TESTS),
-    ];
 
     fn listed() -> Vec<String> {
         let columns = LIST
@@ -89,13 +93,13 @@ mod tests {
 
     #[test]
     fn the_list_has_each_test_once() {
-        let names = |(suite, tests): &(&str, &'static [Test])| {
+        let names = |(suite, tests): &Suite| {
             let suite = suite.to_string();
             tests
                 .iter()
                 .map(move |test| format!("vm {suite} {}", test.name))
         };
-        let mut expected: Vec<String> = SUITES.iter().flat_map(names).collect();
+        let mut expected: Vec<String> = ALL.iter().flat_map(names).collect();
         let mut listed = listed();
         expected.sort();
         listed.sort();
