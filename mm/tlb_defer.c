@@ -423,7 +423,9 @@ void tlb_defer_pte_unlock(struct tlb_defer_table *table)
 		if (table->nr_cleared[i])
 			add_mm_counter(table->vma->vm_mm, i,
 				       -table->nr_cleared[i]);
-	pte_unmap_unlock(table->pte, table->ptl);
+	if (!table->shares_lock)
+		spin_unlock(table->ptl);
+	pte_unmap(table->pte);
 }
 
 /*

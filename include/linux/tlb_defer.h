@@ -67,14 +67,15 @@ void tlb_defer_cond_resched(void);
 bool tlb_defer_is_being_killed(void);
 
 /*
- * A locked page table of a VMA, whether its PTEs own references, and what its
- * rss has yet to lose.
+ * A locked page table of a VMA, whether its PTEs own references, whether it is
+ * locked by way of another one, and what its rss has yet to lose.
  */
 struct tlb_defer_table {
 	struct vm_area_struct *vma;
 	pte_t *pte;
 	spinlock_t *ptl;
 	bool maps_pfns;
+	bool shares_lock;
 	int nr_cleared[NR_MM_COUNTERS];
 };
 

@@ -42,7 +42,8 @@
 	__print_symbolic(why,				\
 		{ 0, "unmapped" },			\
 		{ 1, "owed elsewhere" },		\
-		{ 2, "kept" })
+		{ 2, "kept" },				\
+		{ 3, "moved" })
 
 /* A batch, or a scope, is known by an address that no other one has meanwhile. */
 
@@ -191,6 +192,34 @@ TRACE_EVENT(rust_tlb_pending_hit,
 		__entry->owner = owner;
 	),
 	TP_printk("pgoff=%lu owner=%d", __entry->pgoff, __entry->owner)
+);
+
+/*
+ * PTEs of one page table, from @old on, were moved to @new; so many of them were
+ * flushed before it was unlocked.
+ */
+TRACE_EVENT(rust_tlb_move,
+	TP_PROTO(const struct mm_struct *mm, unsigned long old,
+		 unsigned long new, unsigned long nr_ptes,
+		 unsigned long nr_flushed),
+	TP_ARGS(mm, old, new, nr_ptes, nr_flushed),
+	TP_STRUCT__entry(
+		__field(const void *, mm)
+		__field(unsigned long, old)
+		__field(unsigned long, new)
+		__field(unsigned long, nr_ptes)
+		__field(unsigned long, nr_flushed)
+	),
+	TP_fast_assign(
+		__entry->mm = mm;
+		__entry->old = old;
+		__entry->new = new;
+		__entry->nr_ptes = nr_ptes;
+		__entry->nr_flushed = nr_flushed;
+	),
+	TP_printk("mm=%p old=%lx new=%lx ptes=%lu flushed=%lu", __entry->mm,
+		  __entry->old, __entry->new, __entry->nr_ptes,
+		  __entry->nr_flushed)
 );
 
 /* As `Doubt` in rust/kernel/mm/tlb/ring.rs, below -1. */

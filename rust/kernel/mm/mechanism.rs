@@ -34,6 +34,7 @@ mod callbacks;
 mod charge;
 mod gather;
 mod mapping;
+mod moving;
 mod tables;
 #[cfg_attr(not(CONFIG_RUST_TLB_EVENTS), path = "mechanism/no_trace.rs")]
 mod trace;
@@ -43,6 +44,7 @@ pub(super) use self::{
     charge::*,
     gather::*,
     mapping::*,
+    moving::*,
     tables::*,
     trace::*, //
 };

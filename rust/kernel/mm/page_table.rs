@@ -12,6 +12,8 @@ use super::{
     mechanism,
     rmap::Vma,
     tlb::{
+        force_flush::Pte,
+        moves,
         range::PageRange,
         walk::{
             Cleared,
@@ -33,7 +35,7 @@ use core::ptr::NonNull;
 ///
 /// # Invariants
 ///
-/// - `table` comes from `pte_lock` on `_vma`, and its lock is held by this task.
+/// - `table` comes from `pte_lock` or `pte_lock_beside` on `_vma`, and its lock is held by this task.
 /// - `table.pte` is the entry of `addr`, and `addr` lies in `range`.
 /// - `range` lies in the VMA, and one page table maps all of it.
 pub struct PageTable<'v> {
@@ -65,6 +67,62 @@ impl<'v> PageTable<'v> {
             _vma: vma,
             _nts: NotThreadSafe,
         })
+    }
+
+    /// Locks the page table that maps `addr`, beside `other`, which is locked, and maybe by the same
+    /// lock: it outlives this.
+    ///
+    /// Returns [`None`] if `addr` is outside of `vma`, or if there is no page table for it.
+    ///
+    /// # Safety
+    ///
+    /// The `mmap_lock` of the process of both is held for writing.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep, but spins.
+    pub(super) unsafe fn lock_beside(
+        vma: &'v Vma,
+        addr: usize,
+        other: &'v PageTable<'_>,
+    ) -> Option<Self> {
+        let range = vma.window()?.table_of(addr)?;
+        // SAFETY:
+        // - A `Vma` is valid by its invariants, and maps `addr`; the lock is as the caller promises.
+        // - `other` is locked by its invariants, and borrowed for as long as this is.
+        let table = unsafe { mechanism::pte_lock_beside(vma.as_raw(), addr, &other.table) }?;
+        // INVARIANT: As in `lock`.
+        Some(Self {
+            table,
+            addr,
+            range,
+            _vma: vma,
+            _nts: NotThreadSafe,
+        })
+    }
+
+    /// Returns what maps `addr`, by value.
+    pub(super) fn read(&self, addr: usize) -> Option<Pte<'_>> {
+        let pte = self.pte(addr)?;
+        // SAFETY: `pte` is an entry of this table, which is locked as long as `self` is borrowed.
+        Some(unsafe { mechanism::read_pte(pte.as_ptr()) })
+    }
+
+    /// Moves the PTE of `old` to `new`, in another table or this one's lock; returns whether it did.
+    pub(super) fn move_to(
+        &self,
+        old: usize,
+        to: &mut PageTable<'_>,
+        new: usize,
+        _permit: &moves::Permit,
+    ) -> bool {
+        let Some((from_pte, to_pte)) = self.pte(old).zip(to.pte(new)) else {
+            return false;
+        };
+        // SAFETY:
+        // - Both tables are locked, by the type invariants, and these are their entries.
+        // - The page is pinned until `old` is flushed, or that comes before the unlock (`Permit`).
+        unsafe { mechanism::move_pte(&self.table, old, from_pte.as_ptr(), new, to_pte.as_ptr()) }
     }
 
     /// Returns the part of the VMA that this page table maps.

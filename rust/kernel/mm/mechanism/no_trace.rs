@@ -29,3 +29,12 @@ pub(in crate::mm) fn trace_flush_end(_batch: usize, _nr_calls: usize) {}
 pub(in crate::mm) fn trace_page_release(_batch: usize, _pgoff: usize) {}
 
 pub(in crate::mm) fn trace_pending_hit(_pgoff: usize, _owner: i32) {}
+
+pub(in crate::mm) fn trace_move(
+    _mm: &Mm,
+    _old: PageRange,
+    _new: usize,
+    _nr_ptes: usize,
+    _nr_flushed: usize,
+) {
+}

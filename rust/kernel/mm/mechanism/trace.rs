@@ -51,6 +51,16 @@ declare_trace! {
     ///
     /// Always safe to call.
     unsafe fn rust_tlb_pending_hit(pgoff: c_ulong, owner: c_int);
+    /// # Safety
+    ///
+    /// `mm` must be valid.
+    unsafe fn rust_tlb_move(
+        mm: *const bindings::mm_struct,
+        old: c_ulong,
+        new: c_ulong,
+        nr_ptes: c_ulong,
+        nr_flushed: c_ulong,
+    );
 }
 
 /// Returns whether any event of a batch is traced.
@@ -100,4 +110,16 @@ pub(in crate::mm) fn trace_page_release(batch: usize, pgoff: usize) {
 pub(in crate::mm) fn trace_pending_hit(pgoff: usize, owner: i32) {
     // SAFETY: Always safe to call.
     unsafe { rust_tlb_pending_hit(pgoff, owner) }
+}
+
+#[inline(never)]
+pub(in crate::mm) fn trace_move(
+    mm: &Mm,
+    old: PageRange,
+    new: usize,
+    nr_ptes: usize,
+    nr_flushed: usize,
+) {
+    // SAFETY: `mm` is a reference.
+    unsafe { rust_tlb_move(mm.as_raw(), old.start(), new, nr_ptes, nr_flushed) }
 }

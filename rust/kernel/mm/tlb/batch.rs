@@ -85,10 +85,16 @@ impl<P: Stale> Drop for Entries<P> {
 }
 
 /// A policy that is flushed when it is dropped.
-struct Owed<F: Flush + ?Sized>(KBox<F>);
+pub(super) struct Owed<F: Flush + ?Sized>(KBox<F>);
 
 impl<F: Flush + ?Sized> Owed<F> {
-    fn flush(&mut self, why: Why) -> Report {
+    /// Sees to it that what `policy` owes is flushed.
+    pub(super) fn new(policy: KBox<F>) -> Self {
+        Self(policy)
+    }
+
+    /// Flushes what is owed, and waits for the end of it.
+    pub(super) fn flush(&mut self, why: Why) -> Report {
         let report = self.send(why);
         self.0.wait();
         report

@@ -158,6 +158,8 @@ pub enum Touched {
     OwedElsewhere = 1,
     /// It is to be flushed, and stays mapped.
     Kept = 2,
+    /// PTEs were moved elsewhere.
+    Moved = 3,
 }
 
 /// Who is told which PTEs a walk has changed. Sealed, as is [`Flush`]: all policies are in this

@@ -153,6 +153,12 @@ pub trait Visitor<M: Mapping, I> {
     /// Whether it changes PTEs, so that secondary MMUs have to be told.
     const CHANGES: bool;
 
+    /// Called before the page table of all `items`, which are not empty, is locked. Returns whether
+    /// there is nothing left to do there.
+    fn before(&mut self, _at: &At<'_, M>, _items: &[I]) -> bool {
+        false
+    }
+
     /// Visits `table`, or a place without one: it is that of all `items`, which are not empty.
     fn visit(&mut self, at: &At<'_, M>, table: Option<M::Table<'_>>, items: &[I]);
 }
@@ -230,7 +236,9 @@ where
         // One at least, so that the walk gets on.
         let nr = rest.partition_point(is_here).max(1);
         let (items, behind) = rest.split_at_checked(nr).unwrap_or((rest, &[]));
-        visitor.visit(at, at.mapping.lock(addr), items);
+        if !visitor.before(at, items) {
+            visitor.visit(at, at.mapping.lock(addr), items);
+        }
         rest = behind;
         at.mapping.cond_resched();
     }

@@ -94,3 +94,26 @@ fn a_policy_cannot_come_from_outside() {
 fn the_second_phase_cannot_come_before_the_flush() {
     refused("phase_before_flush");
 }
+
+#[test]
+fn a_moved_page_cannot_be_let_go_of_before_the_flush() {
+    refused("unpin_before_flush");
+    refused("use_after_moved");
+    refused("moved_of_ones_own");
+}
+
+#[test]
+fn a_move_cannot_be_flushed_after_the_unlock() {
+    refused("moved_outlives_the_lock");
+}
+
+#[test]
+fn a_pte_cannot_be_moved_but_by_the_move() {
+    refused("move_permit_of_ones_own");
+}
+
+#[test]
+fn a_pte_is_not_known_without_its_lock() {
+    refused("pte_of_ones_own");
+    refused("pte_after_unlock");
+}

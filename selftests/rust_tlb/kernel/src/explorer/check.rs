@@ -27,10 +27,14 @@ fn of_cpu(state: &State, cpu: &Cpu) -> Option<String> {
         .or_else(|| reads_freed_table(state, cpu))
 }
 
-/// The claim that all rests on: a CPU whose generation is at least g holds nothing that g revoked.
+/// The claim that all rests on: a CPU whose generation is at least g holds nothing that g revoked. That
+/// is a frame at one address: if it was moved, nothing is said of its old one.
 fn revoked(state: &State, context: Context, cached: &Cached) -> Option<String> {
     let is_revoked = |generation: u8| generation != 0 && generation <= context.generation;
-    let mut frames = cached.frames.iter().flat_map(|frames| bits(*frames));
+    let pages = cached.frames.iter().enumerate();
+    let mut frames = pages.flat_map(|(page, frames)| {
+        bits(*frames).filter(move |&frame| usize::from(state.frames[frame].page) == page)
+    });
     let mut tables = cached
         .tables
         .iter()

@@ -498,3 +498,35 @@ fn moves(unlocks_early: bool) -> Machine {
 fn reverse_map_unlocked_before_the_flush_of_a_move() {
     is_found("move", &moves(true), &moves(false), "of mm0, which");
 }
+
+/// A moves page a to b, and flushes after it has unlocked everything, as the device does in its
+/// deferred mode; B finds the page by the reverse map, and frees it.
+fn device_moves(pins: bool, flushed: u8) -> Machine {
+    let pin = pins.then_some(Op::Pin(0, PAGE_A));
+    let locks = [Op::LockRmap, Op::Lock(0)].into_iter().chain(pin);
+    let moves = [Op::Move(0, PAGE_A, PAGE_B), Op::Unlock(0), Op::UnlockRmap];
+    let flush = [Op::Send(Info::range(0, bit(flushed))), Op::Unpin];
+    let frees = munmap(0, PAGE_B);
+    let looks = [Op::LockRmap, Op::UnlessMapped(0, PAGE_B, frees.len() as u8)];
+    three()
+        .unmapped(0, PAGE_B)
+        .program(A, locks.chain(moves))
+        .program(A, publish(0, flushed))
+        .program(A, flush)
+        .program(B, looks)
+        .program(B, frees)
+        .program(B, [Op::UnlockRmap])
+}
+
+/// The same hole in a move of the device, whose locks do not last until the flush.
+#[test]
+fn moved_page_not_pinned_until_the_flush() {
+    let (broken, kept) = (device_moves(false, PAGE_A), device_moves(true, PAGE_A));
+    is_found("move unpinned", &broken, &kept, "of mm0, which");
+}
+
+#[test]
+fn new_address_of_a_move_flushed_only() {
+    let (broken, kept) = (device_moves(true, PAGE_B), device_moves(true, PAGE_A));
+    is_found("move, new only", &broken, &kept, "of mm0, which");
+}

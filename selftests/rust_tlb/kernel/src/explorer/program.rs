@@ -67,6 +67,9 @@ pub(super) enum Op {
     UnlockRmap,
     /// mremap: what is mapped at a page is mapped at another one, and not there any more.
     Move(u8, u8, u8),
+    /// Whatever is mapped at a page is not freed before this CPU unpins all.
+    Pin(u8, u8),
+    Unpin,
     /// Leaves out some steps unless something is mapped at a page.
     UnlessMapped(u8, u8, u8),
     /// `inc_mm_tlb_gen()`; the new generation is for these pages of those that the CPU has cleared.
@@ -126,6 +129,8 @@ impl Move<'_> {
             Op::LockRmap => self.lock_rmap() && self.next(),
             Op::UnlockRmap => self.unlock_rmap() && self.next(),
             Op::Move(mm, from, to) => self.move_page(*mm, *from, *to) && self.next(),
+            Op::Pin(mm, page) => self.pin(*mm, *page) && self.next(),
+            Op::Unpin => self.unpin() && self.next(),
             Op::UnlessMapped(mm, page, nr) => self.unless_mapped(*mm, *page, *nr),
             Op::Bump(mm, pages) => self.bump(*mm, *pages) && self.next(),
             Op::BumpFirstTime(mm, pages) => self.bump_first_time(*mm, *pages) && self.next(),
@@ -245,6 +250,27 @@ impl Move<'_> {
             )
         });
         self.is_drained()
+    }
+
+    fn pin(&mut self, mm: u8, page: u8) -> Taken {
+        let (bit, frame) = (self.bit(), self.state.pte(mm, page).map(|pte| *pte));
+        if let Some(frame) = frame.filter(|frame| *frame != NONE) {
+            self.state.frames[usize::from(frame)].pins |= bit;
+        }
+        self.say(|| format!("pins {} of mm{mm}", trace::page(page)));
+        true
+    }
+
+    fn unpin(&mut self) -> Taken {
+        let bit = self.bit();
+        for frame in &mut self.state.frames {
+            frame.pins &= !bit;
+            if frame.pins == 0 && frame.life == Life::Released {
+                frame.life = Life::Freed;
+            }
+        }
+        self.say(|| "unpins what it has pinned".into());
+        true
     }
 
     fn unless_mapped(&mut self, mm: u8, page: u8, nr_left_out: u8) -> Taken {
@@ -446,9 +472,12 @@ impl Move<'_> {
     fn free(&mut self) -> Taken {
         let mine = Life::Cleared(self.cpu);
         let frames = self.state.frames.iter_mut();
-        frames
-            .filter(|frame| frame.life == mine)
-            .for_each(|frame| frame.life = Life::Freed);
+        frames.filter(|frame| frame.life == mine).for_each(|frame| {
+            frame.life = match frame.pins {
+                0 => Life::Freed,
+                _ => Life::Released,
+            };
+        });
         self.say(|| "frees the pages".into());
         true
     }

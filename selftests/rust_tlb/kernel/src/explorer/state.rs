@@ -76,6 +76,8 @@ pub(super) enum Life {
     Mapped,
     /// Not mapped any more, by this CPU's doing, which has yet to free it.
     Cleared(u8),
+    /// Nor is it anybody's, but somebody pins it.
+    Released,
     Freed,
 }
 
@@ -87,6 +89,8 @@ pub(super) struct Frame {
     pub(super) life: Life,
     /// The generation that revoked it; 0: none has.
     pub(super) revoked: u8,
+    /// CPUs that pin it.
+    pub(super) pins: u8,
 }
 
 /// A page table.

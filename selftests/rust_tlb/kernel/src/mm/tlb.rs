@@ -14,9 +14,16 @@ pub mod batch;
 pub mod broadcast;
 #[path = "../../../srctree/rust/kernel/mm/tlb/ceiling.rs"]
 pub mod ceiling;
+#[allow(dead_code, reason = "only the kernel and the model make PTEs")]
+#[path = "../../../srctree/rust/kernel/mm/tlb/force_flush.rs"]
+pub mod force_flush;
 #[path = "../../../srctree/rust/kernel/mm/tlb/ledger.rs"]
 pub mod ledger;
 mod locks;
+#[path = "../../../srctree/rust/kernel/mm/tlb/mover.rs"]
+mod mover;
+#[path = "../../../srctree/rust/kernel/mm/tlb/moves.rs"]
+pub mod moves;
 #[path = "../../../srctree/rust/kernel/mm/tlb/owed.rs"]
 pub mod owed;
 #[path = "../../../srctree/rust/kernel/mm/tlb/per_page.rs"]

@@ -8,6 +8,7 @@ mod lost_writes;
 mod machine;
 mod mappings;
 mod memory;
+mod moves;
 mod page_table;
 mod policies;
 mod properties;

@@ -4,6 +4,7 @@
 
 use kernel::mm::tlb::{
     batch::{Batch, Stale},
+    moves::{Move, Moved},
     policy::Flush,
     two_phase::{Quiesced, WriteProtected},
 };
@@ -21,6 +22,17 @@ fn second_phase<P: Stale, F: Flush>(first: WriteProtected<'_, P, F>) -> Quiesced
 /// Nothing in a batch is bound to a thread.
 fn elsewhere<P: Stale + Send, F: Flush + Send>(batch: Batch<P, F>) -> impl Send {
     batch
+}
+
+/// A move may be flushed by hand, or by being dropped.
+fn end<M: Move, F: Flush>(moved: Moved<'_, M, F>, other: Moved<'_, M, F>) -> usize {
+    drop(other);
+    moved.flush().1.nr_calls
+}
+
+fn force<M: Move>(mapping: &M) -> bool {
+    let table = mapping.lock(0).unwrap();
+    M::pte(&table, 0).is_some_and(|pte| mapping.should_force_flush(pte))
 }
 
 fn main() {}

@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Moves of PTEs between two mappings of one process, by a driver.
+//!
+//! What `mremap()` does to a mapping, a driver does here to pages: [`MmapWriteGuard`] locks the
+//! process, [`MmapWriteGuard::movable`] finds a mapping of the driver's in it, and
+//! [`move_pages`](super::tlb::moves::move_pages) moves what one of them maps to where another shows
+//! the same pages. The old addresses are flushed at once, or when the
+//! [`Moved`](super::tlb::moves::Moved) goes that it hands back.
+//!
+//! # Locks
+//!
+//! `mmap_lock` (write) → VMA locks (write) → `i_mmap_rwsem` (write) → the page-table lock of the old
+//! address → that of the new one. Whole tables: PMD lock of the old place → that of the new one → the
+//! table's own. The driver's own lock is not taken, and may be held by those who wait for
+//! `i_mmap_rwsem`; a driver that holds it meanwhile must not take it in a fault.
+//!
+//! C headers: [`include/linux/mmap_lock.h`](srctree/include/linux/mmap_lock.h),
+//! [`include/linux/tlb_move.h`](srctree/include/linux/tlb_move.h)
+
+use super::{
+    mechanism,
+    page_table::PageTable,
+    rmap::Vma,
+    tlb::{
+        force_flush::{
+            Look,
+            Pte,
+            Reasons, //
+        },
+        moves::{
+            Move,
+            Permit, //
+        },
+        policy::{
+            sealed::Sealed,
+            Touched, //
+        },
+        range::{
+            PageRange,
+            Pending, //
+        },
+        walk::Mapping,
+        window::{
+            Window,
+            PTRS_PER_PTE, //
+        }, //
+    },
+    virt::VmaRef,
+    Mm,
+    MmWithUser, //
+};
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
+use crate::page::Page;
+use crate::{
+    bindings,
+    page::PAGE_SHIFT,
+    prelude::*,
+    sync::ArcBorrow,
+    types::NotThreadSafe, //
+};
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+
+/// The `mmap_lock` of a process, held for writing: its mappings do not come, go or change, and nobody
+/// faults in one that is [`Movable`].
+///
+/// # Invariants
+///
+/// This task holds the lock.
+pub struct MmapWriteGuard<'a> {
+    mm: &'a MmWithUser,
+    // The lock has to be released by the task that took it.
+    _nts: NotThreadSafe,
+}
+
+impl MmWithUser {
+    /// Locks the mappings of the process for writing.
+    ///
+    /// # Errors
+    ///
+    /// - `EINTR`: the task is being killed.
+    ///
+    /// # Context
+    ///
+    /// May sleep. No `mmap_lock` is held, nor any lock that a fault takes.
+    pub fn mmap_write_lock(&self) -> Result<MmapWriteGuard<'_>> {
+        mechanism::mmap_write_lock(self)?;
+        // INVARIANT: It was just taken.
+        Ok(MmapWriteGuard {
+            mm: self,
+            _nts: NotThreadSafe,
+        })
+    }
+}
+
+impl Drop for MmapWriteGuard<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is held.
+        unsafe { mechanism::mmap_write_unlock(self.mm) }
+    }
+}
+
+impl MmapWriteGuard<'_> {
+    /// Returns the mapping at `range`, if all of that is one that
+    /// [`set_vm_ops`](super::virt::VmaNew::set_vm_ops) or its sister set up over `data`.
+    ///
+    /// # Errors
+    ///
+    /// - `EFAULT`: nothing is mapped there, or not by one mapping.
+    /// - `EXDEV`: something else is.
+    pub fn movable<T>(&self, range: PageRange, data: ArcBorrow<'_, T>) -> Result<Movable<'_>> {
+        // SAFETY: By the type invariants the lock is held.
+        let vma = unsafe { mechanism::vma_write_locked(self.mm, range.start()) }.ok_or(EFAULT)?;
+        // SAFETY: It is valid while the lock is held, and so while `self` is borrowed.
+        let vma: &VmaRef = unsafe { VmaRef::from_raw(vma.as_ptr()) };
+        let vma = Vma::from_locked(vma, data).ok_or(EXDEV)?;
+        let window = vma.window().ok_or(EFAULT)?;
+        if range.end() > window.range().end() {
+            return Err(EFAULT);
+        }
+        // INVARIANT: It was write-locked above, and remains so while `self` is borrowed.
+        Ok(Movable {
+            vma,
+            reasons: Reasons::default(),
+            _nts: NotThreadSafe,
+        })
+    }
+}
+
+/// A mapping in a process whose `mmap_lock` is held for writing.
+///
+/// # Invariants
+///
+/// The `mmap_lock` is held for writing by this task, and the VMA is write-locked, as long as `'g`.
+pub struct Movable<'g> {
+    vma: &'g Vma,
+    reasons: Reasons,
+    _nts: NotThreadSafe,
+}
+
+impl Movable<'_> {
+    /// Returns which page of the file is mapped at `addr`; [`None`] if `addr` lies outside.
+    pub fn pgoff_of(&self, addr: usize) -> Option<usize> {
+        self.vma.window()?.pgoff_of(addr)
+    }
+}
+
+/// The rmap of a file, locked for writing.
+///
+/// # Invariants
+///
+/// This task has locked the rmap of the file of the VMA, which is valid for `'v`.
+struct RmapLocked<'v> {
+    vma: &'v Vma,
+}
+
+impl<'v> RmapLocked<'v> {
+    fn lock(vma: &'v Vma) -> Self {
+        // SAFETY: A `Vma` is valid, and was set up in the `mmap` hook of a file.
+        unsafe { mechanism::rmap_write_lock(vma.as_raw()) };
+        // INVARIANT: It was just locked.
+        Self { vma }
+    }
+}
+
+impl Drop for RmapLocked<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is locked.
+        unsafe { mechanism::rmap_write_unlock(self.vma.as_raw()) }
+    }
+}
+
+/// A page table, locked under the rmap of its file.
+pub struct OldTable<'v> {
+    // Dropped in this order.
+    table: PageTable<'v>,
+    _rmap: RmapLocked<'v>,
+}
+
+/// Two places of a page table, and the table, locked under the rmap of its file.
+///
+/// # Invariants
+///
+/// `raw` is locked. `start` is the first address that the table maps.
+pub struct WholeTable<'v> {
+    raw: mechanism::RawWhole,
+    _rmap: RmapLocked<'v>,
+    _nts: NotThreadSafe,
+}
+
+impl Drop for WholeTable<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is locked; the rmap is unlocked after this.
+        unsafe { mechanism::whole_unlock(&mut self.raw) }
+    }
+}
+
+/// A reference to a page, which keeps it from being reused.
+///
+/// # Invariants
+///
+/// It owns the reference.
+pub struct PinnedPage(NonNull<bindings::page>);
+
+impl Drop for PinnedPage {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants.
+        unsafe { mechanism::unpin_page(self.0) }
+    }
+}
+
+/// A page that was locked as by somebody else who works on it, for tests of who tries to lock it.
+///
+/// # Invariants
+///
+/// The page is locked, and the reference owned.
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
+pub struct LockedPage(NonNull<bindings::page>);
+
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
+impl LockedPage {
+    /// Locks `page`, if nobody has.
+    pub fn try_lock(page: &Page) -> Option<Self> {
+        // INVARIANT: It was just locked, and a reference taken.
+        mechanism::try_lock_page(page).map(Self)
+    }
+}
+
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
+impl Drop for LockedPage {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants.
+        unsafe { mechanism::unlock_tried_page(self.0) }
+    }
+}
+
+/// Secondary MMUs are told that PTEs change, until this is dropped.
+///
+/// # Invariants
+///
+/// The bracket is open, over a VMA that is valid for `'v`.
+pub struct Bracket<'v> {
+    raw: bindings::mmu_notifier_range,
+    _vma: PhantomData<&'v Vma>,
+}
+
+impl Drop for Bracket<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is open.
+        unsafe { mechanism::invalidate_end(self.raw) }
+    }
+}
+
+impl Sealed for Movable<'_> {}
+
+impl Mapping for Movable<'_> {
+    type Mm = Mm;
+    type Table<'m>
+        = OldTable<'m>
+    where
+        Self: 'm;
+
+    fn mm(&self) -> &Mm {
+        self.vma.mm()
+    }
+
+    fn window(&self) -> Option<Window> {
+        self.vma.window()
+    }
+
+    fn lock(&self, addr: usize) -> Option<OldTable<'_>> {
+        let rmap = RmapLocked::lock(self.vma);
+        let table = PageTable::lock(self.vma, addr)?;
+        Some(OldTable { table, _rmap: rmap })
+    }
+
+    fn invalidating<R>(&self, range: PageRange, f: impl FnOnce() -> R) -> R {
+        self.vma.invalidating(range, f)
+    }
+
+    fn flush_is_pending(&self) -> bool {
+        mechanism::flush_is_pending(self.mm())
+    }
+
+    fn cond_resched(&self) {
+        mechanism::cond_resched();
+    }
+
+    fn trace_owed(&self, pending: Pending, why: Touched) {
+        mechanism::trace_range_add(self.mm(), pending.range(), pending.nr_pages(), why as i32);
+    }
+}
+
+impl Move for Movable<'_> {
+    type Pin = PinnedPage;
+    type Bracket<'m>
+        = Bracket<'m>
+    where
+        Self: 'm;
+    type Nested<'m>
+        = PageTable<'m>
+    where
+        Self: 'm;
+    type Whole<'m>
+        = WholeTable<'m>
+    where
+        Self: 'm;
+
+    fn check(&self, to: &Self) -> Result {
+        // SAFETY: By the type invariants both are valid, and the `mmap_lock` is held; a `Vma` maps a
+        // file.
+        unsafe { mechanism::check_vmas(self.vma.as_raw(), to.vma.as_raw()) }
+    }
+
+    fn bracket(&self, range: PageRange) -> Bracket<'_> {
+        // INVARIANT: It is opened here.
+        Bracket {
+            // SAFETY: By the type invariants the VMA is valid and locked for `'g`, and the bracket
+            // borrows it.
+            raw: unsafe { mechanism::invalidate_start(self.vma.as_raw(), range) },
+            _vma: PhantomData,
+        }
+    }
+
+    fn prepare(&self, addr: usize, table: bool) -> Result {
+        if !self.vma.window().is_some_and(|w| w.range().contains(addr)) {
+            return Err(EINVAL);
+        }
+        // SAFETY: By the type invariants the VMA is valid, and the `mmap_lock` held; it contains
+        // `addr`.
+        unsafe { mechanism::prepare_table(self.vma.as_raw(), addr, table) }
+    }
+
+    fn lock_beside<'m>(&'m self, addr: usize, old: &'m OldTable<'_>) -> Option<PageTable<'m>> {
+        // SAFETY: By the type invariants the `mmap_lock` is held.
+        unsafe { PageTable::lock_beside(self.vma, addr, &old.table) }
+    }
+
+    fn lock_whole<'m>(&'m self, old: usize, to: &'m Self, new: usize) -> Option<WholeTable<'m>> {
+        let holds = |vma: &Vma, start: usize| {
+            let end = start.checked_add(PTRS_PER_PTE << PAGE_SHIFT)?;
+            let range = vma.window()?.range();
+            (range.contains(start) && end <= range.end()).then_some(())
+        };
+        self.check(to).ok()?;
+        holds(self.vma, old)?;
+        holds(to.vma, new)?;
+        let rmap = RmapLocked::lock(self.vma);
+        // SAFETY: By the type invariants the VMAs are valid and the `mmap_lock` is held; they are of
+        // one process (`check`). Each holds what was just looked at, and the rmap was just locked.
+        let raw = unsafe { mechanism::whole_lock(self.vma.as_raw(), old, to.vma.as_raw(), new) }?;
+        // INVARIANT: It was just locked.
+        Some(WholeTable {
+            raw,
+            _rmap: rmap,
+            _nts: NotThreadSafe,
+        })
+    }
+
+    fn pte<'t>(table: &'t OldTable<'_>, addr: usize) -> Option<Pte<'t>> {
+        table.table.read(addr)
+    }
+
+    fn pte_of_whole<'t>(whole: &'t WholeTable<'_>, index: usize) -> Option<Pte<'t>> {
+        if index >= PTRS_PER_PTE {
+            return None;
+        }
+        // SAFETY: By the type invariants the table is locked as long as `whole` is borrowed; it has
+        // that many entries, and `ptes` is the first.
+        Some(unsafe { mechanism::read_pte(whole.raw.ptes.add(index)) })
+    }
+
+    fn pin(&self, pte: Pte<'_>) -> Option<PinnedPage> {
+        // INVARIANT: A reference is taken.
+        mechanism::pin_page(pte).map(PinnedPage)
+    }
+
+    fn move_pte(
+        from: &OldTable<'_>,
+        old: usize,
+        to: &mut PageTable<'_>,
+        new: usize,
+        permit: &Permit,
+    ) -> bool {
+        from.table.move_to(old, to, new, permit)
+    }
+
+    fn move_whole(whole: &mut WholeTable<'_>, _permit: &Permit) {
+        // SAFETY: By the type invariants it is locked. A move moves it once, and has pinned its pages
+        // or flushes them before the unlock (`Permit`).
+        unsafe { mechanism::whole_move(&mut whole.raw) }
+    }
+
+    fn settle_others(&self) {
+        mechanism::settle_others(self.mm());
+    }
+
+    fn flush_now(&self, range: PageRange) {
+        mechanism::flush_range(self.mm(), range);
+    }
+
+    fn look(&self, pte: Pte<'_>) -> Look {
+        mechanism::look_at_page(pte)
+    }
+
+    fn reasons(&self) -> &Reasons {
+        &self.reasons
+    }
+
+    fn trace_moved(&self, old: PageRange, new: usize, nr_ptes: usize, nr_flushed: usize) {
+        mechanism::trace_move(self.mm(), old, new, nr_ptes, nr_flushed);
+    }
+}

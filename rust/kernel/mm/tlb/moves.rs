@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Moves: PTEs go from one mapping to another of the same process, and the old addresses are flushed.
+//!
+//! Both mappings show the same pages of the same file; a page is at its new address afterwards, and
+//! at the old one nothing is, until it is touched there again. The `mmap_lock` is held for writing,
+//! from before until after, and so are the locks of both VMAs.
+//!
+//! In this order, for each page table:
+//!
+//! 1. A table for the new address is made, with no lock but the `mmap_lock`.
+//! 2. The rmap of the file is locked for writing, then the page table of the old address, then that
+//!    of the new one, unless they share a lock. Who walks the rmap for reading comes before all of
+//!    this or after it, and so meets a page once: at its old address, or at its new one.
+//! 3. What others have cleared in this process and have yet to flush is flushed, once a move.
+//! 4. Each PTE is cleared at the old address, and set at the new one.
+//! 5. [`When::Locked`]: the old addresses are flushed. [`When::Deferred`]: each page is pinned before
+//!    its PTE moves, and the old addresses are recorded; where [`should_force_flush`] says so, they
+//!    are flushed now, as in the other mode.
+//! 6. The locks are dropped.
+//!
+//! A deferred move hands back a [`Moved`], which flushes what was recorded, and only then unpins the
+//! pages: so a page that somebody takes out of the new mapping meanwhile, and whose new address alone
+//! he flushes, is not free before the old one is flushed, too. That nobody did so was
+//! CVE-2018-18281.
+//!
+//! [`should_force_flush`]: Move::should_force_flush
+//!
+//! Pure: the host's tests run this very source.
+
+#![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
+#![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
+
+use super::{
+    batch::Owed,
+    force_flush::{
+        self,
+        Look,
+        Pte,
+        Reason,
+        Reasons, //
+    },
+    mover::Mover,
+    policy::{
+        sealed::Sealed,
+        Flush,
+        Report,
+        Why, //
+    },
+    range::PageRange,
+    trace,
+    walk::{
+        self,
+        Mapping,
+        Mappings,
+        Place, //
+    }, //
+};
+use kernel::{
+    alloc::{
+        Flags,
+        KBox,
+        KVVec, //
+    },
+    prelude::*, //
+};
+
+/// Says that the page of a PTE is pinned until its old address is flushed, or that this is flushed
+/// before its page table is unlocked. Only a move makes one.
+pub struct Permit(pub(super) ());
+
+/// A mapping that PTEs can be moved out of, or into. Its process' page tables do not change but by
+/// way of the file's rmap: the `mmap_lock` is held for writing.
+pub trait Move: Mapping {
+    /// Keeps a page from being reused. Dropped, it does not any more.
+    type Pin;
+    /// Secondary MMUs are told that PTEs change, until it is dropped.
+    type Bracket<'m>
+    where
+        Self: 'm;
+    /// A page table of the new mapping, locked while one of the old mapping is.
+    type Nested<'m>
+    where
+        Self: 'm;
+    /// Places in the upper tables for a whole page table, where it is and where it goes to, locked.
+    type Whole<'m>
+    where
+        Self: 'm;
+
+    /// Checks that what is right in a PTE of this mapping is right in one of `to`.
+    ///
+    /// # Errors
+    ///
+    /// - `EXDEV`: they are of two processes, files, or drivers' data.
+    /// - `EACCES`: they are protected differently.
+    fn check(&self, to: &Self) -> Result;
+
+    /// Opens a bracket.
+    fn bracket(&self, range: PageRange) -> Self::Bracket<'_>;
+
+    /// Sees to it that there is a place for a page table that maps `addr`, and with `table` that
+    /// there is one. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// - `ENOMEM`: there is no memory for it.
+    fn prepare(&self, addr: usize, table: bool) -> Result;
+
+    /// Locks the page table that maps `addr`, beside `old`; [`None`] if there is none.
+    fn lock_beside<'m>(&'m self, addr: usize, old: &'m Self::Table<'_>)
+        -> Option<Self::Nested<'m>>;
+
+    /// Locks the places of the page tables that map `old` here and `new` in `to`; [`None`] unless
+    /// there is one here and none there.
+    fn lock_whole<'m>(&'m self, old: usize, to: &'m Self, new: usize) -> Option<Self::Whole<'m>>;
+
+    /// Returns what maps `addr`.
+    fn pte<'t>(table: &'t Self::Table<'_>, addr: usize) -> Option<Pte<'t>>;
+
+    /// Returns entry `index` of the table.
+    fn pte_of_whole<'t>(whole: &'t Self::Whole<'_>, index: usize) -> Option<Pte<'t>>;
+
+    /// Pins the page of `pte`, if there is one.
+    fn pin(&self, pte: Pte<'_>) -> Option<Self::Pin>;
+
+    /// Moves the PTE of `old` to `new`, and returns whether it did: not if there is something.
+    fn move_pte(
+        from: &Self::Table<'_>,
+        old: usize,
+        to: &mut Self::Nested<'_>,
+        new: usize,
+        permit: &Permit,
+    ) -> bool;
+
+    /// Moves the table.
+    fn move_whole(whole: &mut Self::Whole<'_>, permit: &Permit);
+
+    /// Flushes what others have cleared in this process, noted, and not flushed yet. Page tables are
+    /// locked.
+    fn settle_others(&self);
+
+    /// Flushes `range`. Page tables are locked.
+    fn flush_now(&self, range: PageRange);
+
+    /// Looks at the page of `pte`, and does not wait.
+    fn look(&self, pte: Pte<'_>) -> Look;
+
+    /// Where it is counted why PTEs are flushed before they are unlocked.
+    fn reasons(&self) -> &Reasons;
+
+    /// Returns whether the old address of `pte` has to be flushed before the page table is unlocked.
+    /// It looks at the page under a lock that it only tries to take: what cannot be known without
+    /// waiting is flushed. The reason is counted.
+    fn should_force_flush(&self, pte: Pte<'_>) -> bool {
+        let reason = force_flush::reason(pte, |pte| self.look(pte));
+        self.reasons().count(reason)
+    }
+
+    /// Tells those who watch that PTEs were moved, and that so many of them were flushed at once.
+    fn trace_moved(&self, old: PageRange, new: usize, nr_ptes: usize, nr_flushed: usize);
+}
+
+/// When a move flushes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Before page tables are unlocked.
+    Locked,
+    /// At the end of the move.
+    Deferred,
+    /// As `Deferred`, without pins: a negative control.
+    #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+    Unpinned,
+    /// As `Deferred`, and it is the new addresses that are recorded: a negative control.
+    #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+    NewOnly,
+}
+
+impl When {
+    pub(super) fn defers(self) -> bool {
+        self != Self::Locked
+    }
+
+    pub(super) fn pins(self) -> bool {
+        match self {
+            #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+            Self::Unpinned => false,
+            _ => true,
+        }
+    }
+
+    /// What is recorded.
+    pub(super) fn recorded(self, old: PageRange, _new: PageRange) -> PageRange {
+        match self {
+            #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+            Self::NewOnly => _new,
+            _ => old,
+        }
+    }
+}
+
+/// What a move did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// PTEs that moved.
+    pub nr_ptes: usize,
+    /// Page tables that moved as they are, with their PTEs.
+    pub nr_tables: usize,
+    /// PTEs that stayed, for there was something at the new address.
+    pub nr_occupied: usize,
+    /// Flushes before page tables were unlocked.
+    pub nr_locked_flushes: usize,
+    /// Why, by the number of the [`Reason`]; not those of [`When::Locked`].
+    pub reasons: [usize; Reason::NR],
+    /// Not all that there was did move, for want of memory.
+    pub is_cut_short: bool,
+}
+
+/// PTEs that were moved, and whose old addresses are not flushed yet, if they had to be.
+///
+/// It pins their pages. Dropped, in whichever way, it flushes the old addresses, and unpins the pages
+/// then. It borrows the mappings, and so the `mmap_lock`: all of this is over before anyone else
+/// comes to the process by way of that lock.
+///
+/// # Invariants
+///
+/// The fields are dropped in this order: flush, pins, bracket.
+#[must_use = "dropped at once, it flushes at once"]
+pub struct Moved<'m, M: Move + 'm, F: Flush + ?Sized> {
+    owed: Owed<F>,
+    pins: KVVec<M::Pin>,
+    bracket: M::Bracket<'m>,
+    done: Done,
+}
+
+impl<M: Move, F: Flush + ?Sized> Moved<'_, M, F> {
+    /// Returns what was moved.
+    pub fn done(&self) -> Done {
+        self.done
+    }
+
+    /// Returns how many pages are pinned.
+    pub fn nr_pinned(&self) -> usize {
+        self.pins.len()
+    }
+
+    /// Flushes the old addresses, if that is owed, and unpins the pages.
+    ///
+    /// # Context
+    ///
+    /// May sleep. IRQs are enabled, no spinlock is held.
+    pub fn flush(mut self) -> (Done, Report) {
+        let report = self.owed.flush(Why::End);
+        let Self {
+            owed,
+            pins,
+            bracket,
+            done,
+        } = self;
+        drop((owed, pins));
+        drop(bracket);
+        (done, report)
+    }
+}
+
+/// One mapping, for the walk to go through.
+struct Only<'m, M>(&'m M);
+
+impl<M> Sealed for Only<'_, M> {}
+
+impl<M: Mapping> Mappings for Only<'_, M> {
+    type Mapping = M;
+
+    fn for_each(&self, _first: usize, _last: usize, mut visit: impl FnMut(&M)) {
+        visit(self.0);
+    }
+
+    fn place(&self) -> Option<Place> {
+        None
+    }
+}
+
+/// Moves the PTEs of pages `pgoffs` of the file, which are sorted, out of `from` and into `to`, both
+/// of which show all of them. What is not mapped in `from` is passed over, and so is what is mapped
+/// in `to` already.
+///
+/// # Errors
+///
+/// - `EINVAL`: there are no pages, or they are not all shown.
+/// - `EXDEV`, `EACCES`: see [`Move::check`].
+/// - `ENOMEM`: there is no memory for the pins. Want of memory for page tables cuts a move short
+///   ([`Done::is_cut_short`]).
+///
+/// # Context
+///
+/// May sleep. The `mmap_lock` is held for writing, which `from` and `to` stand for. Takes the lock of
+/// the file's rmap, and page-table locks.
+pub fn move_pages<'m, M, F>(
+    from: &'m M,
+    to: &'m M,
+    pgoffs: &[usize],
+    when: When,
+    mut policy: KBox<F>,
+    flags: Flags,
+) -> Result<Moved<'m, M, F>>
+where
+    M: Move,
+    F: Flush<Mm = M::Mm> + ?Sized,
+{
+    let (first, last) = pgoffs.first().zip(pgoffs.last()).ok_or(EINVAL)?;
+    let shown = |mapping: &M| {
+        let range = mapping.window()?.clip(*first, *last)?;
+        (range.span_pages() == last - first + 1).then_some(range)
+    };
+    let (old, window) = shown(from).zip(to.window()).ok_or(EINVAL)?;
+    shown(to).ok_or(EINVAL)?;
+    from.check(to)?;
+    let nr_pins = if when.defers() { pgoffs.len() } else { 0 };
+    let mut pins = KVVec::with_capacity(nr_pins, flags)?;
+    if when.defers() {
+        trace::batch_open(&*policy, nr_pins);
+    }
+    let bracket = from.bracket(old);
+    let mut mover = Mover {
+        to,
+        window,
+        when,
+        policy: &mut *policy,
+        pins: &mut pins,
+        is_settled: false,
+        done: Done::default(),
+    };
+    walk::walk(&Only(from), pgoffs, &mut mover);
+    let done = Done {
+        reasons: from.reasons().get(),
+        ..mover.done
+    };
+    Ok(Moved {
+        owed: Owed::new(policy),
+        pins,
+        bracket,
+        done,
+    })
+}
