@@ -61,6 +61,8 @@ pub const SETUP: u32 = ioc::<Setup>(IOC_WRITE, 0x97);
 pub const SCOPE: u32 = ioc::<Scope>(IOC_READ | IOC_WRITE, 0x98);
 /// Marks pages as idle, or takes them back into use: takes and returns an [`Idle`].
 pub const IDLE: u32 = ioc::<Idle>(IOC_READ | IOC_WRITE, 0x99);
+/// Moves what one mapping of this open file maps to another one: takes and returns a [`Move`].
+pub const MOVE: u32 = ioc::<Move>(IOC_READ | IOC_WRITE, 0x9a);
 
 /// How [`UNMAP`] takes pages out of the page tables, and when it flushes.
 pub mod strategy {
@@ -509,4 +511,64 @@ pub struct Idle {
     /// Out: pages of the range that were taken since they were marked. If one was used again
     /// meanwhile, it is there, but came back empty.
     pub nr_taken: u64,
+}
+
+/// [`Move::flags`]: flush the old addresses once, at the end of the move, and keep the pages until
+/// then; where that does not do, at once. Without it, they are flushed page table by page table,
+/// before each is unlocked.
+pub const MOVE_DEFER: u32 = 1 << 0;
+/// [`Move::flags`]: wait for [`Move::hold_ms`] before the flush at the end. Only with [`MOVE_DEFER`].
+/// `EOPNOTSUPP` without `CONFIG_RUST_TLB_FAULTS`, as all that follow.
+pub const MOVE_HOLD: u32 = 1 << 27;
+/// [`Move::flags`]: have the first page locked meanwhile, as if somebody else worked on it. Only with
+/// [`MOVE_DEFER`].
+pub const MOVE_LOCK_PAGE: u32 = 1 << 28;
+/// [`Move::flags`]: do not keep the pages: a negative control. Only with [`MOVE_DEFER`].
+pub const MOVE_BREAK_PIN: u32 = 1 << 29;
+/// [`Move::flags`]: flush the new addresses instead of the old ones: a negative control. Only with
+/// [`MOVE_DEFER`], not with [`MOVE_BREAK_PIN`].
+pub const MOVE_BREAK_RANGE: u32 = 1 << 30;
+/// [`Move::hold_ms`] at most; more is `EINVAL`.
+pub const MOVE_MAX_HOLD_MS: u32 = 1000;
+
+/// Argument of [`MOVE`]. Both ranges lie in mappings of this open file in the caller's process, and
+/// show the same pages of it. Afterwards what was mapped at an old address is mapped at the new one;
+/// the next use of the old address maps the page there, too. What is mapped at a new address already
+/// stays mapped at both. A whole page table moves as it is, where both ranges have one, and the new
+/// one is not there yet. Until a deferred move has returned, CPUs of the caller's process may use an
+/// old address for a page that was taken meanwhile ([`UNMAP`]): such a page is not used again before.
+///
+/// Errors: `EINVAL`: an address that is not a multiple of the page size, ranges that overlap, or that
+/// show different pages. `EFAULT`: nothing is mapped at an address, or not by one mapping. `EXDEV`:
+/// something else than this open file is. `EACCES`: the mappings are protected differently. `ENOMEM`:
+/// some of the pages may have moved. `EINTR`: the caller is being killed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(CONFIG_RUST_TLB, derive(FromBytes, IntoBytes, Immutable))]
+pub struct Move {
+    /// In: `MOVE_*`.
+    pub flags: u32,
+    /// In: milliseconds, with [`MOVE_HOLD`], else zero.
+    pub hold_ms: u32,
+    /// In: first address to move from.
+    pub old: u64,
+    /// In: first address to move to.
+    pub new: u64,
+    /// In: bytes, a multiple of the page size.
+    pub len: u64,
+    /// Out: PTEs that were moved.
+    pub nr_ptes: u64,
+    /// Out: page tables that were moved as they are.
+    pub nr_tables: u64,
+    /// Out: PTEs that stayed, for something was mapped at the new address.
+    pub nr_occupied: u64,
+    /// Out: calls into the kernel's flush functions, ...
+    pub nr_flush_calls: u64,
+    /// ... and those of them that were made before page tables were unlocked.
+    pub nr_locked_flushes: u64,
+    /// Out: with [`MOVE_DEFER`], PTEs that were flushed before page tables were unlocked, because of
+    /// no page, a locked one, bad memory, a page that others find, writeback.
+    pub nr_forced: [u64; 5],
+    /// Zero.
+    pub reserved: [u64; 2],
 }

@@ -4,6 +4,7 @@
 
 use crate::{
     abi,
+    moves,
     open_files,
     request::{
         self,
@@ -134,6 +135,7 @@ impl MiscDevice for Device {
             abi::SETUP => call.update(Call::setup),
             abi::SCOPE => call.update(|call, arg| scope::update(call.store, arg)),
             abi::IDLE => call.update(Call::idle),
+            abi::MOVE => call.update(|call, arg| moves::update(call.store, arg)),
             _ => return Err(ENOTTY),
         }?;
         Ok(0)

@@ -8,7 +8,14 @@ use crate::broken_tables::BrokenTables;
 use crate::{
     abi::{
         self,
+        Move,
         Unmap,
+        MOVE_BREAK_PIN,
+        MOVE_BREAK_RANGE,
+        MOVE_DEFER,
+        MOVE_HOLD,
+        MOVE_LOCK_PAGE,
+        MOVE_MAX_HOLD_MS,
         SETUP_BREAK_MAP,
         SETUP_FREE_TABLES,
         SETUP_NOTIFY,
@@ -30,6 +37,10 @@ use crate::{
     strategy, //
 };
 use kernel::{
+    mm::tlb::{
+        moves::When,
+        range::PageRange, //
+    },
     page::{
         PAGE_SHIFT,
         PAGE_SIZE, //
@@ -361,4 +372,79 @@ pub(crate) fn sort_list(limits: &Limits, list: &mut [usize]) -> Result {
         return Err(EINVAL);
     }
     Ok(())
+}
+
+/// A checked [`Move`], but for what is mapped where.
+pub(crate) struct MoveRequest {
+    pub(crate) when: When,
+    pub(crate) old: PageRange,
+    pub(crate) new: PageRange,
+    #[cfg(CONFIG_RUST_TLB_FAULTS)]
+    pub(crate) hold_ms: u32,
+    #[cfg(CONFIG_RUST_TLB_FAULTS)]
+    pub(crate) locks_page: bool,
+}
+
+impl MoveRequest {
+    /// Checks everything but the mappings.
+    ///
+    /// # Errors
+    ///
+    /// As `abi.rs` says.
+    pub(crate) fn new(limits: &Limits, arg: &Move) -> Result<Self> {
+        let faults = MOVE_HOLD | MOVE_LOCK_PAGE | MOVE_BREAK_PIN | MOVE_BREAK_RANGE;
+        let has = |flag: u32| arg.flags & flag != 0;
+        let is_known = arg.flags & !(MOVE_DEFER | faults) == 0;
+        let is_one = !(has(MOVE_BREAK_PIN) && has(MOVE_BREAK_RANGE));
+        if !is_known || !is_one || has(faults) && !has(MOVE_DEFER) {
+            return Err(EINVAL);
+        }
+        all_zero(&arg.reserved)?;
+        if arg.hold_ms > MOVE_MAX_HOLD_MS || (arg.hold_ms != 0) != has(MOVE_HOLD) {
+            return Err(EINVAL);
+        }
+        if has(faults) && !cfg!(CONFIG_RUST_TLB_FAULTS) {
+            return Err(EOPNOTSUPP);
+        }
+        let (old, new) = (range(arg.old, arg.len)?, range(arg.new, arg.len)?);
+        if old.span_pages() > limits.max_list as usize {
+            return Err(E2BIG);
+        }
+        if old.start() < new.end() && new.start() < old.end() {
+            return Err(EINVAL);
+        }
+        Ok(Self {
+            when: when(arg.flags),
+            old,
+            new,
+            #[cfg(CONFIG_RUST_TLB_FAULTS)]
+            hold_ms: arg.hold_ms,
+            #[cfg(CONFIG_RUST_TLB_FAULTS)]
+            locks_page: has(MOVE_LOCK_PAGE),
+        })
+    }
+
+    /// Whether it is a negative control that leaves stale translations.
+    pub(crate) fn is_broken(&self) -> bool {
+        !matches!(self.when, When::Locked | When::Deferred)
+    }
+}
+
+fn when(flags: u32) -> When {
+    match flags {
+        #[cfg(CONFIG_RUST_TLB_FAULTS)]
+        flags if flags & MOVE_BREAK_PIN != 0 => When::Unpinned,
+        #[cfg(CONFIG_RUST_TLB_FAULTS)]
+        flags if flags & MOVE_BREAK_RANGE != 0 => When::NewOnly,
+        flags if flags & MOVE_DEFER != 0 => When::Deferred,
+        _ => When::Locked,
+    }
+}
+
+/// Addresses of a process: whole pages, and not none.
+fn range(address: u64, len: u64) -> Result<PageRange> {
+    let start = usize::try_from(address).map_err(|_| EINVAL)?;
+    let len = usize::try_from(len).map_err(|_| EINVAL)?;
+    let end = start.checked_add(len).ok_or(EFAULT)?;
+    PageRange::new(start, end).ok_or(EINVAL)
 }

@@ -16,6 +16,7 @@
 //!   takes.
 //! - `open_files`, `pressure`: all open files; the shrinker that goes around them.
 //! - `scope`: unmaps that share a flush, also across open files.
+//! - `moves`: PTEs that go from one mapping to another.
 //! - `statistics`: what debugfs shows.
 //! - `device`: open, mmap, ioctl.
 
@@ -33,6 +34,7 @@ mod abi;
 mod broken_tables;
 mod deferred;
 mod device;
+mod moves;
 mod open_files;
 mod pages;
 mod pressure;

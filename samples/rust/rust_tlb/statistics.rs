@@ -6,7 +6,14 @@
 use kernel::{
     debugfs::Dir,
     fmt,
-    mm::tlb::Why,
+    mm::tlb::{
+        force_flush::Reason,
+        moves::{
+            Done,
+            When, //
+        },
+        Why, //
+    },
     prelude::*,
     sync::atomic::{
         Atomic,
@@ -24,6 +31,9 @@ const WHYS: [&str; Why::NR] = [
     "end", "dirty", "phase", "refault", "full", "old", "pressure", "scope", "asked", "other",
     "dropped",
 ];
+
+/// Names of [`Reason`], by number.
+const REASONS: [&str; Reason::NR] = ["no_page", "locked", "bad", "rmap", "writeback"];
 
 /// How often a value was in `[2^(n-1), 2^n)`; bucket 0 counts zeroes.
 struct Histogram([Atomic<u64>; NR_BUCKETS]);
@@ -56,6 +66,10 @@ impl Histogram {
 /// Sums and histograms over all open files.
 pub(crate) struct Statistics {
     whys: [Atomic<u64>; Why::NR],
+    moves_locked: Atomic<u64>,
+    moves_deferred: Atomic<u64>,
+    moved_ptes: Atomic<u64>,
+    forced: [Atomic<u64>; Reason::NR],
     pages: Histogram,
     mms: Histogram,
     deferral_us: Histogram,
@@ -63,6 +77,10 @@ pub(crate) struct Statistics {
 
 pub(crate) static STATISTICS: Statistics = Statistics {
     whys: [const { Atomic::new(0) }; Why::NR],
+    moves_locked: Atomic::new(0),
+    moves_deferred: Atomic::new(0),
+    moved_ptes: Atomic::new(0),
+    forced: [const { Atomic::new(0) }; Reason::NR],
     pages: Histogram::new(),
     mms: Histogram::new(),
     deferral_us: Histogram::new(),
@@ -86,9 +104,28 @@ impl Statistics {
         self.whys[why as usize].fetch_add(1, Relaxed);
     }
 
+    /// PTEs were moved.
+    pub(crate) fn moved(&self, when: When, done: &Done) {
+        let moves = match when {
+            When::Locked => &self.moves_locked,
+            _ => &self.moves_deferred,
+        };
+        moves.fetch_add(1, Relaxed);
+        self.moved_ptes.fetch_add(done.nr_ptes as u64, Relaxed);
+        for (count, nr) in self.forced.iter().zip(done.reasons) {
+            count.fetch_add(nr as u64, Relaxed);
+        }
+    }
+
     fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, count) in WHYS.iter().zip(&self.whys) {
             writeln!(f, "flushes_{name} {}", count.load(Relaxed))?;
+        }
+        writeln!(f, "moves_locked {}", self.moves_locked.load(Relaxed))?;
+        writeln!(f, "moves_deferred {}", self.moves_deferred.load(Relaxed))?;
+        writeln!(f, "moved_ptes {}", self.moved_ptes.load(Relaxed))?;
+        for (name, count) in REASONS.iter().zip(&self.forced) {
+            writeln!(f, "moved_flushed_{name} {}", count.load(Relaxed))?;
         }
         Ok(())
     }
@@ -101,6 +138,10 @@ impl Statistics {
 
     fn reset(&self) {
         self.whys.iter().for_each(|count| count.store(0, Relaxed));
+        self.forced.iter().for_each(|count| count.store(0, Relaxed));
+        for count in [&self.moves_locked, &self.moves_deferred, &self.moved_ptes] {
+            count.store(0, Relaxed);
+        }
         self.pages.reset();
         self.mms.reset();
         self.deferral_us.reset();
