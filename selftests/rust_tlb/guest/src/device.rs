@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::abi;
+use crate::arena::Span;
 use crate::mapping::{Mapping, PAGE_SIZE};
 use crate::progress;
 use crate::selection::Selection;
@@ -33,7 +34,8 @@ macro_rules! arguments {
     ($($argument:ident => $opcode:ident),* $(,)?) => {
         $(
             // SAFETY: This is what the ABI says about the opcode. `Unmap` holds the address of a
-            // list, which is only read.
+            // list, which is only read. `Move` names mappings of the device, whose words are atomics,
+            // and changes what is mapped there, as any other process may.
             unsafe impl Argument for abi::$argument {
                 const OPCODE: u32 = abi::$opcode;
             }
@@ -52,6 +54,7 @@ arguments! {
     Setup => SETUP,
     Scope => SCOPE,
     Idle => IDLE,
+    Move => MOVE,
 }
 
 /// One open file of the device, with its own pages.
@@ -214,6 +217,47 @@ impl Device {
         };
         self.call(&mut idle)?;
         Ok(idle)
+    }
+
+    /// Moves what is mapped at `old` to `new`, which is as long: `MOVE_*`.
+    pub fn move_pages(
+        &self,
+        old: &Span<'_>,
+        new: &Span<'_>,
+        flags: u32,
+        hold_ms: u32,
+    ) -> Result<abi::Move, Errno> {
+        let mut argument = abi::Move {
+            flags,
+            hold_ms,
+            old: old.address().addr() as u64,
+            new: new.address().addr() as u64,
+            len: old.len() as u64,
+            ..Default::default()
+        };
+        self.call(&mut argument)?;
+        Ok(argument)
+    }
+
+    /// Moves `nr` pages of one mapping, from page `first`, to another one of the same pages.
+    pub fn move_part(
+        &self,
+        old: &Mapping,
+        new: &Mapping,
+        first: u64,
+        nr: u64,
+        flags: u32,
+    ) -> Result<abi::Move, Errno> {
+        let offset = first * PAGE_SIZE as u64;
+        let mut argument = abi::Move {
+            flags,
+            old: old.address().addr() as u64 + offset,
+            new: new.address().addr() as u64 + offset,
+            len: nr * PAGE_SIZE as u64,
+            ..Default::default()
+        };
+        self.call(&mut argument)?;
+        Ok(argument)
     }
 
     /// Those of `wanted` that this kernel was built with.

@@ -233,6 +233,13 @@ impl Mapping {
         Ok(())
     }
 
+    /// Tries to map the same pages a second time, elsewhere: `mremap()` of an old length of 0.
+    pub fn double(&self) -> Result<(), Errno> {
+        // SAFETY: Nothing that is mapped is unmapped or moved.
+        unsafe { mm::mremap(self.address, 0, bytes(self.nr_pages), MremapFlags::MAYMOVE) }?;
+        Ok(())
+    }
+
     /// Tries to make the mapping longer, where it is or elsewhere.
     pub fn grow(&mut self, nr_pages: u64) -> Result<(), Errno> {
         let (old, new) = (bytes(self.nr_mapped), bytes(nr_pages));

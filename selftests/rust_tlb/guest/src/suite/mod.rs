@@ -19,6 +19,7 @@ pub mod gather;
 pub mod gup;
 pub mod hotplug;
 pub mod lifecycle;
+pub mod moves;
 pub mod mremap;
 pub mod neighbours;
 pub mod oracle;
@@ -72,6 +73,7 @@ pub const ALL: &[Suite] = &[
     ("binder", binder::TESTS),
     ("stress", stress::TESTS),
     ("mremap", mremap::TESTS),
+    ("moves", moves::TESTS),
 ];
 
 #[cfg(test)]
