@@ -66,7 +66,8 @@ pub fn bench_script(
     endings: &[Vec<&str>],
 ) -> String {
     let mut script = format!(
-        "export RUST_TLB_KO={0}\ninsmod {0} pages_per_device={pages_per_device} || exit 97\n\
+        "export RUST_TLB_KO={0}\n\
+         insmod {0} pages_per_device={pages_per_device} max_list={pages_per_device} || exit 97\n\
          {prepare} || exit 98\n",
         quote(&module.display().to_string())
     );

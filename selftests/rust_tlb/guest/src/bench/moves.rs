@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a move of memory costs: `mremap()` without runs and with them.
+//! What a move of memory costs: `mremap()` without runs and with them, and moves by the device, whose
+//! flushes come under the lock or at the end.
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use anyhow::{Context, Result};
-use rustix::mm::Advice;
+use anyhow::{ensure, Context, Result};
+use rustix::mm::{Advice, MapFlags};
 use serde::Serialize;
 
 use super::clock::{timed, Elapsed};
 use super::row::Spread;
+use crate::abi;
 use crate::arena::{Arena, Leave, Span, PMD_SIZE, PUD_SIZE};
 use crate::busy::Busy;
 use crate::child::Child;
 use crate::cpu;
+use crate::device::Device;
 use crate::ftrace::Tracing;
 use crate::mapping::PAGE_SIZE;
 use crate::mremap_runs::{Runs, MAX};
@@ -21,6 +24,8 @@ use crate::tlb_events::TlbEvents;
 
 /// Ways to move, and how long their runs are.
 const HOWS: [(&str, u32); 2] = [("kernel", 1), ("kernel_deferred", MAX)];
+/// The same of the device, and the flags of its call.
+const DEVICE_HOWS: [(&str, u32); 2] = [("device_locked", 0), ("device_deferred", abi::MOVE_DEFER)];
 const NR_PAGES: [usize; 4] = [1, 64, 512, 8192];
 const NR_CPUS: [usize; 4] = [1, 2, 4, 8];
 /// Where the destination begins in its PTE table, in pages, if not where the source does.
@@ -87,6 +92,25 @@ impl Ground {
         Ok((events, elapsed))
     }
 
+    /// Maps a device at both places, anew, and has it move all pages of it.
+    fn move_device(&self, device: &Device, flags: u32) -> Result<(TlbEvents, Elapsed)> {
+        let (old, new) = self.places();
+        for place in [&old, &new] {
+            place.map_file(device.file(), 0, MapFlags::SHARED)?;
+        }
+        (0..old.len())
+            .step_by(PAGE_SIZE)
+            .for_each(|at| old.word(at).store(1, Relaxed));
+        let before = read_events()?;
+        let (moved, elapsed) = timed(|| device.move_pages(&old, &new, flags, 0));
+        let events = read_events()?.since(before);
+        let nr_ptes = moved?.nr_ptes;
+        ensure!(nr_ptes == self.nr_pages as u64, "{nr_ptes} pages moved");
+        old.reserve()?;
+        new.reserve()?;
+        Ok((events, elapsed))
+    }
+
     /// How long the run took that took longest.
     fn longest_run(&self, tracing: &Tracing) -> Result<Option<f64>> {
         let (_, events) = tracing.record(|| self.move_all())?;
@@ -135,6 +159,13 @@ fn on_cpus(
                 let locked_ns = ground.longest_run(&tracing)?;
                 // The first warms up.
                 emit(&row(how, &ground, nr_cpus, &rounds?[1..], locked_ns))?;
+            }
+            for (how, flags) in DEVICE_HOWS {
+                let device = Device::open()?;
+                let moves: Result<Vec<_>> = (0..=nr_rounds)
+                    .map(|_| ground.move_device(&device, flags))
+                    .collect();
+                emit(&row(how, &ground, nr_cpus, &moves?[1..], None))?;
             }
         }
     }

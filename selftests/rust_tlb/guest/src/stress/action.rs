@@ -62,6 +62,8 @@ pub enum Action {
     Renew(Place),
     /// Moves everything to another address.
     Move(Place),
+    /// Has the device move a part to a second mapping: `MOVE_*`.
+    Shift(Place, Part, u32),
     /// Runs the kernel's shrinkers.
     Shrink,
     /// Forks a child that reads all pages and exits.
@@ -108,7 +110,8 @@ impl Chooser {
             86..89 => self.of_part(Action::ReadOnly),
             89..92 => self.of_part(Action::Forbid),
             92..94 => Action::Renew(self.place()),
-            94..96 => Action::Move(self.place()),
+            94 => Action::Move(self.place()),
+            95 => self.shift(),
             96..98 => Action::Fork,
             _ => Action::Kill {
                 seed: self.rng.u64(..),
@@ -134,6 +137,13 @@ impl Chooser {
         let nr = self.rng.u64(1..=nr_pages);
         let first = self.rng.u64(..=nr_pages - nr);
         action(place, Part { first, nr })
+    }
+
+    fn shift(&mut self) -> Action {
+        match self.rng.bool() {
+            true => self.of_part(|place, part| Action::Shift(place, part, 0)),
+            false => self.of_part(|place, part| Action::Shift(place, part, abi::MOVE_DEFER)),
+        }
     }
 
     fn unmap_watched(&mut self) -> Unmap {

@@ -131,4 +131,16 @@ impl<'a> Ground<'a> {
         self.pass(Access::ReadWrite);
         Ok(self.mapping.relocate()?)
     }
+
+    /// Has the device move a part to a second mapping of all, which is the one from then on.
+    pub fn shift(&mut self, part: Part, flags: u32) -> Result<()> {
+        self.renew()?;
+        self.pass(Access::ReadWrite);
+        let other = self.device.map(self.nr_pages())?;
+        self.device
+            .move_part(&self.mapping, &other, part.first, part.nr, flags)?;
+        self.mapping = other;
+        self.pass(Access::Read);
+        Ok(())
+    }
 }

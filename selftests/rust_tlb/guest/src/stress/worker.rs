@@ -67,6 +67,7 @@ impl<'a> Worker<'a> {
             Action::Forbid(place, part) => self.ground(*place).forbid(*part)?,
             Action::Renew(place) => self.ground(*place).renew()?,
             Action::Move(place) => self.ground(*place).relocate()?,
+            Action::Shift(place, part, flags) => self.ground(*place).shift(*part, *flags)?,
             Action::Shrink => self.shrinkers.run()?,
             Action::Fork => self.fork_and_wait()?,
             Action::Kill { seed, after_us } => self.fork_and_kill(*seed, *after_us)?,

@@ -98,8 +98,10 @@ pub fn table(rows: &[Row]) -> Markup {
     html! {
         p {
             "Anonymous memory, all pages of which are there, is moved by mremap(), which leaves the old mapping: "
-            "without runs (kernel), and with CONFIG_MREMAP_BATCH_FLUSH (kernel_deferred). Not aligned: the new "
-            "address lies elsewhere in its page table than the old one. Locked is for how long a run held its locks, at most."
+            "without runs (kernel), and with CONFIG_MREMAP_BATCH_FLUSH (kernel_deferred); and pages of the device by "
+            "its own call, which flushes page table by page table (device_locked), or once, at the end (device_deferred). "
+            "Not aligned: the new address lies elsewhere in its page table than the old one. Locked is for how long "
+            "a run held its locks, at most."
         }
         table {
             thead { tr {
