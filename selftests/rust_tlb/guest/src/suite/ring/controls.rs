@@ -10,6 +10,7 @@ use anyhow::{ensure, Context, Result};
 use super::lazy::let_sleep;
 use super::victim::{elsewheres_cpu, Stage, ONE, OTHER};
 use crate::abi::{strategy, UNMAP_DEFER};
+use crate::attempts::{caught_every_time, Attempt};
 use crate::barrier::Wait;
 use crate::child::{describe, Child};
 use crate::device::Device;
@@ -43,16 +44,12 @@ fn expect_seen(rule: Rule, steps: Steps) -> Result<()> {
     if !flush_ring::breaks() {
         return skip("the kernel has no CONFIG_RUST_TLB_FAULTS, or no CONFIG_RUST_TLB_RING");
     }
-    for run in 0..NR_RUNS {
-        for is_broken in [false, true] {
-            let is_stale = in_a_process(Breaking { rule, is_broken }, steps)?;
-            ensure!(
-                is_stale == is_broken,
-                "run {run}: broken is {is_broken}, stale is {is_stale}"
-            );
-        }
-    }
-    Ok(())
+    let is_stale = |is_broken| in_a_process(Breaking { rule, is_broken }, steps);
+    // A busy host spoils some: the reader was switched away, and its translation with it.
+    caught_every_time(NR_RUNS, || {
+        ensure!(!is_stale(false)?, "stale, and nothing is broken");
+        Ok(Attempt::judge(is_stale(true)?, false, String::new))
+    })
 }
 
 /// In a process of its own: with it end the stale translations.

@@ -2,6 +2,8 @@
 
 //! What a flush evicts, told by the Accessed bits: no more and no less than was unmapped.
 
+use core::cell::Cell;
+
 use anyhow::{bail, ensure, Context, Result};
 
 use super::{expect_grown, ring_device};
@@ -105,6 +107,8 @@ fn events() -> Result<TlbEvents> {
 pub fn deferred_flushes_are_caught_up_together(options: &Options) -> Result<()> {
     let device = ring_device()?;
     let probe = Probe::new(&device, NR_PAGES)?;
+    // Fewer, if a CPU was switched meanwhile, or the batch grew old on a busy host.
+    let nr_together = Cell::new(0);
     for round in 0..NR_ROUNDS * u64::from(options.effort) {
         let pages = some_pages(round);
         expect_evicted(&probe, bits(&pages), |device| {
@@ -119,13 +123,12 @@ pub fn deferred_flushes_are_caught_up_together(options: &Options) -> Result<()> 
             let nr_exact = after.since(&before, "asked_exact")?;
             let nr_pages = after.since(&before, "asked_exact_pages")?;
             // More, if the CPU had missed something else before.
-            ensure!(
-                nr_exact > 0 && nr_pages >= 7 * nr_exact,
-                "{nr_pages} pages, {nr_exact} CPUs"
-            );
+            let together = nr_exact > 0 && nr_pages >= 7 * nr_exact;
+            nr_together.set(nr_together.get() + u32::from(together));
             Ok(())
         })?;
     }
+    ensure!(nr_together.get() > 0, "never seven pages at once");
     Ok(())
 }
 
