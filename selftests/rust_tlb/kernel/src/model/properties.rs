@@ -8,7 +8,8 @@ use super::{
     mappings::{Locked, Process, Processes},
     memory::Frame,
     policies::{
-        broadcast, late, per_page, precise, unflushed, unnoted, AnyPolicy, NewPolicy, POLICIES,
+        broadcast, late, per_page, precise, ringed, unflushed, unnoted, AnyPolicy, NewPolicy,
+        POLICIES,
     },
     world::{Counts, Cpu, MmId, Vpn, World},
 };
@@ -230,6 +231,7 @@ fn a_batch_is_made_known_to_its_address_spaces() {
     for (new_policy, known) in [
         (broadcast as NewPolicy, true),
         (precise, true),
+        (ringed, true),
         (per_page, false),
         (unflushed, false),
         (unnoted, false),
