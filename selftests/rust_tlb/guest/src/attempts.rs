@@ -30,7 +30,7 @@ impl Attempt {
 }
 
 /// Attempts of which one at least has to count: a rule that is never broken spoils all of them.
-const MAX_ATTEMPTS_A_RUN: u32 = 50;
+const MAX_ATTEMPTS_A_RUN: u32 = 400;
 
 /// Makes attempts until `nr` of them count, and demands that each of those is a catch.
 pub fn caught_every_time(nr: u32, mut attempt: impl FnMut() -> Result<Attempt>) -> Result<()> {
