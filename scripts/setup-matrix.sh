@@ -4,26 +4,28 @@
 # USAGE: setup-matrix.sh [MACHINE]...
 #
 # Tries the set-up on fresh machines, each a Debian of its own in a folder: a fresh clone of what is committed here, no
-# cache, `make run` to its table, on one of them `make test` as well. Says what was installed, what is private, how long
-# each step took, and whether anything that was installed before is no more as it was. Writes build/setup-matrix.txt.
+# cache, `make run` to its table, on those with backports' packages `make test` as well. Says what was installed, what
+# is private, how long each step took, and whether anything that was installed before is no more as it was. Writes
+# build/setup-matrix.txt.
 #
 # Needs root and debootstrap, an hour or more, and 8 GB a machine below MATRIX= (the cache, otherwise). Two machines at
-# a time, nicely; results of machines that were tried before are kept, unless AGAIN=1.
+# a time, or AT_A_TIME=, nicely; results of machines that were tried before are kept, unless AGAIN=1.
 
 # shellcheck source=scripts/steps.sh
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 # shellcheck source=scripts/private-apt.sh
 source "$TOP/scripts/private-apt.sh"
 
-MACHINES=(backports user bare trixie)
+MACHINES=(backports backports-user user bare trixie)
 MATRIX=${MATRIX:-$RUST_TLB_CACHE/matrix}
 RESULTS=$OUT/setup-matrix
-AT_A_TIME=2
+AT_A_TIME=${AT_A_TIME:-2}
 CERTIFICATES=/etc/ssl/certs/ca-certificates.crt
 
 declare -A TITLE=(
     [bare]='Debian 12, bare'
     [backports]="Debian 12, backports' qemu-utils"
+    [backports-user]="Debian 12, backports' qemu-utils, ordinary user"
     [user]='Debian 12, ordinary user'
     [trixie]='Debian 13, bare'
 )
@@ -33,15 +35,15 @@ release_of() {
 }
 
 user_of() {
-    case $1 in user) echo user ;; *) echo root ;; esac
+    case $1 in *user) echo user ;; *) echo root ;; esac
 }
 
 home_of() {
-    case $1 in user) echo /home/user ;; *) echo /root ;; esac
+    case $1 in *user) echo /home/user ;; *) echo /root ;; esac
 }
 
 targets_of() {
-    case $1 in backports) echo 'run test' ;; *) echo run ;; esac
+    case $1 in backports*) echo 'run test' ;; *) echo run ;; esac
 }
 
 # A release with no more than it takes to clone and to start make, and its updates in the list.
@@ -76,9 +78,9 @@ prepare() {
     cp -a "$MATRIX/base-$(release_of "$machine")" "$root"
     cp /etc/resolv.conf "$root/etc/resolv.conf"
     inside "$machine" root 'apt-get update -qq'
+    case $machine in backports*) add_backports "$machine" "$2" ;; esac
     case $machine in
-        backports) add_backports "$machine" "$2" ;;
-        user) inside "$machine" root 'useradd -m -s /bin/bash user' ;;
+        *user) inside "$machine" root 'useradd -m -s /bin/bash user' ;;
     esac
     home=$(home_of "$machine")
     git clone -q --no-hardlinks "$TOP" "$root$home/rust-tlb"
