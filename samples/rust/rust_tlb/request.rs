@@ -129,10 +129,10 @@ pub(crate) fn all_zero(fields: &[u64]) -> Result {
 }
 
 /// Returns whether gathers are to be opened where they may not be.
-fn breaks_context(flags: u32, strategy: u32) -> Result<bool> {
+fn check_context_control(flags: u32, strategy: u32) -> Result {
     match (flags & UNMAP_BREAK_CONTEXT != 0, strategy) {
-        (false, _) => Ok(false),
-        (true, abi::strategy::GATHER) if cfg!(CONFIG_RUST_TLB_FAULTS) => Ok(true),
+        (false, _) => Ok(()),
+        (true, abi::strategy::GATHER) if cfg!(CONFIG_RUST_TLB_FAULTS) => Ok(()),
         (true, abi::strategy::GATHER) => Err(EOPNOTSUPP),
         _ => Err(EINVAL),
     }
@@ -275,6 +275,7 @@ pub(crate) struct UnmapRequest {
     pub(crate) write_back: WriteBack,
     pub(crate) two_phase: bool,
     /// Open gathers where they may not be.
+    #[cfg(CONFIG_RUST_TLB_FAULTS)]
     pub(crate) break_context: bool,
     /// Take page tables out with rules broken.
     #[cfg(CONFIG_RUST_TLB_FAULTS)]
@@ -305,6 +306,7 @@ impl UnmapRequest {
             return Err(EINVAL);
         }
         check_table_controls(flags, strategy)?;
+        check_context_control(flags, strategy)?;
         let two_phase = flags & UNMAP_TWO_PHASE != 0;
         if two_phase && !strategy::batches(strategy) {
             return Err(EINVAL);
@@ -315,7 +317,8 @@ impl UnmapRequest {
             free: flags & UNMAP_FREE != 0,
             write_back: WriteBack::new(flags, strategy)?,
             two_phase,
-            break_context: breaks_context(flags, strategy)?,
+            #[cfg(CONFIG_RUST_TLB_FAULTS)]
+            break_context: flags & UNMAP_BREAK_CONTEXT != 0,
             #[cfg(CONFIG_RUST_TLB_FAULTS)]
             broken_tables: BrokenTables::new(flags),
             loses_tables: flags & UNMAP_BREAK_TABLES_RECHECK != 0,

@@ -9,6 +9,7 @@ use core::time::Duration;
 use std::fmt;
 use std::io::{Read, Write};
 use std::process::ExitCode;
+use std::time::Instant;
 use std::{fs::File, panic};
 
 use anyhow::{bail, Result};
@@ -89,6 +90,9 @@ macro_rules! tests {
 
 /// Seconds that a step of a test may take unless it says otherwise.
 pub const DEFAULT_LIMIT_S: u64 = 60;
+
+/// Seconds from which on it is said how long a test took.
+const WORTH_SAYING_S: u64 = 4;
 
 /// The reason why a test cannot run here, as an error.
 #[derive(Debug)]
@@ -180,7 +184,12 @@ fn run_all(tests: &[Test], options: &Options) -> Result<usize> {
     println!("KTAP version 1\n1..{}", chosen().count());
     let (mut nr_passed, mut nr_failed, mut nr_skipped) = (0, 0, 0);
     for (index, test) in chosen().enumerate() {
+        let started = Instant::now();
         let outcome = run_one(test, options)?;
+        let took_s = started.elapsed().as_secs();
+        if took_s >= WORTH_SAYING_S {
+            println!("# {took_s} s:");
+        }
         match outcome {
             Outcome::Passed => nr_passed += 1,
             Outcome::Failed(_) => nr_failed += 1,

@@ -33,6 +33,7 @@ mod tally;
 mod test_list;
 mod tracing;
 mod vm;
+mod without_faults;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;

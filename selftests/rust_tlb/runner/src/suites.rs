@@ -19,6 +19,7 @@ use crate::setup;
 use crate::tally::Tally;
 use crate::test_list::{self, Kind, Selection, Test};
 use crate::vm::{Ended, Machine, Said, Session};
+use crate::without_faults;
 
 /// The binary that has all suites for the guest.
 const TESTS: &str = "rust-tlb-test";
@@ -49,6 +50,9 @@ const CONCURRENT: [&str; 17] = [
     "twophase",
     "writeback",
 ];
+/// Half of the others, by what they take: where all CPUs take turns, a machine keeps one of the host's
+/// busy, and two machines two.
+const IN_A_SECOND_MACHINE: [&str; 3] = ["hotplug", "ring", "trace"];
 /// Suites that use up all memory.
 const WITH_LITTLE_MEMORY: [&str; 1] = ["small"];
 
@@ -94,6 +98,11 @@ pub fn run_all(
                 tally.fail(format!("bindings layout: {error:#}"));
             }
         }
+        if listed.iter().any(|test| test.kind == Kind::Build) {
+            if let Err(error) = without_faults::run(&places.kernel("test")?, places, tally) {
+                tally.fail(format!("build without_faults: {error:#}"));
+            }
+        }
         Ok(())
     })?;
     tally.compare_with(&listed);
@@ -136,9 +145,9 @@ fn split(suites: Vec<Suite>, names: &[&str]) -> (Vec<Suite>, Vec<Suite>) {
 /// The boots that the guest's suites take; those that are for nothing are left out.
 #[derive(Default)]
 struct Boots {
-    /// With KUnit's tests. Goes on while the host's tests run: where all CPUs take turns, it keeps one
-    /// of the host's busy.
+    /// With KUnit's tests. These go on while the host's tests run.
     first: Option<Boot>,
+    second: Option<Boot>,
     /// With little memory.
     small: Option<Boot>,
     /// Once more where it is slow to run all CPUs at the same time, for those that want just that.
@@ -165,7 +174,11 @@ impl Boots {
             Threads::Sliced | Threads::Counted => split(suites, &CONCURRENT),
             _ => (Vec::new(), suites),
         };
-        let nothing_else = concurrent.is_empty() && small.is_empty();
+        let (second, others) = match machine.threads {
+            Threads::Sliced => split(others, &IN_A_SECOND_MACHINE),
+            _ => (Vec::new(), others),
+        };
+        let nothing_else = concurrent.is_empty() && small.is_empty() && second.is_empty();
         let boot = |needed: bool, machine, name, suites| {
             needed.then_some(Boot {
                 machine,
@@ -175,7 +188,9 @@ impl Boots {
         };
         let little = machine.with_little_memory();
         let parallel = machine.in_parallel();
+        let again = machine.without_kunit();
         Self {
+            second: boot(!second.is_empty(), again, "boot-second", second),
             small: boot(!small.is_empty(), little, "boot-small", small),
             parallel: boot(
                 !concurrent.is_empty(),
@@ -192,7 +207,7 @@ impl Boots {
         }
     }
 
-    /// Runs them, and `others` beside the first.
+    /// Runs them, and `others` beside the first and the second.
     fn run_beside(
         &self,
         places: &Places,
@@ -200,13 +215,16 @@ impl Boots {
         others: impl FnOnce(&mut Tally) -> Result<()>,
     ) -> Result<()> {
         thread::scope(|scope| {
-            let first = self.first.as_ref();
-            let first = first.map(|boot| scope.spawn(move || boot.keep(places)));
+            let started: Vec<_> = [&self.first, &self.second]
+                .into_iter()
+                .flatten()
+                .map(|boot| scope.spawn(move || boot.keep(places)))
+                .collect();
             others(tally)?;
             run_boot(&self.small, "a machine with little memory", places, tally);
-            if let Some(first) = first {
-                output::note("the machine that was started before");
-                match first.join().expect("a boot does not panic") {
+            for boot in started {
+                output::note("a machine that was started before");
+                match boot.join().expect("a boot does not panic") {
                     Ok(kept) => kept.show(tally),
                     Err(error) => tally.fail(format!("the test kernel: {error:#}")),
                 }

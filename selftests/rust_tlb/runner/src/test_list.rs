@@ -19,6 +19,8 @@ pub enum Kind {
     Setup,
     /// Of the bindings, on the host, at compile time.
     Bindings,
+    /// Of how the kernel's Rust code builds, on the host.
+    Build,
     /// A KUnit suite, while the kernel boots.
     Kunit,
     /// A test of a guest binary.
@@ -31,6 +33,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("host", Kind::Host),
     ("setup", Kind::Setup),
     ("bindings", Kind::Bindings),
+    ("build", Kind::Build),
     ("kunit", Kind::Kunit),
     ("vm", Kind::Vm),
     ("kernel", Kind::Kernel),
@@ -129,7 +132,7 @@ fn parse_line(line: &str) -> Result<Test> {
         (Some((_, Kind::Vm)), _) => bail!("vm takes a suite and a test"),
         (Some((_, kind)), [_, suite]) => Ok(Test::new(*kind, suite, None)),
         (Some((name, _)), _) => bail!("{name} takes one name"),
-        (None, _) => bail!("a line starts with host, setup, bindings, kunit, vm or kernel"),
+        (None, _) => bail!("a line starts with host, setup, bindings, build, kunit, vm or kernel"),
     }
 }
 

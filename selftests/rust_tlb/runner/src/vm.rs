@@ -142,13 +142,19 @@ impl Machine {
         }
     }
 
-    /// The same machine with CPUs that really run at the same time, for another boot: what KUnit
-    /// had to say it has said.
+    /// The same machine, for another boot: what KUnit had to say it has said.
+    pub fn without_kunit(&self) -> Self {
+        Self {
+            kunit: false,
+            ..self.clone()
+        }
+    }
+
+    /// The same machine with CPUs that really run at the same time, for another boot.
     pub fn in_parallel(&self) -> Self {
         Self {
             threads: Threads::Parallel,
-            kunit: false,
-            ..self.clone()
+            ..self.without_kunit()
         }
     }
 
@@ -176,8 +182,7 @@ impl Machine {
     pub fn with_little_memory(&self) -> Self {
         Self {
             memory: LITTLE_MEMORY,
-            kunit: false,
-            ..self.clone()
+            ..self.without_kunit()
         }
     }
 
