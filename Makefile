@@ -12,7 +12,7 @@ RUNNER := scripts/runner.sh
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help tools source overlay kernel module run test model bench events trace perf bpftrace kcsan litmus mutants binder series stress shell lint setup-matrix clean distclean
+.PHONY: help tools source overlay kernel module run test model bench events trace perf bpftrace kcsan litmus mutants frames binder series stress shell lint setup-matrix clean distclean
 
 ifeq ($(V),0)
 Q := @
@@ -30,6 +30,7 @@ help:
 	@echo 'make kcsan     the tests that run in the VM, on a kernel that looks for data races in C'
 	@echo 'make litmus    the memory orderings that the project relies on, checked by herd7'
 	@echo 'make mutants   break one rule after the other, and see that the tests notice; MUTANT=text: those that contain it'
+	@echo 'make frames    the largest stack frames of the project, in objects built for 8192 CPUs'
 	@echo 'make binder    Rust Binder: one shootdown for each scan of its shrinker, before and after'
 	@echo 'make series    all of it as mails for git am, checked; CHECK=1: and built after each of them'
 	@echo 'make stress    use the device at random for DURATION=600 seconds; SEED= replays the choices of an earlier run'
@@ -65,6 +66,7 @@ kcsan: export STEPS = 7
 model: export STEPS = 2
 litmus: export STEPS = 3
 mutants: export STEPS = 2
+frames: export STEPS = 5
 binder: export STEPS = 7
 series: export STEPS = 4
 stress: export STEPS = 7
@@ -135,6 +137,9 @@ litmus: source
 
 mutants: tools
 	$(Q)scripts/mutants.sh "$(MUTANT)"
+
+frames: tools
+	$(Q)scripts/frames.sh
 
 binder: export TEST = vm binder
 binder: tools

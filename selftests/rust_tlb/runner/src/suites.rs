@@ -3,7 +3,7 @@
 //! Runs every test there is: on the host, in the kernel as it boots, and in the guest.
 
 use std::process::ExitCode;
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use anyhow::{bail, Result};
@@ -52,7 +52,7 @@ const CONCURRENT: [&str; 17] = [
 ];
 /// Half of the others, by what they take: where all CPUs take turns, a machine keeps one of the host's
 /// busy, and two machines two.
-const IN_A_SECOND_MACHINE: [&str; 3] = ["hotplug", "ring", "trace"];
+const IN_A_SECOND_MACHINE: [&str; 2] = ["hotplug", "trace"];
 /// Suites that use up all memory.
 const WITH_LITTLE_MEMORY: [&str; 1] = ["small"];
 
@@ -148,7 +148,7 @@ struct Boots {
     /// With KUnit's tests. These go on while the host's tests run.
     first: Option<Boot>,
     second: Option<Boot>,
-    /// With little memory.
+    /// With little memory. Goes on beside the last.
     small: Option<Boot>,
     /// Once more where it is slow to run all CPUs at the same time, for those that want just that.
     parallel: Option<Boot>,
@@ -207,7 +207,7 @@ impl Boots {
         }
     }
 
-    /// Runs them, and `others` beside the first and the second.
+    /// Runs them, at most two at a time, and `others` beside the first two.
     fn run_beside(
         &self,
         places: &Places,
@@ -221,27 +221,27 @@ impl Boots {
                 .map(|boot| scope.spawn(move || boot.keep(places)))
                 .collect();
             others(tally)?;
-            run_boot(&self.small, "a machine with little memory", places, tally);
-            for boot in started {
-                output::note("a machine that was started before");
-                match boot.join().expect("a boot does not panic") {
-                    Ok(kept) => kept.show(tally),
-                    Err(error) => tally.fail(format!("the test kernel: {error:#}")),
+            started.into_iter().for_each(|boot| show(boot, tally));
+            let small = self.small.as_ref();
+            let small = small.map(|boot| scope.spawn(move || boot.keep(places)));
+            if let Some(parallel) = &self.parallel {
+                output::note("a machine with CPUs that run at the same time");
+                if let Err(error) = parallel.run(places, tally) {
+                    tally.fail(format!("the test kernel: {error:#}"));
                 }
             }
-            let what = "a machine with CPUs that run at the same time";
-            run_boot(&self.parallel, what, places, tally);
+            small.into_iter().for_each(|boot| show(boot, tally));
             Ok(())
         })
     }
 }
 
-/// Runs one boot, if there is one.
-fn run_boot(boot: &Option<Boot>, what: &str, places: &Places, tally: &mut Tally) {
-    let Some(boot) = boot else { return };
-    output::note(what);
-    if let Err(error) = boot.run(places, tally) {
-        tally.fail(format!("the test kernel: {error:#}"));
+/// Shows what came out of a boot that went on beside something else.
+fn show(boot: ScopedJoinHandle<'_, Result<Kept>>, tally: &mut Tally) {
+    output::note("a machine that was started before");
+    match boot.join().expect("a boot does not panic") {
+        Ok(kept) => kept.show(tally),
+        Err(error) => tally.fail(format!("the test kernel: {error:#}")),
     }
 }
 

@@ -14,15 +14,15 @@ use crate::ktap;
 use crate::stress::{self, Options};
 
 crate::tests! {
-    sixty_seconds_without_a_finding within 120,
+    half_a_minute_without_a_finding within 120,
     the_same_seed_makes_the_same_choices,
     a_missing_flush_is_found,
 }
 
-fn sixty_seconds_without_a_finding(options: &ktap::Options) -> Result<()> {
+fn half_a_minute_without_a_finding(options: &ktap::Options) -> Result<()> {
     let summary = stress::run(&Options {
         seed: Some(options.seed),
-        duration: 60,
+        duration: 30,
         ..Options::default()
     })?;
     summary.expect_silence()

@@ -38,9 +38,18 @@ fn pages(event: &Event, mapping: &Mapping) -> Option<(u64, u64)> {
     (start < end).then(|| (page(start), page(end)))
 }
 
+/// Our own events, on. To put them on takes the kernel longer than anything that is recorded here.
+fn tracing() -> Result<Tracing> {
+    Tracing::new(&["rust_tlb"])?.context("the kernel has no events")
+}
+
 /// Unmaps by a gather, in a process that has no other mapping of the device.
-fn gather(device: &Device, mapping: &Mapping, selection: &Selection) -> Result<Tracked> {
-    let tracing = Tracing::new(&["rust_tlb"])?.context("the kernel has no events")?;
+fn gather(
+    tracing: &Tracing,
+    device: &Device,
+    mapping: &Mapping,
+    selection: &Selection,
+) -> Result<Tracked> {
     let unmap = || Ok(device.unmap(selection, strategy::GATHER, 0)?);
     let (_, events) = tracing.record(unmap)?;
     let ended = named(&events, "rust_tlb_gather_end");
@@ -60,8 +69,12 @@ fn touch(mapping: &Mapping, pages: impl IntoIterator<Item = u64>) {
 }
 
 /// What a batch has recorded for `selection`, all ranges together.
-fn batch(device: &Device, mapping: &Mapping, selection: &Selection) -> Result<Option<(u64, u64)>> {
-    let tracing = Tracing::new(&["rust_tlb"])?.context("the kernel has no events")?;
+fn batch(
+    tracing: &Tracing,
+    device: &Device,
+    mapping: &Mapping,
+    selection: &Selection,
+) -> Result<Option<(u64, u64)>> {
     let unmap = || Ok(device.unmap(selection, strategy::PRECISE, 0)?);
     let (_, events) = tracing.record(unmap)?;
     let added = named(&events, "rust_tlb_range_add");
@@ -73,6 +86,7 @@ fn batch(device: &Device, mapping: &Mapping, selection: &Selection) -> Result<Op
 /// mapped, and nothing of those that were not.
 pub fn a_gather_tracks_what_a_batch_tracks(options: &Options) -> Result<()> {
     const NR_PAGES: u64 = 3 * PAGES_PER_TABLE;
+    let tracing = tracing()?;
     let mut rng = options.rng();
     for _ in 0..40 * options.effort {
         let device = Device::open()?;
@@ -85,9 +99,9 @@ pub fn a_gather_tracks_what_a_batch_tracks(options: &Options) -> Result<()> {
         let both = both.iter().copied().filter(|page| mapped.contains(page));
         let hull = both.clone().min().zip(both.max().map(|max| max + 1));
         touch(&mapping, mapped.iter().copied());
-        ensure!(batch(&device, &mapping, &selection)? == hull, "{hull:?}");
+        ensure!(batch(&tracing, &device, &mapping, &selection)? == hull, "{hull:?}");
         touch(&mapping, mapped.iter().copied());
-        let tracked = gather(&device, &mapping, &selection)?;
+        let tracked = gather(&tracing, &device, &mapping, &selection)?;
         ensure!(tracked.pages == hull, "{tracked:?} instead of {hull:?}");
         ensure!(!tracked.freed_tables, "{tracked:?}");
     }
@@ -130,13 +144,14 @@ pub fn what_is_far_apart_is_flushed_in_full(_: &Options) -> Result<()> {
 }
 
 pub fn a_freed_table_does_not_widen_the_flush(_: &Options) -> Result<()> {
+    let tracing = tracing()?;
     let (device, mapping) = with_tables(1)?;
     let all = Selection::run(0, PAGES_PER_TABLE);
     // A page table adds the first page that it maps.
     for (page, end) in [(0, 1), (7, 8)] {
         touch(&mapping, [page]);
         let before = vm_pte_kb()?;
-        let tracked = gather(&device, &mapping, &all)?;
+        let tracked = gather(&tracing, &device, &mapping, &all)?;
         let expected = Tracked {
             pages: Some((0, end)),
             freed_tables: true,
@@ -157,16 +172,17 @@ pub fn a_freed_table_does_not_widen_the_flush(_: &Options) -> Result<()> {
 
 /// Tables go that the zapped range covers, and no others, empty or not.
 pub fn tables_are_freed_only_if_they_are_covered(_: &Options) -> Result<()> {
+    let tracing = tracing()?;
     let (device, mapping) = with_tables(2)?;
     touch(&mapping, [0, PAGES_PER_TABLE]);
     let before = vm_pte_kb()?;
     let short = Selection::run(0, PAGES_PER_TABLE - 1);
-    let tracked = gather(&device, &mapping, &short)?;
+    let tracked = gather(&tracing, &device, &mapping, &short)?;
     ensure!(!tracked.freed_tables, "{tracked:?}");
     ensure!(vm_pte_kb()? == before, "a table is gone");
     // Not mapped any more, and not looked up by the device: touched again for that.
     touch(&mapping, [0]);
-    let tracked = gather(&device, &mapping, &Selection::run(0, PAGES_PER_TABLE))?;
+    let tracked = gather(&tracing, &device, &mapping, &Selection::run(0, PAGES_PER_TABLE))?;
     ensure!(tracked.freed_tables, "{tracked:?}");
     let after = vm_pte_kb()?;
     ensure!(after + TABLE_KB == before, "{before} kB to {after} kB");
@@ -174,11 +190,12 @@ pub fn tables_are_freed_only_if_they_are_covered(_: &Options) -> Result<()> {
 }
 
 pub fn nothing_is_freed_without_the_switch(_: &Options) -> Result<()> {
+    let tracing = tracing()?;
     let device = Device::open()?;
     let mapping = Mapping::of_tables(&device, PAGES_PER_TABLE)?;
     touch(&mapping, [0]);
     let before = vm_pte_kb()?;
-    let tracked = gather(&device, &mapping, &Selection::run(0, PAGES_PER_TABLE))?;
+    let tracked = gather(&tracing, &device, &mapping, &Selection::run(0, PAGES_PER_TABLE))?;
     ensure!(!tracked.freed_tables, "{tracked:?}");
     ensure!(vm_pte_kb()? == before, "a table is gone");
     Ok(())
