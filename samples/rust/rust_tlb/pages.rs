@@ -100,27 +100,28 @@ const MAX_POOL_PAGES: usize = 1 << 20;
 pub(crate) const SPARE_PAGES: usize = 128;
 
 impl Pages {
-    /// Makes `nr_pages` empty slots.
-    pub(crate) fn new(nr_pages: usize) -> Result<Self> {
+    /// Makes `nr_pages` empty slots, in place: it is too much for the stack.
+    pub(crate) fn new(nr_pages: usize) -> Result<impl Init<Self>> {
+        let slots = Slots::new(nr_pages, GFP_KERNEL_ACCOUNT)?;
+        let pool = KVVec::with_capacity(nr_pages.min(MAX_POOL_PAGES), GFP_KERNEL_ACCOUNT)?;
+        let owed = Arc::new(OwedCount::new(), GFP_KERNEL_ACCOUNT)?;
+        let broadcast = tlb::Broadcast::new(tlb::Cpus::new(GFP_KERNEL_ACCOUNT)?);
+        let spare = Batch::new(broadcast, SPARE_PAGES, GFP_KERNEL_ACCOUNT)?;
         // INVARIANT: Nothing is pending, and there is no batch.
-        Ok(Self {
-            slots: Slots::new(nr_pages, GFP_KERNEL_ACCOUNT)?,
-            pool: KVVec::with_capacity(nr_pages.min(MAX_POOL_PAGES), GFP_KERNEL_ACCOUNT)?,
+        Ok(init!(Self {
+            slots,
+            pool,
             deferred: None,
-            owed: Arc::new(OwedCount::new(), GFP_KERNEL_ACCOUNT)?,
+            owed,
             used: [const { None }; strategy::NR as usize],
             scanned_to: 0,
-            spare: Some(Batch::new(
-                tlb::Broadcast::new(tlb::Cpus::new(GFP_KERNEL_ACCOUNT)?),
-                SPARE_PAGES,
-                GFP_KERNEL_ACCOUNT,
-            )?),
+            spare: Some(spare),
             membership: None,
             setup: Setup::default(),
             is_set_up: false,
             is_broken: false,
             counters: Counters::default(),
-        })
+        }))
     }
 
     /// Sees to it that there is a page at `pgoff`, unless that is behind the device; a fresh one is
