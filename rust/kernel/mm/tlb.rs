@@ -220,7 +220,11 @@ pub unsafe trait StalePage: Stale {
     fn is_unmapped(&self) -> bool;
 }
 
-impl Stale for Page {}
+impl Stale for Page {
+    fn unmapped(&mut self, _from: walk::Place, _pgoff: usize, _proof: Proof) {}
+
+    fn flushed(&mut self, _proof: Proof) {}
+}
 
 // SAFETY:
 // - A `Page` owns itself, and puts its reference when it is dropped.

@@ -44,14 +44,14 @@ use kernel::alloc::{
 /// Comes from a batch, and from nowhere else: what it is handed over with is true.
 pub struct Proof(pub(super) ());
 
-/// What can be in a batch.
+/// What can be in a batch. What wraps another hands both calls on to it.
 pub trait Stale {
     /// All PTEs at `pgoff`, `from` there, that map the page were cleared. Other CPUs may still
     /// reach it, until [`Stale::flushed`].
-    fn unmapped(&mut self, _from: Place, _pgoff: usize, _proof: Proof) {}
+    fn unmapped(&mut self, from: Place, pgoff: usize, proof: Proof);
 
     /// No translation to it is left of those that the batch took out.
-    fn flushed(&mut self, _proof: Proof) {}
+    fn flushed(&mut self, proof: Proof);
 }
 
 /// Pages, of which some are unmapped.

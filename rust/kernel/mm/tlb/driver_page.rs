@@ -164,8 +164,19 @@ impl Drop for DriverPage {
 #[cfg(CONFIG_RUST_TLB_KUNIT_TEST)]
 #[macros::kunit_tests(rust_tlb_driver_page)]
 mod tests {
-    use super::*;
-    use crate::page::BorrowedPage;
+    use super::{
+        super::{
+            Batch,
+            Broadcast,
+            Cpus, //
+        },
+        *, //
+    };
+    use crate::{
+        mm::rmap::AddressSpace,
+        page::BorrowedPage,
+        sync::Arc, //
+    };
     use core::ptr::NonNull;
 
     const HERE: Place = Place {
@@ -236,6 +247,56 @@ mod tests {
         unmap_and_flush(&mut page, Place { data: 1, ..HERE }, PGOFF);
         page = page.into_exclusive().err().unwrap();
         release(page);
+    }
+
+    /// What a driver may put around a page.
+    struct Wrapped(DriverPage);
+
+    impl Stale for Wrapped {
+        fn unmapped(&mut self, from: Place, pgoff: usize, proof: Proof) {
+            self.0.unmapped(from, pgoff, proof);
+        }
+
+        fn flushed(&mut self, proof: Proof) {
+            self.0.flushed(proof);
+        }
+    }
+
+    // SAFETY: All of it is that of the page within.
+    unsafe impl StalePage for Wrapped {
+        fn page(&self) -> &Page {
+            self.0.page()
+        }
+
+        fn is_unmapped(&self) -> bool {
+            self.0.is_unmapped()
+        }
+    }
+
+    /// A batch takes at its word where a page is mapped. Where it is not, it may be mapped elsewhere,
+    /// and written to: its contents are nobody's to save.
+    #[test]
+    fn what_is_mapped_elsewhere_is_not_final() {
+        let mapping = AddressSpace::new().unwrap();
+        let data = Arc::new((), GFP_KERNEL).unwrap();
+        for (pgoff, is_final) in [(PGOFF, true), (PGOFF + 1, false)] {
+            let page = DriverPage::new(ExclusivePage::alloc_zeroed(GFP_KERNEL).unwrap());
+            let place = mapping.place(data.as_arc_borrow());
+            assert!(page.note_mapped(place, PGOFF));
+            let policy = Broadcast::new(Cpus::new(GFP_KERNEL).unwrap());
+            let mut batch = Batch::new(policy, 1, GFP_KERNEL).unwrap();
+            let mut staging = batch.stage();
+            assert!(staging.push(pgoff, Wrapped(page)).is_ok());
+            staging.unmap(&mapping.over(data.as_arc_borrow()));
+            let settled = batch.flush_dirty();
+            assert!(settled.pages().all(|(_, page)| page.is_some() == is_final));
+            assert_eq!(settled.pages().count(), 1);
+            for (_, page) in batch.flush().drain() {
+                let mut page = page.0;
+                unmap_and_flush(&mut page, place, PGOFF);
+                assert!(page.into_exclusive().is_ok());
+            }
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     mm::tlb::{
-        batch::Stale,
+        batch::{Proof, Stale},
         policy::{sealed::Sealed, Touched},
         range::{PageRange, Pending},
         walk::{Cleared, Mapping, Mappings, Permit, Place, Unmap},
@@ -28,7 +28,11 @@ pub(super) struct Taken {
     pub(super) frame: Frame,
 }
 
-impl Stale for Taken {}
+impl Stale for Taken {
+    fn unmapped(&mut self, _from: Place, _pgoff: usize, _proof: Proof) {}
+
+    fn flushed(&mut self, _proof: Proof) {}
+}
 
 /// Some address spaces, in which other things go on.
 pub(super) struct Processes<'a> {

@@ -6,13 +6,20 @@
 //! counted: a page whose contents show fewer writes than CPUs have made to it has lost some.
 
 use super::world::{MmId, Vpn};
-use crate::mm::tlb::batch::Stale;
+use crate::mm::tlb::{
+    batch::{Proof, Stale},
+    walk::Place,
+};
 use std::collections::BTreeMap;
 
 /// A page of memory, never reused, so that a stale translation is one to a frame that was released.
 pub(super) type Frame = u64;
 
-impl Stale for Frame {}
+impl Stale for Frame {
+    fn unmapped(&mut self, _from: Place, _pgoff: usize, _proof: Proof) {}
+
+    fn flushed(&mut self, _proof: Proof) {}
+}
 
 /// A page of an address space, wherever its contents are.
 pub(super) type Page = (MmId, Vpn);

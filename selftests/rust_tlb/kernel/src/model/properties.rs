@@ -18,7 +18,7 @@ use crate::{
     mm::tlb::{
         batch::{Batch, Proof, Stale},
         policy::Flush,
-        walk::{Cleared, Permit, Unmap},
+        walk::{Cleared, Permit, Place, Unmap},
     },
 };
 use proptest::prelude::*;
@@ -276,6 +276,8 @@ impl Leaving {
 }
 
 impl Stale for Leaving {
+    fn unmapped(&mut self, _from: Place, _pgoff: usize, _proof: Proof) {}
+
     fn flushed(&mut self, _proof: Proof) {
         self.note();
     }
