@@ -590,6 +590,14 @@ mod tests {
             assert!(vma.set_vm_ops::<Ops<0x1000>>(data()).is_ok());
             assert_eq!(vma.set_vm_ops::<Ops<0x1000>>(data()).err(), Some(EBUSY));
         });
+        // Others' operations need no data.
+        let theirs: bindings::vm_operations_struct = Default::default();
+        with_vma(LOADED, SHARED, |vma| {
+            // SAFETY: Nobody else knows the VMA.
+            unsafe { (*vma.as_ptr()).vm_ops = &theirs };
+            assert_eq!(vma.set_vm_ops::<Ops<0x1000>>(data()).err(), Some(EBUSY));
+            assert_eq!(vma.set_pfn_vm_ops::<Ops<0x1000>>(data()), Err(EBUSY));
+        });
     }
 
     #[test]
