@@ -87,10 +87,13 @@ static void expiry_ends(void)
 
 /* Generations and flushes. */
 
-/* For the trace: it may be off by one if the task moves. */
+/*
+ * Those that are asked to flush; for the trace. It may be off if the task
+ * moves, or if a CPU goes.
+ */
 static unsigned int nr_others(const struct cpumask *cpus)
 {
-	return cpumask_weight(cpus) -
+	return cpumask_weight_and(cpus, cpu_online_mask) -
 	       cpumask_test_cpu(raw_smp_processor_id(), cpus);
 }
 
