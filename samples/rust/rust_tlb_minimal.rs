@@ -67,12 +67,11 @@ impl VmOperations for Pages {
     type Data = Self;
 
     fn fault(pages: ArcBorrow<'_, Self>, vmf: &VmFault<'_>) -> Result<(), FaultError> {
+        // Before the lock: whoever waits for memory is to keep nobody from their pages.
+        let fresh = Page::alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO)?;
         let mut slots = pages.slots.lock();
         let slot = slots.get_mut(vmf.pgoff()).ok_or(FaultError::Sigbus)?;
-        if slot.is_none() {
-            *slot = Some(Page::alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO)?);
-        }
-        vmf.insert_page(slot.as_ref().ok_or(FaultError::Oom)?)
+        vmf.insert_page(slot.get_or_insert(fresh))
     }
 }
 
