@@ -163,11 +163,16 @@ fn show_diagnostics(line: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_list::Selection;
     use std::path::PathBuf;
 
     /// What becomes of these lines; those of the kernel start with `[`.
     fn read(lines: &str, ending: Ending) -> Tally {
-        let mut tally = Tally::default();
+        read_selected("", lines, ending)
+    }
+
+    fn read_selected(text: &str, lines: &str, ending: Ending) -> Tally {
+        let mut tally = Tally::of(Selection::new(text));
         let mut reading = Reading::new(&mut tally, 180);
         let mut console = Vec::new();
         for line in lines.lines() {
@@ -201,6 +206,17 @@ mod tests {
     #[test]
     fn a_complaint_fails_a_run_whose_tests_passed() {
         let tally = read(
+            "# suite starts: abi\nKTAP version 1\n1..1\nok 1 a\n[ 9.0] BUG: Bad rss-counter state\n\
+             # suite ends: 0 3 abi\n",
+            Ending::Exited(0),
+        );
+        assert_eq!(tally.so_far(), (1, &["kernel log".to_string()][..], 0));
+    }
+
+    #[test]
+    fn a_complaint_counts_whatever_is_selected() {
+        let tally = read_selected(
+            "vm abi a",
             "# suite starts: abi\nKTAP version 1\n1..1\nok 1 a\n[ 9.0] BUG: Bad rss-counter state\n\
              # suite ends: 0 3 abi\n",
             Ending::Exited(0),

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use crate::ktap::Outcome;
-use crate::test_list::{self, Selection, Test};
+use crate::test_list::{self, Kind, Selection, Test};
 
 /// All results of a run.
 #[derive(Default)]
@@ -27,11 +27,13 @@ impl Tally {
         }
     }
 
-    /// Counts one test, and shows it.
+    /// Counts one test, and shows it. What the kernel complains of counts whatever is selected.
     pub fn record(&mut self, test: Test, outcome: &Outcome) {
         if self.selection.contains(&test) {
             self.count(&test.to_string(), outcome);
             self.seen.push(test);
+        } else if test.kind == Kind::Kernel && *outcome == Outcome::Failed {
+            self.fail(test.to_string());
         }
     }
 

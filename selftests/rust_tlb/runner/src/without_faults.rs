@@ -76,7 +76,8 @@ fn leave_out_option(from: &Path, to: &Path) -> Result<()> {
 fn compile(kernel: &Kernel, work: &Path, object: &str, name: &str) -> Result<Option<String>> {
     let (folder, file) = object.rsplit_once('/').context("an object has a folder")?;
     let saved = kernel.build.join(format!("{folder}/.{file}.cmd"));
-    let saved = fs::read_to_string(&saved).with_context(|| format!("reading {}", saved.display()))?;
+    let saved =
+        fs::read_to_string(&saved).with_context(|| format!("reading {}", saved.display()))?;
     let command = elsewhere(&saved, work, name)?;
     let output = Command::new("sh")
         .current_dir(&kernel.build)
