@@ -7,6 +7,7 @@
 use core::ffi::c_void;
 use core::ptr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -70,7 +71,12 @@ impl Device {
 
     /// Opens the device with the given access mode.
     pub fn open_with(access: OFlags) -> Result<Self, Errno> {
-        let file = rustix::fs::open(PATH, access | OFlags::CLOEXEC, Mode::empty())?;
+        Self::open_at(Path::new(PATH), access)
+    }
+
+    /// Opens it by another node.
+    pub fn open_at(node: &Path, access: OFlags) -> Result<Self, Errno> {
+        let file = rustix::fs::open(node, access | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { file })
     }
 

@@ -152,6 +152,12 @@ impl Mapping {
         unsafe { mm::madvise(self.part(first, nr), bytes(nr), Advice::LinuxDontNeed) }
     }
 
+    /// Has the kernel fault a page in as if it was written to, without a write.
+    pub fn populate_writable(&self, page: u64) -> Result<(), Errno> {
+        // SAFETY: It changes nothing in the page.
+        unsafe { mm::madvise(self.part(page, 1), bytes(1), Advice::LinuxPopulateWrite) }
+    }
+
     /// Unmaps all pages and maps them again, in one call: whoever uses them meanwhile waits. The
     /// mapping is one from the start of `device`.
     pub fn renew(&self, device: &Device) -> Result<(), Errno> {

@@ -4,15 +4,18 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 use core::time::Duration;
-use std::fs;
+use std::path::PathBuf;
 use std::thread;
+use std::{env, fs};
 
 use anyhow::{ensure, Context, Result};
+use rustix::fs::{FileType, Mode, OFlags, CWD};
 use rustix::io::Errno;
+use rustix::mount::{self, MountFlags, UnmountFlags};
 
 use crate::abi::{self, strategy};
 use crate::child::Child;
-use crate::device::{Device, REAL_STRATEGIES};
+use crate::device::{self, Device, REAL_STRATEGIES};
 use crate::kernel_module::{self, Unloaded};
 use crate::ktap::{skip, Options};
 use crate::mapping::{Mapping, PAGE_SIZE};
@@ -32,9 +35,17 @@ crate::tests! {
     parameters_set_the_limits,
     bad_parameters_are_refused,
     many_pages_at_once_lock_nothing_up within 180,
+    a_file_system_goes_when_its_node_is_closed,
 }
 
 const NR_PAGES: u64 = 32;
+/// How a file's mappings can be.
+const FLAVOURS: [u32; 4] = [
+    0,
+    abi::SETUP_NOTIFY,
+    abi::SETUP_PFNMAP,
+    abi::SETUP_PFNMAP | abi::SETUP_NOTIFY,
+];
 
 /// The device works: pages come, keep their data, and go.
 fn expect_working(device: &Device) -> Result<()> {
@@ -79,12 +90,6 @@ fn fork_and_exit(_: &Options) -> Result<()> {
 /// pages of memory each time.
 fn a_failed_mmap_leaves_nothing(_: &Options) -> Result<()> {
     const NR_FILES: usize = 1000;
-    const FLAVOURS: [u32; 4] = [
-        0,
-        abi::SETUP_NOTIFY,
-        abi::SETUP_PFNMAP,
-        abi::SETUP_PFNMAP | abi::SETUP_NOTIFY,
-    ];
     let fail = || -> Result<()> {
         for flavour in FLAVOURS {
             let device = Device::open()?;
@@ -111,16 +116,21 @@ fn a_failed_mmap_leaves_nothing(_: &Options) -> Result<()> {
 
 /// It has unmapped what was there before it fails. Nothing of that is lost.
 fn a_failed_mmap_over_a_mapping_leaves_a_hole(_: &Options) -> Result<()> {
-    let broken = Device::open()?;
-    if broken.setup(abi::SETUP_BREAK_MAP) == Err(Errno::OPNOTSUPP) {
+    if Device::open()?.setup(abi::SETUP_BREAK_MAP) == Err(Errno::OPNOTSUPP) {
         return skip("the kernel was built without CONFIG_RUST_TLB_FAULTS");
     }
-    for flavour in [0, abi::SETUP_NOTIFY, abi::SETUP_PFNMAP] {
+    for flavour in FLAVOURS {
         let device = Device::open()?;
         device.setup(flavour)?;
-        for round in 0..100 {
+        let broken = FLAVOURS.map(|flavour| -> Result<Device> {
+            let broken = Device::open()?;
+            broken.setup(abi::SETUP_BREAK_MAP | flavour)?;
+            Ok(broken)
+        });
+        let broken: Vec<_> = broken.into_iter().collect::<Result<_>>()?;
+        for (round, broken) in broken.iter().cycle().take(100).enumerate() {
             let child = Child::fork_with_code(|| {
-                let done = fail_over(&device, &broken);
+                let done = fail_over(&device, broken);
                 done.as_ref().err().inspect(|error| println!("# {error:#}"));
                 i32::from(done.is_err())
             })?;
@@ -193,12 +203,76 @@ fn many_pages_at_once_lock_nothing_up(_: &Options) -> Result<()> {
         })?;
         thread::sleep(Duration::from_millis(2));
         unmapper.kill()?;
-        device.unmap(&all(), strategy::PRECISE, flags)?;
+        // With all pages by number still there, or with all gone.
+        if flavour == 0 {
+            device.unmap(&all(), strategy::PRECISE, flags)?;
+        }
         drop(mapping);
         anyhow::Ok(())
     });
     fs::write(THRESHOLD, before.trim())?;
     done
+}
+
+/// A file system with a node of the device, mounted while it lasts.
+struct NodeElsewhere {
+    folder: PathBuf,
+    node: PathBuf,
+}
+
+impl NodeElsewhere {
+    fn new() -> Result<Self> {
+        let folder = env::temp_dir().join(format!("rust-tlb-node-{}", std::process::id()));
+        fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
+        mount::mount("none", &folder, "tmpfs", MountFlags::empty(), None).context("tmpfs")?;
+        let node = folder.join("rust-tlb");
+        let number = rustix::fs::stat(device::PATH)?.st_rdev;
+        let mode = Mode::RUSR | Mode::WUSR;
+        rustix::fs::mknodat(CWD, &node, FileType::CharacterDevice, mode, number)?;
+        Ok(Self { folder, node })
+    }
+
+    fn unmount(&self) -> Result<(), Errno> {
+        mount::unmount(&self.folder, UnmountFlags::empty())
+    }
+}
+
+impl Drop for NodeElsewhere {
+    fn drop(&mut self) {
+        // An error if it is unmounted already.
+        let _ = mount::unmount(&self.folder, UnmountFlags::DETACH);
+        let _ = fs::remove_dir(&self.folder);
+    }
+}
+
+/// A mapping keeps it, as an open file does; a scope that others are still in does not.
+fn a_file_system_goes_when_its_node_is_closed(_: &Options) -> Result<()> {
+    for flavour in FLAVOURS {
+        let elsewhere = NodeElsewhere::new()?;
+        let theirs = Device::open_at(&elsewhere.node, OFlags::RDWR)?;
+        theirs.setup(flavour)?;
+        theirs.enter(strategy::BROADCAST, None)?;
+        let ours = Device::open()?;
+        ours.enter(strategy::BROADCAST, Some(&theirs))?;
+        let mapping = theirs.map(NR_PAGES)?;
+        (0..NR_PAGES).for_each(|page| mapping.word(page, 0).store(1, Relaxed));
+        let some = Selection::run(0, NR_PAGES / 2);
+        theirs.unmap(&some, strategy::BROADCAST, abi::UNMAP_DEFER)?;
+        drop(theirs);
+        let child = Child::fork(|| {
+            ensure!(mapping.word(NR_PAGES - 1, 0).load(Relaxed) == 1, "no page");
+            Ok(())
+        })?;
+        child.join()?;
+        ensure!(elsewhere.unmount() == Err(Errno::BUSY), "nobody keeps it");
+        drop(mapping);
+        elsewhere.unmount().context("something keeps it")?;
+        let mapping = ours.map(NR_PAGES)?;
+        (0..NR_PAGES).for_each(|page| mapping.word(page, 0).store(1, Relaxed));
+        ours.unmap(&some, strategy::BROADCAST, abi::UNMAP_DEFER)?;
+        ours.leave()?;
+    }
+    expect_working(&Device::open()?)
 }
 
 /// Touches and unmaps until it is killed.

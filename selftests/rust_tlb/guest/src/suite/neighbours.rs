@@ -125,7 +125,7 @@ fn an_open_file_can_be_shared(_: &Options) -> Result<()> {
 }
 
 /// Waits until a task, known by its folder in `/proc`, sleeps in the kernel, and cannot be woken.
-fn await_stuck(task: &str) -> Result<()> {
+pub(super) fn await_stuck(task: &str) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(5);
     let path = format!("/proc/{task}/stat");
     loop {
@@ -139,7 +139,7 @@ fn await_stuck(task: &str) -> Result<()> {
     }
 }
 
-fn tid() -> u32 {
+pub(super) fn tid() -> u32 {
     rustix::thread::gettid().as_raw_nonzero().get() as u32
 }
 

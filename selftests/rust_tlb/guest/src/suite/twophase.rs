@@ -28,9 +28,9 @@ use cost::{
     trust_takes_one_round,
 };
 use notify::{
-    no_write_to_notified_pages_is_lost, notified_pages_are_never_protected,
-    without_setup_no_write_is_noticed, writes_to_pages_are_noticed_once,
-    writes_to_pfns_are_noticed_once,
+    a_fault_leaves_what_is_there, no_write_to_notified_pages_is_lost,
+    notified_pages_are_never_protected, without_setup_no_write_is_noticed,
+    writes_to_pages_are_noticed_once, writes_to_pfns_are_noticed_once,
 };
 use redirtied::{a_write_between_the_phases_is_seen, no_write_is_lost};
 use watched::{two_phase_broadcast_is_silent, two_phase_precise_is_silent};
@@ -52,6 +52,7 @@ crate::tests! {
     without_setup_no_write_is_noticed,
     notified_pages_are_never_protected,
     no_write_to_notified_pages_is_lost,
+    a_fault_leaves_what_is_there,
     a_write_between_the_phases_is_seen,
     no_write_is_lost,
     two_phase_broadcast_is_silent,

@@ -99,7 +99,10 @@ pub fn a_gather_tracks_what_a_batch_tracks(options: &Options) -> Result<()> {
         let both = both.iter().copied().filter(|page| mapped.contains(page));
         let hull = both.clone().min().zip(both.max().map(|max| max + 1));
         touch(&mapping, mapped.iter().copied());
-        ensure!(batch(&tracing, &device, &mapping, &selection)? == hull, "{hull:?}");
+        ensure!(
+            batch(&tracing, &device, &mapping, &selection)? == hull,
+            "{hull:?}"
+        );
         touch(&mapping, mapped.iter().copied());
         let tracked = gather(&tracing, &device, &mapping, &selection)?;
         ensure!(tracked.pages == hull, "{tracked:?} instead of {hull:?}");
@@ -182,7 +185,12 @@ pub fn tables_are_freed_only_if_they_are_covered(_: &Options) -> Result<()> {
     ensure!(vm_pte_kb()? == before, "a table is gone");
     // Not mapped any more, and not looked up by the device: touched again for that.
     touch(&mapping, [0]);
-    let tracked = gather(&tracing, &device, &mapping, &Selection::run(0, PAGES_PER_TABLE))?;
+    let tracked = gather(
+        &tracing,
+        &device,
+        &mapping,
+        &Selection::run(0, PAGES_PER_TABLE),
+    )?;
     ensure!(tracked.freed_tables, "{tracked:?}");
     let after = vm_pte_kb()?;
     ensure!(after + TABLE_KB == before, "{before} kB to {after} kB");
@@ -195,7 +203,12 @@ pub fn nothing_is_freed_without_the_switch(_: &Options) -> Result<()> {
     let mapping = Mapping::of_tables(&device, PAGES_PER_TABLE)?;
     touch(&mapping, [0]);
     let before = vm_pte_kb()?;
-    let tracked = gather(&tracing, &device, &mapping, &Selection::run(0, PAGES_PER_TABLE))?;
+    let tracked = gather(
+        &tracing,
+        &device,
+        &mapping,
+        &Selection::run(0, PAGES_PER_TABLE),
+    )?;
     ensure!(!tracked.freed_tables, "{tracked:?}");
     ensure!(vm_pte_kb()? == before, "a table is gone");
     Ok(())

@@ -3,14 +3,18 @@
 //! Mappings that are read-only until the first write, which the device is told of: by
 //! `page_mkwrite`, and by `pfn_mkwrite` where pages are mapped by number.
 
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::Arc;
+use std::thread;
 
 use anyhow::{ensure, Result};
 
 use super::{all, expect_protected, expect_released, mapped_as, read, write, NR_PAGES, STRATEGIES};
 use crate::abi;
 use crate::device::{strategy_name, Device};
-use crate::ktap::Options;
+use crate::held_moment;
+use crate::ktap::{skip, Options};
+use crate::suite::neighbours::{await_stuck, tid};
 use crate::writers::Writers;
 
 const OF_PAGES: u32 = abi::SETUP_NOTIFY;
@@ -104,5 +108,45 @@ pub fn no_write_to_notified_pages_is_lost(options: &Options) -> Result<()> {
             ensure!(device.counters()?.nr_mkwrites > 0, "nobody wrote");
         }
     }
+    Ok(())
+}
+
+/// The moment held open in which a write looks for a page that a read is just mapping. What the read
+/// has mapped stays read-only: the write is noticed, and finds no PTE that is writable and clean.
+pub fn a_fault_leaves_what_is_there(_: &Options) -> Result<()> {
+    if !held_moment::can_be_held() {
+        return skip("the kernel has no CONFIG_RUST_TLB_FAULTS");
+    }
+    let (device, mapping) = mapped_as(OF_PAGES)?;
+    let (writing_tid, is_held) = (AtomicU32::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        // To start a thread waits for whoever is in a fault.
+        let writing = scope.spawn(|| {
+            writing_tid.store(tid(), Relaxed);
+            while !is_held.load(Relaxed) {
+                thread::yield_now();
+            }
+            mapping.populate_writable(0)
+        });
+        let reading = scope.spawn(|| {
+            held_moment::hold_own_fault()?;
+            mapping.word(0, 0).load(Relaxed);
+            anyhow::Ok(())
+        });
+        let held = held_moment::await_held();
+        is_held.store(true, Relaxed);
+        held?;
+        let stuck = await_stuck(&format!("self/task/{}", writing_tid.load(Relaxed)));
+        held_moment::go_on()?;
+        reading.join().expect("nobody panics")?;
+        writing.join().expect("nobody panics")?;
+        stuck
+    })?;
+    // By the fault that came too late, and when it was tried again.
+    expect_noticed(&device, 2, "the write")?;
+    let in_two = abi::UNMAP_TWO_PHASE | abi::UNMAP_WRITE_BACK;
+    let reply = device.unmap(&all(), abi::strategy::PRECISE, in_two)?;
+    ensure!(reply.nr_ptes == 1 && reply.nr_protected == 0, "{reply:?}");
+    ensure!(reply.nr_written_back == 1, "{reply:?}");
     Ok(())
 }
