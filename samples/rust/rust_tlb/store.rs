@@ -64,8 +64,9 @@ use kernel::{
 ///
 /// Lock order: `mmap_lock` (a fault) → `pages` → `i_mmap_rwsem` → page-table lock. User memory is
 /// read and written outside of `pages`: it may be a mapping of this very device. Pages are
-/// allocated outside of it, too: whoever waits for memory is to keep nobody from their pages. What
-/// is allocated under it is batches, so memory pressure only tries to lock it.
+/// allocated outside of it, too: whoever waits for one is to keep nobody from the others. What is
+/// allocated under it is batches, scopes and the page of a ring, so memory pressure only tries to
+/// lock it.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Store {
     limits: Limits,
@@ -263,8 +264,9 @@ impl Store {
     }
 
     /// What memory pressure does: first what nobody maps, then idle pages, one batch, and so one
-    /// round, a call. A deferred batch goes as a whole, however many pages it has. Returns how many
-    /// pages were freed, or [`None`] if a lock is taken.
+    /// round, a call. A deferred batch is flushed and settled as a whole: up to `max_pending` pages,
+    /// whatever `nr` is, but each of them once. Returns how many pages of the pool and idle ones
+    /// were freed, up to `nr`, or [`None`] if a lock is taken.
     pub(crate) fn shrink(this: ArcBorrow<'_, Self>, nr: usize) -> Option<usize> {
         let mut pages = this.try_lock()?;
         if pages.deferred.is_some() {
