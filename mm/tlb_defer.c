@@ -541,7 +541,8 @@ unsigned int tlb_defer_test_young(const struct tlb_defer_table *table,
  * Whether someone cleared PTEs of @mm and has yet to flush them: an empty PTE
  * is then no proof that nobody reaches the page (H2).
  * Context: the page-table lock of the PTE in question is held, if there is a
- * table; without one, the order rests on x86 being TSO.
+ * table; without one, the order rests on x86 being TSO, and no page depends on
+ * it: see "Barriers" in Documentation/mm/tlb_batch.rst.
  */
 bool tlb_defer_flush_is_pending(struct mm_struct *mm)
 {
