@@ -126,6 +126,10 @@ unsafe impl<T: Shrink> Sync for Shrinker<T> {}
 impl<T: Shrink> Shrinker<T> {
     /// Registers a shrinker for `data`.
     ///
+    /// What is returned must belong to something that the exit of the module of `T` drops. The types
+    /// do not see to that: a shrinker that is forgotten (`mem::forget()`), or in a static that nobody
+    /// empties, stays registered, and memory pressure calls code that is gone. `data` are kept.
+    ///
     /// # Errors
     ///
     /// - `ENOMEM` if there is no memory for it.
@@ -137,7 +141,8 @@ impl<T: Shrink> Shrinker<T> {
         let raw = mechanism::shrinker_alloc(name).ok_or(ENOMEM)?;
         let raw_data = Arc::as_ptr(&data).cast_mut().cast();
         // SAFETY: It was just allocated; these are the fields to be filled in. The functions are of
-        // the module that this code was compiled into, and are done with when `drop` returns.
+        // the module that this code was compiled into, and are done with when `drop` returns: before
+        // the module goes, if its exit drops what is returned here.
         unsafe {
             (*raw.as_ptr()).count_objects = Some(Self::count);
             (*raw.as_ptr()).scan_objects = Some(Self::scan);
