@@ -68,15 +68,14 @@ pub const MOVE: u32 = ioc::<Move>(IOC_READ | IOC_WRITE, 0x9a);
 pub mod strategy {
     /// Clear a PTE, flush that page, next PTE: Linux before 2015. One round a page and mm.
     pub const PAGE: u32 = 0;
-    /// `zap_vma_range()` a page: what binder and SGX do. One gather, one round a page and mm.
+    /// `zap_vma_range()` a page: what binder and SGX do. One gather, one round a page and VMA.
     pub const ZAP: u32 = 1;
-    /// `unmap_mapping_pages()` a contiguous run: one gather, one round a run and VMA. It knows the
-    /// node only: other open files' mappings of the same offsets lose their PTEs too, not their
-    /// pages.
+    /// `unmap_mapping_pages()` a contiguous run: one gather, one round a run and VMA.
     pub const UNMAP_MAPPING: u32 = 2;
     /// Clear all PTEs in all mms, then one full flush for all CPUs that run any of them.
     pub const BROADCAST: u32 = 3;
-    /// Clear all PTEs in all mms, then one ranged flush an mm.
+    /// Clear all PTEs in all mms, then one flush an mm, ranged if its pages are near each other;
+    /// or one full flush for all, where that is better.
     pub const PRECISE: u32 = 4;
     /// Clear, and do not flush: the negative control. Only with `CONFIG_RUST_TLB_FAULTS`.
     pub const NONE: u32 = 5;
@@ -188,7 +187,7 @@ pub struct Describe {
 }
 
 /// Argument of [`POPULATE`]: allocates and zeroes what is missing in the range, and brings saved
-/// contents back. A later fault then maps the page and allocates nothing. A signal interrupts it
+/// contents back. A later fault then maps the page and allocates none. A signal interrupts it
 /// (`EINTR`, unless it is restarted): what was populated so far stays, and does not count again.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -209,19 +208,20 @@ pub struct Populate {
 /// [`Unmap::flags`]: take the pages from [`Unmap::list`] instead of offset, length and stride.
 pub const UNMAP_LIST: u32 = 1 << 0;
 /// [`Unmap::flags`]: return with the flush still owed. Only for [`strategy::BROADCAST`],
-/// [`strategy::PRECISE`], [`strategy::RING`], [`strategy::AUTO`] and the negative controls. The batch is flushed by [`FLUSH`], by a fault
-/// on one of its pages, by a later unmap by another strategy or without this flag, when it is full
-/// ([`Describe::max_pending`]) or old ([`Describe::max_age_ms`]), under memory pressure, and at the
-/// last close. More than that many pages in one call is `E2BIG`. In a [`SCOPE`] it goes without
-/// saying.
+/// [`strategy::PRECISE`], [`strategy::RING`], [`strategy::AUTO`] and the negative controls. The
+/// batch is flushed by [`FLUSH`], by a fault on one of its pages, or [`POPULATE`] of it, by a later
+/// unmap by another strategy, without this flag, or with another choice of [`UNMAP_FREE`] and
+/// [`UNMAP_WRITE_BACK`], when it is full ([`Describe::max_pending`]) or old
+/// ([`Describe::max_age_ms`]), under memory pressure, and at the last close. More than
+/// [`Describe::max_pending`] pages in one call is `E2BIG`. In a [`SCOPE`] it goes without saying.
 pub const UNMAP_DEFER: u32 = 1 << 1;
 /// [`Unmap::flags`]: free the pages instead of keeping them in the device's pool.
 pub const UNMAP_FREE: u32 = 1 << 2;
 
 /// [`Unmap::flags`]: save the contents before the page is released; the next fault brings them back
 /// instead of a zeroed page. Only for strategies with a batch, not [`strategy::ZAP`],
-/// [`strategy::UNMAP_MAPPING`] and [`strategy::GATHER`]. A page that someone else holds a reference to is not saved but
-/// kept: the next fault maps it again.
+/// [`strategy::UNMAP_MAPPING`] and [`strategy::GATHER`]. A page that someone else holds a reference
+/// to, or that there is no memory to save, is kept: the next fault maps it again.
 pub const UNMAP_WRITE_BACK: u32 = 1 << 3;
 /// [`Unmap::flags`]: do not trust the CPU to fault on a write through a stale translation that was
 /// writable and clean: write-protect those PTEs, flush, unmap, flush. Read-only and dirty PTEs are
@@ -243,8 +243,8 @@ pub const UNMAP_BREAK_TABLES_LAZY: u32 = 1 << 27;
 /// `CONFIG_RUST_TLB_FAULTS`. Only for [`strategy::GATHER`].
 pub const UNMAP_BREAK_CONTEXT: u32 = 1 << 29;
 /// [`Unmap::flags`]: release the pages before the flush: a negative control. `EOPNOTSUPP` without
-/// `CONFIG_RUST_TLB_FAULTS`. Only for [`strategy::BROADCAST`] and [`strategy::PRECISE`], and not
-/// with [`UNMAP_WRITE_BACK`].
+/// `CONFIG_RUST_TLB_FAULTS`. Only for [`strategy::BROADCAST`], [`strategy::PRECISE`],
+/// [`strategy::RING`] and [`strategy::AUTO`], and not with [`UNMAP_WRITE_BACK`].
 pub const UNMAP_BREAK_RELEASE: u32 = 1 << 30;
 /// [`Unmap::flags`]: with [`UNMAP_WRITE_BACK`], save the contents without the flush that has to
 /// come first: a negative control. `EOPNOTSUPP` without `CONFIG_RUST_TLB_FAULTS`.
@@ -254,6 +254,9 @@ pub const UNMAP_BREAK_WRITE_BACK: u32 = 1 << 31;
 /// through the mapping any more; each is poisoned with [`POISON`] (unless someone else, such as a
 /// GUP user, still holds a reference to it), and goes back to the pool or is freed. Pages of the
 /// range that are not populated are passed over, and so are saved contents.
+///
+/// Errors: `EINTR`: the caller is being killed, and not all mappings were gone through. What was
+/// cleared is flushed, and all pages of this call stay. Only strategies with a batch end so.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(CONFIG_RUST_TLB, derive(FromBytes, IntoBytes, Immutable))]
@@ -278,14 +281,14 @@ pub struct Unmap {
     pub reserved: u32,
     /// Out: pages taken from the device.
     pub nr_pages: u64,
-    /// Out: PTEs cleared by the walk; zero for `zap` and `unmap_mapping`, where the core clears
-    /// them.
+    /// Out: PTEs cleared by the walk; zero for `zap`, `unmap_mapping` and `gather`, where the core
+    /// clears them.
     pub nr_ptes: u64,
     /// Out: address spaces in which PTEs were cleared, in this call and in earlier ones of the same
     /// batch, at most 16 are told apart; zero for `zap`, `unmap_mapping` and `gather`.
     pub nr_mms: u64,
-    /// Out: calls into the kernel's flush functions made by this call. For `zap` and
-    /// `unmap_mapping`: calls that flush where there is something to flush.
+    /// Out: calls into the kernel's flush functions made by this call. For `zap`, `unmap_mapping`
+    /// and `gather`: calls that flush where there is something to flush.
     pub nr_flush_calls: u64,
     /// Out: pages whose contents were saved.
     pub nr_written_back: u64,
