@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The only files of the TLB abstractions that call the kernel: one shim for each C function.
+//! The only files of the TLB abstractions that call the kernel, `tlb/ring_entry.rs` aside: one shim
+//! for each C function.
 //!
 //! The C functions are built in and not exported. Generic and inlined Rust is compiled into the
 //! module that uses it, so each shim is `#[inline(never)]` and not generic: it stays in the kernel
