@@ -77,8 +77,13 @@ impl Mapping {
     /// Maps `nr_pages` from the start of `device`, at an address that is a multiple of what one page
     /// table maps.
     pub fn of_tables(device: &Device, nr_pages: u64) -> Result<Self, Errno> {
+        Self::aligned(device, nr_pages, PAGES_PER_TABLE)
+    }
+
+    /// Maps `nr_pages` from the start of the device, at a multiple of `align` pages.
+    pub fn aligned(device: &Device, nr_pages: u64, align: u64) -> Result<Self, Errno> {
         let flags = MapFlags::SHARED | MapFlags::FIXED;
-        let address = reserve_tables(nr_pages)?;
+        let address = reserve_aligned(nr_pages, align)?;
         // SAFETY: What is replaced is the reservation.
         unsafe {
             let file = device.file().as_fd();
@@ -94,7 +99,7 @@ impl Mapping {
     /// As [`Mapping::of_tables`], of memory that is no device's.
     pub fn of_memory(nr_pages: u64) -> Result<Self, Errno> {
         let flags = MapFlags::SHARED | MapFlags::FIXED;
-        let address = reserve_tables(nr_pages)?;
+        let address = reserve_aligned(nr_pages, PAGES_PER_TABLE)?;
         // SAFETY: What is replaced is the reservation.
         unsafe { mm::mmap_anonymous(address, bytes(nr_pages), READ_WRITE, flags) }?;
         Ok(Self {
@@ -229,10 +234,11 @@ impl Mapping {
         Ok(())
     }
 
-    /// Moves the mapping to another place, where it begins with a page table, as it did before: so
-    /// the tables themselves can be moved.
-    pub fn relocate_tables(&mut self) -> Result<(), Errno> {
-        let (len, place) = (bytes(self.nr_mapped), reserve_tables(self.nr_mapped)?);
+    /// Moves the mapping to another place, at a multiple of `align` pages, as it was before: so
+    /// tables of that size can be moved themselves.
+    pub fn relocate_aligned(&mut self, align: u64) -> Result<(), Errno> {
+        let len = bytes(self.nr_mapped);
+        let place = reserve_aligned(self.nr_mapped, align)?;
         // SAFETY: As for `relocate`.
         self.address =
             unsafe { mm::mremap_fixed(self.address, len, len, MremapFlags::MAYMOVE, place) }?;
@@ -264,9 +270,9 @@ impl Drop for Mapping {
     }
 }
 
-/// Reserves addresses that begin with a page table.
-fn reserve_tables(nr_pages: u64) -> Result<*mut c_void, Errno> {
-    let (len, align) = (bytes(nr_pages), bytes(PAGES_PER_TABLE));
+/// Reserves addresses that begin at a multiple of `align` pages.
+fn reserve_aligned(nr_pages: u64, align: u64) -> Result<*mut c_void, Errno> {
+    let (len, align) = (bytes(nr_pages), bytes(align));
     let nothing = ProtFlags::empty();
     // SAFETY: A reservation at an address of the kernel's choice replaces no other; what is too much
     // at both its ends is given back.

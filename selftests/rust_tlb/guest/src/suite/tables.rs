@@ -34,7 +34,7 @@ use emptied::{
 };
 use freed::{a_freed_table_is_flushed_by_broadcast, a_freed_table_is_flushed_by_precise};
 use lazy::{a_lazy_cpu_that_is_not_asked_shows, lazy_cpus_are_asked_too};
-use moved::tables_that_move_are_unmapped;
+use moved::{a_gigabyte_that_moves_is_unmapped, tables_that_move_are_unmapped};
 use races::{everything_at_once, fork, madvise_dontneed, mremap, munmap, process_vm_readv};
 use retried::{a_table_that_goes_is_no_want_of_memory, faults_find_a_table_every_time};
 
@@ -44,6 +44,7 @@ crate::tests! {
     a_freed_table_is_flushed_by_broadcast,
     a_freed_table_is_flushed_by_precise,
     tables_that_move_are_unmapped within 120,
+    a_gigabyte_that_moves_is_unmapped within 120,
     tables_go_with_the_unmap,
     all_mappings_lose_them,
     without_the_switch_they_stay,

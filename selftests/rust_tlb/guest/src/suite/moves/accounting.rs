@@ -11,7 +11,7 @@ use crate::abi;
 use crate::arena::{Arena, Leave, PMD_SIZE};
 use crate::device::Device;
 use crate::ktap::Options;
-use crate::mapping::{Mapping, PAGE_SIZE};
+use crate::mapping::{Mapping, PAGES_PER_TABLE, PAGE_SIZE};
 use core::sync::atomic::Ordering::Relaxed;
 
 const NR_PAGES: usize = 8;
@@ -127,7 +127,7 @@ pub fn a_kernel_move_of_the_device_is_accounted(_: &Options) -> Result<()> {
             mapping.word(page, 0).store(page + 1, Relaxed);
         }
         for nr_done in 1..=3 {
-            mapping.relocate_tables()?;
+            mapping.relocate_aligned(PAGES_PER_TABLE)?;
             small.relocate()?;
             let before = device.counters()?;
             ensure!(before.nr_moves == 2 * nr_done, "{before:?}");
