@@ -11,7 +11,8 @@
 //!   happened, [`complaint`] what it complains of where a test has it complain;
 //!   [`oracle`] is what user space saw happen, by the [`verdict`]s of its [`watcher`]s.
 //! - [`arena`] is address space in which memory is moved, by the kernel's [`mremap_runs`].
-//! - [`attempts`] of a negative control count unless something spoilt them, which [`stillness`] tells.
+//! - [`attempts`] of a negative control count unless something spoilt them, which [`stillness`] tells,
+//!   or a [`witness`].
 //! - [`interruption`] stops a thread in the middle of a call.
 //! - [`page_user`] is a thread that may be killed by what it finds; [`writers`] notice when a write
 //!   is lost; [`pending`] waits for batches that nobody flushes.
@@ -79,4 +80,5 @@ pub mod suite;
 pub mod tlb_events;
 pub mod verdict;
 pub mod watcher;
+pub mod witness;
 pub mod writers;
