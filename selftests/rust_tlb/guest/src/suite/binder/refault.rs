@@ -10,6 +10,7 @@ use anyhow::{bail, ensure, Result};
 use rustix::mm::{mmap_anonymous, MapFlags};
 
 use super::{read_events, with_fault, Ground, NR_PAGES};
+use crate::attempts::{caught_every_time, Attempt};
 use crate::barrier::Wait;
 use crate::binder::clients::{Client, Clients};
 use crate::binder::service::fill;
@@ -18,10 +19,9 @@ use crate::crew::Shape;
 use crate::ktap::Options;
 use crate::mapping::{PAGE_SIZE, READ_WRITE};
 use crate::shared::Shared;
+use crate::witness::Witness;
 
-const NR_RUNS: usize = 20;
-/// A stale translation lives only until its CPU switches to another process.
-const NR_TRIES: usize = 10;
+const NR_RUNS: u32 = 20;
 
 /// The first thread of the process calls, the second reads.
 const CALLER: usize = 0;
@@ -49,7 +49,17 @@ struct Scene<'a> {
     ground: &'a Ground,
     clients: Clients,
     words: Arc<Shared<AtomicU64>>,
+    witness: Arc<Witness>,
     nr_runs: u64,
+}
+
+/// What the reader read, and how it came to that.
+struct Outcome {
+    read: Read,
+    /// Rounds of flushes that it took to put something new there.
+    rounds: u64,
+    /// The reader had lost nothing from its TLB but what was flushed.
+    undisturbed: bool,
 }
 
 /// What the reader read where a page was inserted meanwhile.
@@ -66,35 +76,43 @@ impl<'a> Scene<'a> {
         F: Fn(&Client<'_>, u64) -> Result<()> + Sync,
     {
         let words = Arc::new(Shared::new(NR_WORDS)?);
+        let witness = Arc::new(Witness::new()?);
         let clients = ground.clients(PAIR, Wait::Spin, |client| match client.thread {
             CALLER => call(client, &words, &put),
-            _ => read(client, &words),
+            _ => read(client, &words, &witness),
         })?;
         Ok(Self {
             ground,
             clients,
             words,
+            witness,
             nr_runs: 0,
         })
     }
 
-    /// Returns what the reader read, and how many rounds of flushes it took to put something there.
-    fn run(&mut self, switch: &Switch) -> Result<(Read, u64)> {
+    fn run(&mut self, switch: &Switch) -> Result<Outcome> {
         let (old, new) = numbers(self.nr_runs);
         self.nr_runs += 1;
         // There is a buffer; the reader has read it; it is idle.
         (0..3).try_for_each(|_| self.clients.step())?;
-        let rounds = switch.while_owed(&self.ground.shrinkers, |_| {
+        self.witness.expect()?;
+        let (rounds, undisturbed) = switch.while_owed(&self.ground.shrinkers, |_| {
             let before = read_events()?;
             // Something new is there; the reader has read it.
             (0..3).try_for_each(|_| self.clients.step())?;
-            Ok(read_events()?.since(before).remote_flush)
+            let rounds = read_events()?.since(before).remote_flush;
+            Ok((rounds, self.witness.is_kept()?))
         })?;
-        match self.words[READ].load(Ordering::Acquire) >> SHIFT {
-            read if read == new => Ok((Read::New, rounds)),
-            read if read == old => Ok((Read::Old, rounds)),
+        let read = match self.words[READ].load(Ordering::Acquire) >> SHIFT {
+            read if read == new => Read::New,
+            read if read == old => Read::Old,
             read => bail!("{read} was read, neither {old} nor {new}"),
-        }
+        };
+        Ok(Outcome {
+            read,
+            rounds,
+            undisturbed,
+        })
     }
 }
 
@@ -123,11 +141,13 @@ fn call(
 
 /// The reader's part: in between it uses other memory only, so that it does not look for the page
 /// while none is there.
-fn read(client: &Client<'_>, words: &Shared<AtomicU64>) -> Result<()> {
+fn read(client: &Client<'_>, words: &Shared<AtomicU64>, witness: &Witness) -> Result<()> {
     let read = || {
         let page = words[PAGE].load(Ordering::Acquire) as usize;
         // SAFETY: The caller has just filled it.
-        unsafe { client.endpoint.word(page) }.load(Ordering::Relaxed)
+        let value = unsafe { client.endpoint.word(page) }.load(Ordering::Relaxed);
+        witness.look();
+        value
     };
     loop {
         client.step()?;
@@ -151,8 +171,8 @@ fn send(client: &Client<'_>, first: u64) -> Result<()> {
 pub fn a_page_inserted_where_one_is_owed_is_not_the_old_one(options: &Options) -> Result<()> {
     with_fault(None, |ground, switch| {
         let mut scene = Scene::new(ground, send)?;
-        for run in 0..NR_RUNS * options.effort as usize {
-            let (read, rounds) = scene.run(switch)?;
+        for run in 0..NR_RUNS * options.effort {
+            let Outcome { read, rounds, .. } = scene.run(switch)?;
             ensure!(read == Read::New, "run {run}: the old page was read");
             ensure!(rounds > 0, "run {run}: nothing was flushed");
         }
@@ -163,15 +183,12 @@ pub fn a_page_inserted_where_one_is_owed_is_not_the_old_one(options: &Options) -
 pub fn what_is_owed_is_ignored_and_the_old_page_is_read_every_time(_: &Options) -> Result<()> {
     with_fault(Some(Fault::OwedIsIgnored), |ground, switch| {
         let mut scene = Scene::new(ground, send)?;
-        for run in 0..NR_RUNS {
-            let is_old = |scene: &mut Scene<'_>| Ok(scene.run(switch)?.0 == Read::Old);
-            let seen = (0..NR_TRIES)
-                .map(|_| is_old(&mut scene))
-                .find(|seen: &Result<bool>| !matches!(seen, Ok(false)));
-            ensure!(seen.unwrap_or(Ok(false))?, "run {run}: nobody noticed");
-        }
-        println!("# {NR_RUNS} of {NR_RUNS} runs");
-        Ok(())
+        caught_every_time(NR_RUNS, || {
+            let outcome = scene.run(switch)?;
+            let caught = outcome.read == Read::Old;
+            let found = || "the new page was read".into();
+            Ok(Attempt::judge(caught, outcome.undisturbed, found))
+        })
     })
 }
 
@@ -195,7 +212,7 @@ pub fn a_mapping_goes_while_its_flush_is_owed(_: &Options) -> Result<()> {
     with_fault(None, |ground, switch| {
         for run in 0..NR_RUNS {
             // The driver's buffers are lost with the mapping: each time another process.
-            let (read, _) = Scene::new(ground, map_over)?.run(switch)?;
+            let Outcome { read, .. } = Scene::new(ground, map_over)?.run(switch)?;
             ensure!(read == Read::New, "run {run}: the old page was read");
         }
         Ok(())

@@ -2,47 +2,87 @@
 
 //! A page that was freed is not read any more.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-use core::time::Duration;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Result};
 
 use super::{with_fault, with_ground, Ground};
+use crate::attempts::{caught_every_time, Attempt};
 use crate::binder::endpoint::Endpoint;
 use crate::binder::service::{fill, NR_PAGES as NR_SERVICE_PAGES};
 use crate::binder::switch::Fault;
-use crate::child::Child;
+use crate::child::{describe, Child};
 use crate::cpu;
 use crate::ktap::Options;
 use crate::shared::Shared;
+use crate::witness::Witness;
 
 /// Words that a reader and the driver share.
 const NR_READS: usize = 0;
 const GO: usize = 1;
-const DONE: usize = 2;
-const VALUE: usize = 3;
+const VALUE: usize = 2;
+const NR_WORDS: usize = 3;
 
-const NR_RUNS: usize = 20;
-/// A stale translation lives only until its CPU switches to another process.
-const NR_TRIES: usize = 10;
+const NR_RUNS: u32 = 20;
 
-/// Has a page taken from a process that reads it all the time; returns what that read afterwards,
-/// or nothing if it was killed, because the page was gone.
-fn read_after_scan(ground: &Ground) -> Result<Option<u64>> {
-    let words = Shared::<AtomicU64>::new(4)?;
-    let mut reader = Child::fork(|| {
+/// What a reader read at last, or how it found out that its page was gone.
+enum Fate {
+    Read(u64),
+    Gone,
+    /// Its TLB was emptied, by something that has nothing to do with the page.
+    GoneAnyway,
+}
+
+/// Exit codes of a reader whose page is gone.
+const GONE: i32 = 7;
+const GONE_ANYWAY: i32 = 8;
+
+/// What the reader looks at last.
+static WITNESS: AtomicPtr<Witness> = AtomicPtr::new(ptr::null_mut());
+
+/// The end of a reader that has faulted.
+extern "C" fn look_and_end(_: libc::c_int) {
+    // SAFETY: It is null, or the reader's, which stays until this process ends.
+    let witness = unsafe { WITNESS.load(Ordering::Acquire).as_ref() };
+    let is_kept = witness.is_some_and(|witness| {
+        witness.look();
+        witness.is_kept().unwrap_or(false)
+    });
+    let code = if is_kept { GONE } else { GONE_ANYWAY };
+    // SAFETY: Ends the process, without another look at its memory.
+    unsafe { libc::_exit(code) }
+}
+
+fn catch_faults(witness: &Witness) -> Result<()> {
+    WITNESS.store(ptr::from_ref(witness).cast_mut(), Ordering::Release);
+    let handler: extern "C" fn(libc::c_int) = look_and_end;
+    for signal in [libc::SIGBUS, libc::SIGSEGV] {
+        // SAFETY: The handler reads mapped memory, and does not return.
+        let before = unsafe { libc::signal(signal, handler as usize) };
+        ensure!(before != libc::SIG_ERR, "no handler for a fault");
+    }
+    Ok(())
+}
+
+/// Has a page taken from a process that reads it all the time; returns what that read afterwards.
+fn read_after_scan(ground: &Ground) -> Result<Fate> {
+    let words = Shared::<AtomicU64>::new(NR_WORDS)?;
+    let witness = Witness::new()?;
+    let reader = Child::fork(|| {
         cpu::pin_member(0)?;
+        catch_faults(&witness)?;
         let endpoint = Endpoint::open(&ground.binderfs.device(), NR_SERVICE_PAGES)?;
         let page = fill(&endpoint, 1, 1)?.first_page();
-        // SAFETY: If the page is gone this process is killed, as it should be.
+        // SAFETY: If the page is gone this process ends, as it should.
         let word = unsafe { endpoint.word(page) };
         loop {
             let go = words[GO].load(Ordering::Acquire);
             let value = word.load(Ordering::Relaxed);
+            witness.look();
             words[NR_READS].fetch_add(1, Ordering::Relaxed);
             if go != 0 {
-                words[VALUE].store(value, Ordering::Relaxed);
-                words[DONE].store(1, Ordering::Release);
+                words[VALUE].store(value, Ordering::Release);
                 return Ok(());
             }
         }
@@ -50,20 +90,24 @@ fn read_after_scan(ground: &Ground) -> Result<Option<u64>> {
     while words[NR_READS].load(Ordering::Relaxed) < 1000 {
         reader.check_alive()?;
     }
+    witness.expect()?;
     ground.shrinkers.run()?;
     words[GO].store(1, Ordering::Release);
-    reader
-        .wait_for(Duration::from_secs(10))?
-        .context("the reader hangs")?;
-    let done = words[DONE].load(Ordering::Acquire) != 0;
-    Ok(done.then(|| words[VALUE].load(Ordering::Relaxed)))
+    let ended = reader.wait()?;
+    match ended.exit_status() {
+        Some(0) => Ok(Fate::Read(words[VALUE].load(Ordering::Acquire))),
+        Some(GONE) => Ok(Fate::Gone),
+        Some(GONE_ANYWAY) => Ok(Fate::GoneAnyway),
+        _ => bail!("the reader {}", describe(ended)),
+    }
 }
 
 pub fn nobody_reads_a_freed_page(options: &Options) -> Result<()> {
     with_ground(|ground| {
-        for _ in 0..NR_RUNS * options.effort as usize {
-            let read = read_after_scan(ground)?;
-            ensure!(read.is_none(), "{:#x} was read", read.unwrap_or(0));
+        for _ in 0..NR_RUNS * options.effort {
+            if let Fate::Read(value) = read_after_scan(ground)? {
+                bail!("{value:#x} was read");
+            }
         }
         Ok(())
     })
@@ -71,17 +115,12 @@ pub fn nobody_reads_a_freed_page(options: &Options) -> Result<()> {
 
 pub fn a_page_freed_before_its_flush_is_read_every_time(_: &Options) -> Result<()> {
     with_fault(Some(Fault::Unflushed), |ground, _| {
-        for run in 0..NR_RUNS {
-            let mut read = None;
-            for _ in 0..NR_TRIES {
-                read = read_after_scan(ground)?;
-                if read.is_some() {
-                    break;
-                }
-            }
-            ensure!(read.is_some(), "run {run}: nobody noticed");
-        }
-        println!("# {NR_RUNS} of {NR_RUNS} runs");
-        Ok(())
+        caught_every_time(NR_RUNS, || {
+            Ok(match read_after_scan(ground)? {
+                Fate::Read(_) => Attempt::Caught,
+                Fate::Gone => Attempt::Missed("nobody noticed".into()),
+                Fate::GoneAnyway => Attempt::Spoilt,
+            })
+        })
     })
 }
