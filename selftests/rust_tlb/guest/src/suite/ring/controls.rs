@@ -3,27 +3,22 @@
 //! Each rule of the ring, broken: a page is reached after its flush, every time. Kept, in the same
 //! steps: it is not.
 
-use std::time::Duration;
-
-use anyhow::{ensure, Context, Result};
+use anyhow::{ensure, Result};
 
 use super::lazy::let_sleep;
 use super::victim::{elsewheres_cpu, Stage, ONE, OTHER};
 use crate::abi::{strategy, UNMAP_DEFER};
-use crate::attempts::{caught_every_time, Attempt};
+use crate::attempts::caught_every_time;
 use crate::barrier::Wait;
-use crate::child::{describe, Child};
+use crate::child::Child;
 use crate::device::Device;
 use crate::flush_ring::{self, Broken, Place, Rule, Stop};
 use crate::ktap::{skip, Options};
+use crate::page_user::{in_a_process, Fate};
 use crate::selection::Selection;
 
+/// Each takes two stages, of a second or more.
 const NR_RUNS: u32 = 5;
-const LIMIT: Duration = Duration::from_secs(30);
-
-const FRESH: i32 = 0;
-const FAILED: i32 = 1;
-const STALE: i32 = 7;
 
 /// Breaks a rule, or not.
 struct Breaking {
@@ -37,37 +32,19 @@ impl Breaking {
     }
 }
 
-/// Steps that return whether the reader got at a page after its flush.
-type Steps = fn(&Breaking) -> Result<bool>;
+/// Steps that return what became of a page that was flushed.
+type Steps = fn(&Breaking) -> Result<Fate>;
 
+/// In processes of their own: with them end the stale translations.
 fn expect_seen(rule: Rule, steps: Steps) -> Result<()> {
     if !flush_ring::breaks() {
         return skip("the kernel has no CONFIG_RUST_TLB_FAULTS, or no CONFIG_RUST_TLB_RING");
     }
-    let is_stale = |is_broken| in_a_process(Breaking { rule, is_broken }, steps);
-    // A busy host spoils some: the reader was switched away, and its translation with it.
+    let fate = |is_broken| in_a_process(|| steps(&Breaking { rule, is_broken }));
     caught_every_time(NR_RUNS, || {
-        ensure!(!is_stale(false)?, "stale, and nothing is broken");
-        Ok(Attempt::judge(is_stale(true)?, false, String::new))
+        ensure!(fate(false)? != Fate::Used, "stale, and nothing is broken");
+        Ok(fate(true)?.expect_used())
     })
-}
-
-/// In a process of its own: with it end the stale translations.
-fn in_a_process(breaking: Breaking, steps: Steps) -> Result<bool> {
-    let mut child = Child::fork_with_code(|| match steps(&breaking) {
-        Ok(false) => FRESH,
-        Ok(true) => STALE,
-        Err(error) => {
-            println!("# {error:#}");
-            FAILED
-        }
-    })?;
-    let ended = child.wait_for(LIMIT)?.context("it hangs")?;
-    match ended.exit_status() {
-        Some(FRESH) => Ok(false),
-        Some(STALE) => Ok(true),
-        _ => anyhow::bail!("it {}", describe(ended)),
-    }
 }
 
 fn page(page: u64) -> Selection {
@@ -88,11 +65,13 @@ pub fn to_bump_only_once_is_seen(_: &Options) -> Result<()> {
         let _broken = breaking.start()?;
         let_sleep();
         defer(&stage.one, 0)?;
-        stage.is_stale(ONE, 1)?;
+        let Some(watch) = stage.watch(ONE, 1)? else {
+            return Ok(Fate::Untried);
+        };
         let_sleep();
         defer(&stage.one, 1)?;
         stage.one.flush()?;
-        stage.is_stale(ONE, 1)
+        watch.fate()
     })
 }
 
@@ -101,9 +80,12 @@ pub fn to_extend_a_slot_is_seen(_: &Options) -> Result<()> {
     expect_seen(Rule::Final, |breaking| {
         let stage = Stage::new(Wait::Spin)?;
         stage.other.unmap(&page(0), strategy::RING, 0)?;
+        let Some(watch) = stage.watch(OTHER, 1)? else {
+            return Ok(Fate::Untried);
+        };
         let _broken = breaking.start()?;
         stage.other.unmap(&page(1), strategy::RING, 0)?;
-        stage.is_stale(OTHER, 1)
+        watch.fate()
     })
 }
 
@@ -112,6 +94,9 @@ pub fn to_fill_a_slot_before_the_bump_is_seen(_: &Options) -> Result<()> {
     expect_seen(Rule::Order, |breaking| {
         let stage = Stage::new(Wait::Spin)?;
         let elsewhere = stage.elsewhere(strategy::RING)?;
+        let Some(watch) = stage.watch(OTHER, 5)? else {
+            return Ok(Fate::Untried);
+        };
         let broken = breaking.start()?;
         let stop = broken
             .is_some()
@@ -123,10 +108,14 @@ pub fn to_fill_a_slot_before_the_bump_is_seen(_: &Options) -> Result<()> {
         }
         let many = Selection::run(0, 40);
         stage.other.unmap(&many, strategy::PRECISE, 0)?;
-        let is_stale = stage.is_stale(OTHER, 5)?;
-        stop.map_or(Ok(()), Stop::go_on)?;
+        let fate = watch.fate()?;
+        let in_time = stop.map_or(Ok(true), Stop::has_held)?;
         elsewhere.join()?;
-        Ok(is_stale)
+        Ok(match fate {
+            // The increment came too early.
+            Fate::Gone if !in_time => Fate::Untried,
+            fate => fate,
+        })
     })
 }
 
@@ -148,12 +137,24 @@ pub fn to_copy_a_ring_is_seen(_: &Options) -> Result<()> {
         })?;
         drop(broken);
         child.join()?;
+        // If the child's generations are never believed, that is without an excuse.
+        let mut fate = Fate::Gone;
         for _ in 0..2 * NR_AHEAD {
+            let watch = stage.watch(OTHER, 1)?;
             stage.other.unmap(&page(1), strategy::RING, 0)?;
-            if stage.is_stale(OTHER, 1)? {
-                return Ok(true);
+            let Some(watch) = watch else {
+                if stage.is_stale(OTHER, 1)? {
+                    return Ok(Fate::Used);
+                }
+                continue;
+            };
+            match watch.fate()? {
+                Fate::Used => return Ok(Fate::Used),
+                _ if !watch.believed_another()? => {}
+                Fate::Gone => return Ok(Fate::Gone),
+                spoilt => fate = spoilt,
             }
         }
-        Ok(false)
+        Ok(fate)
     })
 }

@@ -17,6 +17,8 @@ use crate::barrier::Wait;
 use crate::cpu;
 use crate::crew::Crew;
 use crate::device::Device;
+use crate::flush_ring::Counts;
+use crate::page_user::Fate;
 use crate::selection::Selection;
 
 /// Pages of the one file, and of the other.
@@ -26,6 +28,10 @@ const NR_PAGES: [u64; 2] = [8, 128];
 pub const ONE: usize = 0;
 /// The file whose pages the driver unmaps.
 pub const OTHER: usize = 1;
+
+/// A page of the other file that is left alone: the reader has to have it in its TLB as long as there
+/// was no flush of everything, nobody else on its CPU, and no host that took that CPU away.
+const WITNESS: u64 = NR_PAGES[OTHER] - 1;
 
 /// The CPU of the one that reads, by its place among those that are not the driver's.
 const VICTIM: usize = 0;
@@ -83,6 +89,29 @@ impl Stage {
         Ok(self.told[2].load(Ordering::Acquire) == abi::POISON)
     }
 
+    /// From now on the reader is to keep `page` of `file` in its TLB. [`None`] if it does not have it
+    /// there now, although it has just read it.
+    pub fn watch(&self, file: usize, page: u64) -> Result<Option<Watch<'_>>> {
+        let device = [&*self.one, &self.other][file];
+        let touch = || -> Result<()> {
+            self.is_stale(file, page)?;
+            self.is_stale(OTHER, WITNESS)?;
+            Ok(())
+        };
+        touch()?;
+        device.accessed(page, 1, abi::ACCESSED_CLEAR)?;
+        self.other.accessed(WITNESS, 1, abi::ACCESSED_CLEAR)?;
+        touch()?;
+        let walked = device.accessed(page, 1, abi::ACCESSED_READ)?.accessed != 0;
+        let watch = Watch {
+            stage: self,
+            file,
+            page,
+            before: Counts::read()?,
+        };
+        Ok((!walked && !watch.has_walked()?).then_some(watch))
+    }
+
     /// A thread on a third CPU that will unmap page 0 of the one file.
     pub fn elsewhere(&self, strategy: u32) -> Result<Elsewhere> {
         let device = self.one.clone();
@@ -112,6 +141,50 @@ impl Stage {
         }
         Ok(Elsewhere { done, signs })
     }
+}
+
+/// A page that the reader has in its TLB, until something takes it from there.
+pub struct Watch<'s> {
+    stage: &'s Stage,
+    file: usize,
+    page: u64,
+    before: Counts,
+}
+
+impl Watch<'_> {
+    /// Whether the reader had to look the witness up.
+    fn has_walked(&self) -> Result<bool> {
+        let bits = self.stage.other.accessed(WITNESS, 1, abi::ACCESSED_READ)?;
+        Ok(bits.accessed != 0)
+    }
+
+    /// What became of the page, now that it is flushed. A CPU that flushed everything because it did
+    /// not believe the ring is no excuse.
+    pub fn fate(&self) -> Result<Fate> {
+        let is_stale = self.stage.is_stale(self.file, self.page)?;
+        let grown = Counts::read()?.grown(&self.before)?;
+        self.stage.is_stale(OTHER, WITNESS)?;
+        let doubted = grown.iter().any(|(name, _)| is_doubt(name));
+        Ok(if is_stale {
+            Fate::Used
+        } else if doubted || !self.has_walked()? {
+            Fate::Gone
+        } else {
+            Fate::GoneByASwitch
+        })
+    }
+
+    /// Whether a CPU has since found in the ring what this kernel has not put there.
+    pub fn believed_another(&self) -> Result<bool> {
+        let after = Counts::read()?;
+        let since = |name| after.since(&self.before, name);
+        Ok(since("asked_exact")? > 0 && since("published")? == 0)
+    }
+}
+
+fn is_doubt(count: &str) -> bool {
+    let is_asked = count.starts_with("asked_") || count.starts_with("lazy_");
+    is_asked && !count.contains("_exact")
 }
 
 /// A thread that waits to be let go.
