@@ -5,10 +5,11 @@
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 
-use anyhow::{bail, ensure, Result};
+use anyhow::{ensure, Result};
 
 use super::{device, map, needs_faults, touch};
 use crate::abi::{self, strategy};
+use crate::attempts::{caught_every_time, Attempt};
 use crate::barrier::{Barrier, Wait};
 use crate::child::Child;
 use crate::cpu;
@@ -17,6 +18,7 @@ use crate::held_moment;
 use crate::ktap::{skip, Options};
 use crate::mapping::{Mapping, PAGES_PER_TABLE};
 use crate::selection::Selection;
+use crate::witness::Witness;
 
 /// Unmaps what a process has mapped that has the lock on its mappings, as mremap and fork have it;
 /// returns how many tables stay for that, and how many go. And once more without, where the table
@@ -78,6 +80,7 @@ struct Reading<'m> {
     nr_reads: AtomicU64,
     /// ... of the old page, after it was replaced.
     nr_old: AtomicU64,
+    witness: Witness,
 }
 
 impl Reading<'_> {
@@ -85,6 +88,7 @@ impl Reading<'_> {
         cpu::pin_member(0)?;
         while !self.is_over.load(SeqCst) {
             let replaced = self.is_replaced.load(SeqCst);
+            self.witness.look();
             let is_old = self.word.load(SeqCst) == OLD;
             self.nr_old.fetch_add(u64::from(is_old && replaced), SeqCst);
             self.nr_reads.fetch_add(1, SeqCst);
@@ -100,28 +104,46 @@ impl Reading<'_> {
     }
 
     /// Replaces the page when its table is taken out, lets it be read, and only then flushed.
-    /// Returns whether that was in time: if the reader had to fault meanwhile, it waits for the
-    /// unmap, and the replacement for the reader.
-    fn replace(&self, mapping: &Mapping, page: u64) -> Result<bool> {
+    /// If the reader had to fault meanwhile, it waits for the unmap, and the replacement for the reader:
+    /// that is not in time.
+    fn replace(&self, mapping: &Mapping, page: u64) -> Result<Seen> {
         cpu::pin_member(1)?;
         self.is_ready.store(true, SeqCst);
         while !held_moment::is_held()? && !self.is_unmapped.load(SeqCst) {
             thread::yield_now();
         }
+        let known_before = self.witness.is_kept()?;
         mapping.bury_part(page, PAGES_PER_TABLE)?;
         self.word.store(NEW, SeqCst);
         self.is_replaced.store(true, SeqCst);
         self.await_reads(ENOUGH);
+        let known_after = self.witness.is_kept()?;
         let in_time = held_moment::is_held()?;
         held_moment::go_on()?;
-        Ok(in_time)
+        Ok(Seen {
+            nr_old: 0,
+            in_time,
+            known_before,
+            known_after,
+        })
     }
 }
 
 /// What a CPU sees that uses a page all the time, while its table waits for the flush and another
-/// thread replaces the mapping: how often the old page, after the replacement was complete; [`None`]
-/// if that was too late.
-fn seen_after_replacement(flags: u32) -> Result<Option<u64>> {
+/// thread replaces the mapping.
+#[derive(Debug)]
+struct Seen {
+    /// How often the old page, after the replacement was complete.
+    nr_old: u64,
+    /// That came before the flush of the table.
+    in_time: bool,
+    /// There was no flush of everything on that CPU: before the replacement began, ...
+    known_before: bool,
+    /// ... and until it was complete.
+    known_after: bool,
+}
+
+fn seen_after_replacement(flags: u32) -> Result<Seen> {
     let device = device(0)?;
     // Between two others, so that no table above goes with it.
     let mapping = map(&device, 3)?;
@@ -135,9 +157,10 @@ fn seen_after_replacement(flags: u32) -> Result<Option<u64>> {
         is_over: AtomicBool::new(false),
         nr_reads: AtomicU64::new(0),
         nr_old: AtomicU64::new(0),
+        witness: Witness::new()?,
     };
     reading.word.store(OLD, SeqCst);
-    let in_time = thread::scope(|scope| -> Result<bool> {
+    let seen = thread::scope(|scope| -> Result<Seen> {
         cpu::pin_member(2)?;
         let reader = scope.spawn(|| reading.read());
         let replacer = scope.spawn(|| reading.replace(&mapping, page));
@@ -145,6 +168,7 @@ fn seen_after_replacement(flags: u32) -> Result<Option<u64>> {
             thread::yield_now();
         }
         reading.await_reads(ENOUGH);
+        reading.witness.expect()?;
         held_moment::hold_own_tables()?;
         let unmapped = device.unmap(&Selection::run(page, 1), strategy::BROADCAST, flags);
         reading.is_unmapped.store(true, SeqCst);
@@ -157,8 +181,7 @@ fn seen_after_replacement(flags: u32) -> Result<Option<u64>> {
     let freed = device.counters()?.nr_tables_freed;
     ensure!(freed == 1, "{freed} tables were freed");
     let nr_old = reading.nr_old.into_inner();
-    println!("# {nr_old} reads of the old page, in time: {in_time}");
-    Ok(in_time.then_some(nr_old))
+    Ok(Seen { nr_old, ..seen })
 }
 
 fn needs_three_cpus() -> Result<()> {
@@ -174,31 +197,28 @@ fn needs_three_cpus() -> Result<()> {
 /// The replacement finds no table, and nothing to flush, and flushes all the same.
 pub fn no_one_returns_before_the_flush(options: &Options) -> Result<()> {
     needs_three_cpus()?;
-    let (mut nr_done, nr_runs) = (0, 3 * options.effort);
-    for _ in 0..10 * nr_runs {
-        let nr_old = seen_after_replacement(0)?;
-        ensure!(
-            nr_old.unwrap_or(0) == 0,
-            "{nr_old:?} reads of a page that is not mapped there"
-        );
-        nr_done += u32::from(nr_old.is_some());
-        if nr_done == nr_runs {
-            return Ok(());
-        }
-    }
-    bail!("only {nr_done} runs were in time")
+    caught_every_time(3 * options.effort, || {
+        let seen = seen_after_replacement(0)?;
+        let is_fresh = seen.nr_old == 0;
+        // Or the old page would have been gone anyway.
+        let counts = seen.in_time && seen.known_before;
+        let found = || format!("reads of a page that is not mapped there: {seen:?}");
+        Ok(Attempt::judge(
+            is_fresh && counts,
+            !is_fresh || counts,
+            found,
+        ))
+    })
 }
 
-/// The reader's CPU may have run something else meanwhile, which flushes.
-pub fn a_flush_that_others_do_not_know_of_shows(options: &Options) -> Result<()> {
+pub fn a_flush_that_others_do_not_know_of_shows(_: &Options) -> Result<()> {
+    const NR_RUNS: u32 = 20;
     needs_three_cpus()?;
-    for _ in 0..40 * options.effort {
-        let nr_old = seen_after_replacement(abi::UNMAP_BREAK_TABLES_PENDING)?;
-        if nr_old.is_some_and(|nr| nr > 0) {
-            return Ok(());
-        }
-    }
-    bail!("nothing shows, though the rule is broken")
+    caught_every_time(NR_RUNS, || {
+        let seen = seen_after_replacement(abi::UNMAP_BREAK_TABLES_PENDING)?;
+        let (caught, counts) = (seen.nr_old > 0, seen.in_time && seen.known_after);
+        Ok(Attempt::judge(caught, counts, || format!("{seen:?}")))
+    })
 }
 
 /// Whether a page is still mapped after another one of its table was unmapped.
