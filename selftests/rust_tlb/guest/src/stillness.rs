@@ -42,6 +42,11 @@ impl Stillness {
         Ok(pairs.all(|(now, then)| now != then))
     }
 
+    /// Whether none of them was.
+    pub fn none_switched(&self) -> Result<bool> {
+        Ok(switches(&self.threads)? == self.switches)
+    }
+
     /// Flushes that CPUs were asked for since then, also all of them at once.
     pub fn nr_flushed(&self) -> Result<u64> {
         Ok(nr_flushed()? - self.nr_flushed)
@@ -68,6 +73,14 @@ fn nr_switches(thread: u64) -> Result<u64> {
 fn nr_flushed() -> Result<u64> {
     let events = TlbEvents::read()?.context("the kernel has no CONFIG_DEBUG_TLBFLUSH")?;
     Ok(events.remote_flush_received)
+}
+
+/// What a task, known by its folder in `/proc`, does: `R`uns, `S`leeps, or cannot be woken (`D`).
+pub fn state(task: &str) -> Result<char> {
+    let path = format!("/proc/{task}/stat");
+    let stat = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let fields = stat.rsplit(')').next().unwrap_or("");
+    fields.trim_start().chars().next().context(path)
 }
 
 /// The calling thread, as [`Stillness::of`] wants it.

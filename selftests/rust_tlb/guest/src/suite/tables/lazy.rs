@@ -3,6 +3,7 @@
 //! CPUs in lazy mode: they have the address space loaded, and run nothing of it. They may walk its
 //! tables all the same, so that they are asked when a table goes, and only then.
 
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::sync::Arc;
 use std::thread;
@@ -17,29 +18,52 @@ use crate::crew::Crew;
 use crate::device::Device;
 use crate::ktap::{skip, Options};
 use crate::selection::Selection;
+use crate::stillness::{self, this_thread, Stillness};
 use crate::tlb_events::{most_common, TlbEvents};
 
 const NR_CPUS: usize = 4;
 const NR_ROUNDS: u32 = 7;
-/// Until a thread that goes to sleep has left its CPU to nobody.
-const UNTIL_LAZY: Duration = Duration::from_millis(30);
+/// Rounds in which somebody has woken up count for nothing, and are repeated.
+const MAX_SPOILT: u32 = 400;
+
+/// Waits until these threads have left their CPUs to nobody.
+fn await_sleep(threads: &[u64]) -> Result<()> {
+    for thread in threads {
+        while stillness::state(&thread.to_string())? != 'S' {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    Ok(())
+}
 
 /// IPIs for an unmap of all that is mapped, with threads of the process asleep on all other CPUs.
 fn ipis(options: &Options, device: Device, strategy: u32, flags: u32) -> Result<u64> {
     let mapping = Arc::new(map(&device, 1)?);
-    let crew = Crew::of_threads(&mapping, NR_CPUS - 1, Wait::Sleep, |member| loop {
-        touch(member.mapping, [member.index as u64]);
-        member.step()?;
-        member.step()?;
+    let threads: Arc<[AtomicU64; NR_CPUS - 1]> = Arc::default();
+    let shown = threads.clone();
+    let crew = Crew::of_threads(&mapping, NR_CPUS - 1, Wait::Sleep, move |member| {
+        shown[member.index].store(this_thread(), Ordering::Release);
+        loop {
+            touch(member.mapping, [member.index as u64]);
+            member.step()?;
+            member.step()?;
+        }
     })?;
     let read = || TlbEvents::read()?.context("the kernel has no CONFIG_DEBUG_TLBFLUSH");
-    let mut received = Vec::new();
-    for _ in 0..NR_ROUNDS * options.effort {
+    let (mut received, mut nr_spoilt) = (Vec::new(), 0);
+    while received.len() < (NR_ROUNDS * options.effort) as usize {
         crew.step()?;
-        thread::sleep(UNTIL_LAZY);
+        let threads: Vec<u64> = threads.iter().map(|t| t.load(Ordering::Acquire)).collect();
+        await_sleep(&threads)?;
+        let stillness = Stillness::of(threads)?;
         let before = read()?;
         device.unmap(&Selection::run(0, NR_CPUS as u64), strategy, flags)?;
-        received.push(read()?.since(before).remote_flush_received);
+        let nr = read()?.since(before).remote_flush_received;
+        match stillness.none_switched()? {
+            true => received.push(nr),
+            false => nr_spoilt += 1,
+        }
+        ensure!(nr_spoilt < MAX_SPOILT, "somebody wakes up each time");
         crew.step()?;
     }
     println!("# IPIs: {received:?}");
