@@ -4,7 +4,6 @@
 //! nothing of what was flushed meanwhile.
 
 use core::sync::atomic::{AtomicU64, Ordering};
-use core::time::Duration;
 use std::fs;
 use std::path::PathBuf;
 use std::thread;
@@ -16,6 +15,7 @@ use crate::cpu;
 use crate::device::{strategy_name, Device};
 use crate::ktap::{skip, Options};
 use crate::mapping::Mapping;
+use crate::pending::await_release;
 use crate::selection::Selection;
 
 crate::tests! {
@@ -65,16 +65,7 @@ fn a_flush_is_asked_for_while_a_cpu_is_gone(_: &Options) -> Result<()> {
 }
 
 fn a_batch_grows_old_while_a_cpu_is_gone(_: &Options) -> Result<()> {
-    go_and_come_back(|device| {
-        let max_age_ms = device.describe()?.max_age_ms;
-        for _ in 0..20 {
-            thread::sleep(Duration::from_millis(u64::from(max_age_ms) / 4 + 1));
-            if device.counters()?.nr_pending == 0 {
-                return Ok(());
-            }
-        }
-        anyhow::bail!("it is pending still: {:?}", device.counters()?)
-    })
+    go_and_come_back(await_release)
 }
 
 fn a_scope_ends_while_a_cpu_is_gone(_: &Options) -> Result<()> {
