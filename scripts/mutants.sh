@@ -55,7 +55,17 @@ host() {
 
 # vm SUITE [TEST] MUTANT: likewise. What the kernel's log complains about is noticed, too.
 vm() {
-    local log=$LOGS/$3.vm.log test="vm $1${2:+ $2}"
+    booted "vm $1${2:+ $2}" "$3"
+}
+
+# kunit SUITE - MUTANT: likewise.
+kunit() {
+    booted "kunit $1" "$3"
+}
+
+# booted TEST MUTANT: a line of tests.list, on the kernel as it is broken.
+booted() {
+    local log=$LOGS/$2.vm.log test=$1
     in_copy "$log" timeout "$VM_LIMIT" scripts/kernel-build.sh test || return 2
     in_copy "$log" timeout "$VM_LIMIT" env TEST="$test" scripts/runner.sh test || true
     grep -qE '^[0-9]+ passed, [0-9]+ failed, ' "$log" || return 2
