@@ -131,7 +131,7 @@ taken_away() {
 
 # how MACHINE HOW: what the summary says of it.
 how() {
-    sed -n "s/^$2: //p" "$RESULTS/$1/summary" | paste -sd' ' | sed 's/^$/nothing/'
+    sed -n "s/^$2: //p" "$RESULTS/$1/summary" | awk '!seen[$0]++' | paste -sd' ' | sed 's/^$/nothing/'
 }
 
 outcome() {
