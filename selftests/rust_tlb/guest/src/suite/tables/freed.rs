@@ -9,15 +9,18 @@
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use anyhow::{ensure, Result};
+use anyhow::Result;
 
 use crate::abi::{self, strategy};
+use crate::attempts::caught_every_time;
 use crate::cpu;
 use crate::device::{strategy_name, Device};
 use crate::held_moment;
 use crate::ktap::{skip, Options};
 use crate::mapping::{Mapping, PAGES_PER_TABLE};
+use crate::page_user::Fate;
 use crate::selection::Selection;
+use crate::stillness::{this_thread, Stillness};
 
 /// The page whose translation is left behind: far from the start of the range, which is all that
 /// the flush for the table covers.
@@ -43,24 +46,10 @@ fn is_flushed(options: &Options, strategy: u32) -> Result<()> {
     if !held_moment::can_be_held() {
         return skip("the kernel has no CONFIG_RUST_TLB_FAULTS");
     }
-    let nr_runs = NR_RUNS * options.effort;
-    let (mut nr_stale, mut nr_spoilt, mut nr_done) = (0, 0, 0);
-    while nr_done < nr_runs {
-        match is_used_after(strategy)? {
-            Some(is_used) => {
-                nr_stale += u32::from(is_used);
-                nr_done += 1;
-            }
-            None => nr_spoilt += 1,
-        }
-        ensure!(nr_spoilt <= 2 * nr_runs, "{nr_spoilt} runs were spoilt");
-    }
-    let name = strategy_name(strategy);
-    ensure!(
-        nr_stale == 0,
-        "{name}: the old page is in use, {nr_stale} of {nr_runs} times"
-    );
-    Ok(())
+    println!("# {}", strategy_name(strategy));
+    caught_every_time(NR_RUNS * options.effort, || {
+        Ok(fate_after(strategy)?.expect_gone())
+    })
 }
 
 /// What the threads tell each other, and what the user of the page reads.
@@ -74,6 +63,7 @@ struct Desk {
     end: AtomicBool,
     nr_uses: AtomicU64,
     last_read: AtomicU64,
+    user: AtomicU64,
 }
 
 impl Desk {
@@ -93,6 +83,7 @@ impl Desk {
 
     /// Reads the page all the time, from when it is told to.
     fn use_page(&self, mapping: &Mapping) -> Result<()> {
+        self.user.store(this_thread(), Ordering::Release);
         self.ready_on(0)?;
         self.await_true(&self.begin);
         mapping.word(USED, 0).store(OLD, Ordering::Release);
@@ -131,12 +122,13 @@ impl Desk {
     }
 }
 
-/// Returns whether the old page is used after something else was mapped in its place; [`None`] if
-/// madvise had let others run before it had zapped all, and took the page as well.
+/// Returns what became of the old page for its user, after something else was mapped in its place.
+/// Untried, if madvise had let others run before it had zapped all, and took the page as well, or if
+/// the table was not held for long enough.
 ///
 /// All threads start before and end afterwards: to start one waits for the holder, who keeps all
 /// page tables above; and one that ends gives its stack back, which flushes whatever is owed.
-fn is_used_after(strategy: u32) -> Result<Option<bool>> {
+fn fate_after(strategy: u32) -> Result<Fate> {
     let device = Device::open()?;
     let mapping = Mapping::of_tables(&device, PAGES_PER_TABLE)?;
     // So that there is a table.
@@ -162,7 +154,7 @@ fn free_table_under_use(
     mapping: &Mapping,
     desk: &Desk,
     strategy: u32,
-) -> Result<Option<bool>> {
+) -> Result<Fate> {
     while desk.nr_ready.load(Ordering::Acquire) < NR_THREADS {
         std::thread::yield_now();
     }
@@ -175,15 +167,30 @@ fn free_table_under_use(
     }
     desk.begin.store(true, Ordering::Release);
     desk.await_uses(1000);
+    let stillness = Stillness::of(vec![desk.user.load(Ordering::Acquire)])?;
+    device.accessed(USED, 1, abi::ACCESSED_CLEAR)?;
+    desk.await_uses(3);
+    let bits = device.accessed(USED, 1, abi::ACCESSED_READ)?;
+    let was_resident = bits.accessed == 0;
     let used = Selection::run(USED, 1);
     let reply = device.unmap(&used, strategy, abi::UNMAP_DEFER)?;
+    // Up to now nothing was flushed.
+    let is_known = was_resident && !stillness.all_switched()?;
+    let was_held = held_moment::is_held()?;
     held_moment::go_on()?;
     desk.await_true(&desk.is_freed);
     if reply.nr_ptes == 0 {
-        return Ok(None);
+        return Ok(Fate::Untried);
     }
     // Private memory, which reads as zeroes. One use may have been under way.
     mapping.bury()?;
     desk.await_uses(3);
-    Ok(Some(desk.last_read.load(Ordering::Acquire) == OLD))
+    if desk.last_read.load(Ordering::Acquire) == OLD {
+        return Ok(Fate::Used);
+    }
+    Ok(match (was_held, is_known) {
+        (false, _) => Fate::Untried,
+        (true, false) => Fate::GoneByASwitch,
+        (true, true) => Fate::Gone,
+    })
 }
