@@ -125,7 +125,11 @@ impl Race<'_> {
         let [here, there] = &self.places;
         let start = Instant::now();
         let mut nr_done = 0;
-        while nr_done < nr_moves || (!self.was_tried() && start.elapsed() < PATIENCE) {
+        let is_enough = || {
+            let is_much = self.nr_drops() >= MIN_DROPS || start.elapsed() >= PATIENCE;
+            is_much && self.was_tried()
+        };
+        while nr_done < nr_moves || !is_enough() {
             here.move_to(there, Leave::Mapping)?;
             there.move_to(here, Leave::Mapping)?;
             nr_done += 2;
@@ -133,8 +137,13 @@ impl Race<'_> {
         Ok(())
     }
 
+    fn nr_drops(&self) -> u64 {
+        self.tally.nr_drops.load(Relaxed)
+    }
+
+    /// Without which nothing is said. It takes as long as it takes; a test that hangs is ended.
     fn was_tried(&self) -> bool {
-        self.tally.nr_drops.load(Relaxed) >= MIN_DROPS
+        self.nr_drops() > 0 && self.tally.nr_checked.load(Relaxed) > 0
     }
 
     fn run(&self, nr_moves: u64, drops: &[Drop<'_>]) -> Result<()> {
