@@ -252,6 +252,8 @@ wrap_all() {
         ! is_system_command "$name" || belongs_to_private_unit "$name" || continue
         case $name in
             clang-*) wrap "$ROOT" "$TOOLS/bin" "$name" --config="$ROOT/clang.cfg" ;;
+            # It compiles its programs, with headers that the system may not have.
+            bpftrace) wrap "$ROOT" "$TOOLS/bin" "$name" -I "$ROOT/usr/include" -I "$ROOT/usr/include/x86_64-linux-gnu" ;;
             *) wrap "$ROOT" "$TOOLS/bin" "$name" ;;
         esac
     done
