@@ -138,7 +138,7 @@ outcome() {
     local log=$RESULTS/$1/$2.log
     case $2 in
         run) if grep -q '^ *precise ' "$log"; then echo 'the table'; else echo 'NO TABLE'; fi ;;
-        *) grep -E '^[0-9]+ passed' "$log" || echo 'NO END' ;;
+        *) { grep -E '^[0-9]+ passed' "$log" || echo 'NO END'; } | tail -n 1 ;;
     esac
 }
 

@@ -116,6 +116,10 @@ impl Race<'_> {
             }
             drop(self)?;
             self.tally.nr_drops.fetch_add(1, Relaxed);
+            // To write takes longer than to drop where a page is huge: one write may be through first.
+            while self.nr_checked() == 0 && !self.stop.load(Relaxed) {
+                thread::yield_now();
+            }
         }
         Ok(())
     }
@@ -141,9 +145,13 @@ impl Race<'_> {
         self.tally.nr_drops.load(Relaxed)
     }
 
+    fn nr_checked(&self) -> u64 {
+        self.tally.nr_checked.load(Relaxed)
+    }
+
     /// Without which nothing is said. It takes as long as it takes; a test that hangs is ended.
     fn was_tried(&self) -> bool {
-        self.nr_drops() > 0 && self.tally.nr_checked.load(Relaxed) > 0
+        self.nr_drops() > 0 && self.nr_checked() > 0
     }
 
     fn run(&self, nr_moves: u64, drops: &[Drop<'_>]) -> Result<()> {
