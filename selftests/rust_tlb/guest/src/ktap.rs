@@ -7,13 +7,12 @@
 
 use core::time::Duration;
 use std::fmt;
-use std::io::{Error, Read, Write};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::io::{Read, Write};
+use std::process::ExitCode;
 use std::time::Instant;
-use std::{env, fs::File, panic};
+use std::{fs::File, panic};
 
-use anyhow::{bail, ensure, Result};
+use anyhow::{bail, Result};
 use clap::{Args, Parser};
 use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::{self, Pid, Signal, WaitOptions, WaitStatus};
@@ -152,12 +151,7 @@ pub fn main(suites: &[Suite]) -> ExitCode {
         });
         return ExitCode::SUCCESS;
     }
-    let run = |tests| {
-        fix_addresses()?;
-        prepare()?;
-        run_all(tests, &options)
-    };
-    match one_of(chosen).and_then(run) {
+    match one_of(chosen).and_then(|tests| prepare().and_then(|()| run_all(tests, &options))) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
@@ -172,24 +166,6 @@ fn one_of<'a>(mut chosen: impl Iterator<Item = &'a Suite>) -> Result<&'static [T
         Some((_, tests)) => Ok(tests),
         None => bail!("no such suite: --list shows them"),
     }
-}
-
-/// Starts anew, unless it has, with addresses that do not change from one run to the next: how many
-/// page tables a mapping takes, of all levels together, depends on where it is.
-fn fix_addresses() -> Result<()> {
-    const ASK: libc::c_ulong = 0xffff_ffff;
-    // SAFETY: It only asks.
-    let before = unsafe { libc::personality(ASK) };
-    ensure!(before >= 0, "personality(): {}", Error::last_os_error());
-    if before & libc::ADDR_NO_RANDOMIZE != 0 {
-        return Ok(());
-    }
-    let fixed = before | libc::ADDR_NO_RANDOMIZE;
-    // SAFETY: It says where the next program's mappings are, and changes nothing in this one.
-    let done = unsafe { libc::personality(fixed as libc::c_ulong) };
-    ensure!(done >= 0, "personality(): {}", Error::last_os_error());
-    let mut again = Command::new("/proc/self/exe");
-    Err(again.args(env::args_os().skip(1)).exec().into())
 }
 
 fn prepare() -> Result<()> {
