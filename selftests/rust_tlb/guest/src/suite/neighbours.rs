@@ -143,6 +143,13 @@ pub(super) fn tid() -> u32 {
     rustix::thread::gettid().as_raw_nonzero().get() as u32
 }
 
+/// Until a thread has said which one it is.
+pub(super) fn await_started(tid: &AtomicU32) {
+    while tid.load(Relaxed) == 0 {
+        thread::yield_now();
+    }
+}
+
 /// A is busy with its pages; B wants to enter A's scope, and waits for A. C has nothing to do with
 /// either.
 fn to_open_and_close_waits_for_nobody(_: &Options) -> Result<()> {
@@ -163,6 +170,7 @@ fn to_open_and_close_waits_for_nobody(_: &Options) -> Result<()> {
             b.enter(strategy::BROADCAST, Some(&a))?;
             anyhow::Ok(())
         });
+        await_started(&waiting_tid);
         let busy = scope.spawn(|| {
             cpu::pin_member(0)?;
             held_moment::hold_own_fault()?;

@@ -14,7 +14,7 @@ use crate::abi;
 use crate::device::{strategy_name, Device};
 use crate::held_moment;
 use crate::ktap::{skip, Options};
-use crate::suite::neighbours::{await_stuck, tid};
+use crate::suite::neighbours::{await_started, await_stuck, tid};
 use crate::writers::Writers;
 
 const OF_PAGES: u32 = abi::SETUP_NOTIFY;
@@ -128,6 +128,7 @@ pub fn a_fault_leaves_what_is_there(_: &Options) -> Result<()> {
             }
             mapping.populate_writable(0)
         });
+        await_started(&writing_tid);
         let reading = scope.spawn(|| {
             held_moment::hold_own_fault()?;
             mapping.word(0, 0).load(Relaxed);
