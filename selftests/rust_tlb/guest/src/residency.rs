@@ -6,26 +6,27 @@
 //! set then, the CPU has walked the page table; if it is still clear, the translation was in its
 //! TLB.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use anyhow::{ensure, Result};
+use anyhow::{bail, ensure, Result};
 
 use crate::abi;
 use crate::barrier::Wait;
 use crate::crew::{Crew, Member, Shape};
 use crate::device::Device;
 use crate::mapping::Mapping;
-use crate::stillness::{this_thread, Stillness};
 
 /// Touch, flush everything: a TLB that has just grown evicts by itself, a warm one does not.
 const NR_WARM_UPS: u64 = 20;
+
+/// Attempts, of which each page that is to stay has to stay in one.
+const MAX_ATTEMPTS: u32 = 100;
 
 /// A thread on another CPU, or several, whose TLB is probed for the first pages of a device.
 pub struct Probe<'a> {
     device: &'a Device,
     crew: Crew,
-    thread: Arc<AtomicU64>,
     nr_pages: u64,
 }
 
@@ -38,13 +39,8 @@ impl<'a> Probe<'a> {
     /// With [`Wait::Sleep`], the CPU is lazy whenever it is not told to read.
     pub fn waiting(device: &'a Device, nr_pages: u64, wait: Wait) -> Result<Self> {
         let mapping = Arc::new(device.map(nr_pages)?);
-        let thread = Arc::new(AtomicU64::new(0));
-        let shown = thread.clone();
-        let crew = Crew::of_threads(&mapping, 1, wait, move |member| {
-            shown.store(this_thread(), Ordering::Release);
-            act(member)
-        })?;
-        Self::warmed(device, crew, thread, nr_pages)
+        let crew = Crew::of_threads(&mapping, 1, wait, act)?;
+        Self::warmed(device, crew, nr_pages)
     }
 
     /// A process for each other CPU. A page counts as walked for if one of them did.
@@ -54,19 +50,13 @@ impl<'a> Probe<'a> {
             threads: 1,
         };
         let crew = Crew::of_processes(device, nr_pages, shape, Wait::Spin, act)?;
-        Self::warmed(device, crew, Arc::default(), nr_pages)
+        Self::warmed(device, crew, nr_pages)
     }
 
-    fn warmed(
-        device: &'a Device,
-        crew: Crew,
-        thread: Arc<AtomicU64>,
-        nr_pages: u64,
-    ) -> Result<Self> {
+    fn warmed(device: &'a Device, crew: Crew, nr_pages: u64) -> Result<Self> {
         let probe = Self {
             device,
             crew,
-            thread,
             nr_pages,
         };
         for _ in 0..NR_WARM_UPS {
@@ -75,13 +65,6 @@ impl<'a> Probe<'a> {
         }
         probe.touch()?;
         Ok(probe)
-    }
-
-    /// From now on the thread is to keep what it has in its TLB. Not known of processes.
-    pub fn stillness(&self) -> Result<Stillness> {
-        let thread = self.thread.load(Ordering::Acquire);
-        ensure!(thread != 0, "only a thread's switches are known");
-        Stillness::of(vec![thread])
     }
 
     /// Lets the thread read each page once.
@@ -101,12 +84,8 @@ impl<'a> Probe<'a> {
     /// [`Probe::clear`].
     pub fn walked(&self) -> Result<u64> {
         let bits = self.device.accessed(0, self.nr_pages, abi::ACCESSED_READ)?;
-        let all = u64::MAX >> (u64::BITS as u64 - self.nr_pages);
-        ensure!(
-            bits.mapped == all,
-            "pages {:#x} are mapped, not {all:#x}",
-            bits.mapped
-        );
+        let (mapped, all) = (bits.mapped, self.all());
+        ensure!(mapped == all, "pages {mapped:#x} are mapped, not {all:#x}");
         Ok(bits.accessed)
     }
 
@@ -116,6 +95,33 @@ impl<'a> Probe<'a> {
         flush(self.device)?;
         self.touch()?;
         self.walked()
+    }
+
+    /// Demands that `flush` evicts the pages `expected` every time, and no other page every time.
+    ///
+    /// What the reading thread touches on the way, an interrupt, or a switch to another thread can
+    /// take the place of any page in the TLB. A flush of too much takes the same pages each time.
+    pub fn expect_evicted(
+        &self,
+        expected: u64,
+        flush: impl Fn(&Device) -> Result<()>,
+    ) -> Result<()> {
+        let (mut always, mut seen) = (self.all(), Vec::new());
+        for _ in 0..MAX_ATTEMPTS {
+            let evicted = self.evicted_by(&flush)?;
+            let left = expected & !evicted;
+            ensure!(left == 0, "not evicted: {left:#x} of {expected:#x}");
+            always &= evicted;
+            if always == expected {
+                return Ok(());
+            }
+            seen.push(evicted);
+        }
+        bail!("evicted {seen:x?} by a flush of {expected:#x}, and {always:#x} every time")
+    }
+
+    fn all(&self) -> u64 {
+        u64::MAX >> (u64::BITS as u64 - self.nr_pages)
     }
 }
 

@@ -2,7 +2,7 @@
 
 //! How much a flush evicts, told by the Accessed bits: no more and no less than it should.
 
-use anyhow::{bail, ensure, Result};
+use anyhow::{ensure, Result};
 
 use crate::abi::strategy;
 use crate::device::Device;
@@ -21,40 +21,11 @@ const NR_PAGES: u64 = 8;
 const ALL: u64 = (1 << NR_PAGES) - 1;
 const NR_ROUNDS: u64 = 20;
 
-/// Attempts of which one has to count.
-const MAX_ATTEMPTS: u32 = 100;
-
-/// Demands that `flush` evicts `expected`, right after the control that nothing else does. What
-/// should be evicted has to be at every attempt. That nothing else is counts only if the reading
-/// thread was not switched away, and nobody else flushed.
-fn expect_evicted(
-    probe: &Probe<'_>,
-    expected: u64,
-    flush: impl Fn(&Device) -> Result<()>,
-) -> Result<()> {
-    for _ in 0..MAX_ATTEMPTS {
-        let stillness = probe.stillness()?;
-        let control = probe.evicted_by(|_| Ok(()))?;
-        let evicted = probe.evicted_by(&flush)?;
-        let spoilt = stillness.all_switched()? || stillness.nr_flushed()? > 1;
-        let left = expected & !evicted;
-        ensure!(left == 0, "not evicted: {left:#010b} of {expected:#010b}");
-        if (control, evicted) == (0, expected) {
-            return Ok(());
-        }
-        ensure!(
-            spoilt,
-            "evicted {control:#010b} without, {evicted:#010b} with a flush of {expected:#010b}"
-        );
-    }
-    bail!("none of {MAX_ATTEMPTS} attempts counts")
-}
-
 fn without_a_flush_everything_stays(options: &Options) -> Result<()> {
     let device = Device::open()?;
     let probe = Probe::new(&device, NR_PAGES)?;
     for _ in 0..NR_ROUNDS * u64::from(options.effort) {
-        expect_evicted(&probe, 0, |_| Ok(()))?;
+        probe.expect_evicted(0, |_| Ok(()))?;
     }
     Ok(())
 }
@@ -64,7 +35,7 @@ fn a_precise_flush_evicts_exactly_its_page(options: &Options) -> Result<()> {
     let probe = Probe::new(&device, NR_PAGES)?;
     for round in 0..NR_ROUNDS * u64::from(options.effort) {
         let page = round % NR_PAGES;
-        expect_evicted(&probe, 1 << page, |device| precise(device, page, 1))?;
+        probe.expect_evicted(1 << page, |device| precise(device, page, 1))?;
     }
     Ok(())
 }
@@ -75,7 +46,7 @@ fn a_precise_flush_evicts_exactly_its_range(options: &Options) -> Result<()> {
     for round in 0..NR_ROUNDS * u64::from(options.effort) {
         let (first, nr) = (round % 5, 2 + round % 3);
         let pages = ((1 << nr) - 1) << first;
-        expect_evicted(&probe, pages, |device| precise(device, first, nr))?;
+        probe.expect_evicted(pages, |device| precise(device, first, nr))?;
     }
     Ok(())
 }
@@ -90,7 +61,7 @@ fn a_broadcast_evicts_everything(options: &Options) -> Result<()> {
     let device = Device::open()?;
     let probe = Probe::new(&device, NR_PAGES)?;
     for round in 0..NR_ROUNDS * u64::from(options.effort) {
-        expect_evicted(&probe, ALL, |device| {
+        probe.expect_evicted(ALL, |device| {
             let calls = device.invalidate(round % NR_PAGES, 1, strategy::BROADCAST)?;
             ensure!(calls == 1, "{calls} flush calls");
             Ok(())
@@ -106,7 +77,7 @@ fn the_negative_control_evicts_nothing(_: &Options) -> Result<()> {
     }
     let probe = Probe::new(&device, NR_PAGES)?;
     for _ in 0..NR_ROUNDS {
-        expect_evicted(&probe, 0, |device| {
+        probe.expect_evicted(0, |device| {
             device.invalidate(0, NR_PAGES, strategy::NONE)?;
             Ok(())
         })?;

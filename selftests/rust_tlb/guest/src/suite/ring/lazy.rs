@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{ensure, Result};
 
-use super::exact::{expect_evicted, NR_PAGES};
+use super::exact::NR_PAGES;
 use super::ring_device;
 use crate::abi::strategy;
 use crate::barrier::Wait;
@@ -25,7 +25,7 @@ fn flush_lazy(nr: u64, expected: u64, name: &str) -> Result<()> {
     let device = ring_device()?;
     let probe = Probe::waiting(&device, NR_PAGES, Wait::Sleep)?;
     let before = Counts::read()?;
-    expect_evicted(&probe, expected, |device| {
+    probe.expect_evicted(expected, |device| {
         let_sleep();
         for page in 0..nr {
             device.invalidate(2 * page, 1, strategy::RING)?;
