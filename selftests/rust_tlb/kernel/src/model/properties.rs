@@ -17,7 +17,7 @@ use crate::{
     alloc::GFP_KERNEL,
     mm::tlb::{
         batch::{Batch, Proof, Stale},
-        policy::Flush,
+        policy::{Flush, MAX_MMS},
         walk::{Cleared, Permit, Place, Unmap},
     },
 };
@@ -165,6 +165,22 @@ proptest! {
         for policy in POLICIES {
             prop_assert_eq!(stale_accesses(policy, &steps), 0);
         }
+    }
+}
+
+/// Policies have tables; what one has no room for is flushed as well.
+#[test]
+fn no_address_space_is_one_too_many() {
+    let all: Vec<MmId> = (0..MMS.len()).collect();
+    assert!(all.len() > MAX_MMS);
+    let touch = |&mm: &MmId| [Step::Switch(mm % NR_CPUS, mm), Step::Touch(mm % NR_CPUS, 7)];
+    let unmap = [Step::Unmap(all.clone(), BTreeSet::from([7])), Step::Flush];
+    let touch_all = || all.iter().flat_map(touch);
+    let steps: Vec<Step> = touch_all().chain(unmap).chain(touch_all()).collect();
+    let stale = |policy| stale_accesses_in(World::new(NR_CPUS, all.len(), CEILING), policy, &steps);
+    assert!(stale(unflushed) >= all.len());
+    for policy in POLICIES {
+        assert_eq!(stale(policy), 0);
     }
 }
 
