@@ -79,5 +79,6 @@ build
 ln -sfn "$BUILD" "$OUT/kernel-$CONFIG_NAME"
 # What boots is this checkout's, whoever else builds there from now on.
 install -D -m 644 -t "$OUT/boot-$CONFIG_NAME" "$BUILD/arch/x86/boot/bzImage" \
-    "$BUILD/samples/rust/rust_tlb/rust_tlb.ko" "$BUILD/include/config/kernel.release"
+    "$BUILD/samples/rust/rust_tlb/rust_tlb.ko" "$BUILD/samples/rust/rust_tlb_minimal.ko" \
+    "$BUILD/include/config/kernel.release"
 [[ -n ${KSRC:-} ]] || is_our_series "$TREE" || check_layout

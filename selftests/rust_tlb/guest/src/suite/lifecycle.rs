@@ -376,7 +376,7 @@ fn exit_with_a_batch_pending_on_an_own_file(_: &Options) -> Result<()> {
 }
 
 fn expect_unload_refused(what: &str) -> Result<()> {
-    let answer = kernel_module::unload();
+    let answer = kernel_module::unload(kernel_module::NAME);
     ensure!(answer == Err(Errno::AGAIN), "{what}: {answer:?}");
     ensure!(kernel_module::is_loaded(), "{what}: it is gone");
     Ok(())
@@ -414,7 +414,7 @@ fn load_and_unload_fifty_times(_: &Options) -> Result<()> {
         if round % 10 == 0 {
             expect_working(&Device::open()?)?;
         }
-        kernel_module::unload().with_context(|| format!("unload {round}"))?;
+        kernel_module::unload(kernel_module::NAME).with_context(|| format!("unload {round}"))?;
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ pub mod gather;
 pub mod gup;
 pub mod hotplug;
 pub mod lifecycle;
+pub mod minimal;
 pub mod moves;
 pub mod mremap;
 pub mod neighbours;
@@ -47,6 +48,7 @@ pub const ALL: &[Suite] = &[
     ("unmap", unmap::TESTS),
     ("accounting", accounting::TESTS),
     ("lifecycle", lifecycle::TESTS),
+    ("minimal", minimal::TESTS),
     ("races", races::TESTS),
     ("tables", tables::TESTS),
     ("neighbours", neighbours::TESTS),
