@@ -265,16 +265,18 @@ impl Store {
 
     /// What memory pressure does: first what nobody maps, then idle pages, one batch, and so one
     /// round, a call. A deferred batch is flushed and settled as a whole: up to `max_pending` pages,
-    /// whatever `nr` is, but each of them once. Returns how many pages of the pool and idle ones
-    /// were freed, up to `nr`, or [`None`] if a lock is taken.
+    /// whatever `nr` is, but each of them once. Returns how many pages were freed, or [`None`] if a
+    /// lock is taken.
     pub(crate) fn shrink(this: ArcBorrow<'_, Self>, nr: usize) -> Option<usize> {
         let mut pages = this.try_lock()?;
+        let nr_freed_before = pages.counters.nr_freed;
         if pages.deferred.is_some() {
             pages.counters.nr_flushed_pressure += 1;
             pages.flush_deferred(Why::Pressure);
         }
-        let nr_freed = pages.shrink_pool(nr);
-        let nr_left = nr - nr_freed;
+        let nr_settled = (pages.counters.nr_freed - nr_freed_before) as usize;
+        let nr_freed = nr_settled + pages.shrink_pool(nr.saturating_sub(nr_settled));
+        let nr_left = nr.saturating_sub(nr_freed);
         if nr_left == 0 || pages.slots.nr_idle() == 0 {
             return Some(nr_freed);
         }

@@ -8,13 +8,15 @@ mod watched;
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use anyhow::{ensure, Result};
+use anyhow::{bail, ensure, Context, Result};
+use rust_tlb_trace::event::Event;
 
 use crate::abi::{self, strategy, IDLE_MARK, IDLE_UNMARK, SETUP_PFNMAP};
 use crate::barrier::Wait;
 use crate::cpu;
 use crate::crew::{Crew, Shape};
 use crate::device::Device;
+use crate::ftrace::Tracing;
 use crate::ktap::{skip, Options};
 use crate::mapping::Mapping;
 use crate::page_holder::PageHolder;
@@ -38,6 +40,7 @@ crate::tests! {
     pages_in_use_are_not_taken,
     pool_pages_are_freed,
     a_pending_batch_is_flushed,
+    what_a_pending_batch_frees_is_said,
     a_scope_is_flushed,
     a_scan_takes_one_round,
     idle_pages_of_threads_are_watched,
@@ -264,6 +267,42 @@ fn a_pending_batch_is_flushed(_: &Options) -> Result<()> {
         expect_flush(&device, &mapping, unmap)?;
     }
     Ok(())
+}
+
+/// What the kernel is told that a scan has freed.
+fn nr_freed(events: &[Event]) -> Result<u64> {
+    let ours = |event: &&Event| event.detail.contains("[rust_tlb]");
+    let freed = |event: &Event| {
+        let (_, number) = event.detail.split_once("return val ")?;
+        number.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    let freed: Option<u64> = events.iter().filter(ours).map(freed).sum();
+    freed.context("events that say nothing")
+}
+
+/// Pages that their batch was to free are freed by the scan that flushes it.
+fn what_a_pending_batch_frees_is_said(_: &Options) -> Result<()> {
+    const NR_ATTEMPTS: u32 = 20;
+    let shrinkers = Shrinkers::open()?;
+    let Some(tracing) = Tracing::new(&["vmscan/mm_shrink_slab_end"])? else {
+        return skip("the kernel does not say what shrinkers free");
+    };
+    for _ in 0..NR_ATTEMPTS {
+        let (device, _mapping) = written(0)?;
+        let pages = Selection::run(0, NR_PAGES);
+        let to_free = abi::UNMAP_DEFER | abi::UNMAP_FREE;
+        device.unmap(&pages, strategy::PRECISE, to_free)?;
+        let ((), events) = tracing.record(|| Ok(shrinkers.run()?))?;
+        let counters = device.counters()?;
+        // It may have grown old before.
+        if counters.nr_flushed_pressure == 1 {
+            ensure!(counters.nr_freed == NR_PAGES, "{counters:?}");
+            let freed = nr_freed(&events)?;
+            ensure!(freed >= NR_PAGES, "{freed} of {NR_PAGES} pages");
+            return Ok(());
+        }
+    }
+    bail!("no scan met the batch, {NR_ATTEMPTS} times")
 }
 
 fn a_scope_is_flushed(_: &Options) -> Result<()> {
