@@ -13,6 +13,7 @@ use anyhow::{ensure, Context, Result};
 use crate::abi::{self, strategy};
 use crate::cpu;
 use crate::device::{strategy_name, Device};
+use crate::flush_ring::{self, Counts};
 use crate::ktap::{skip, Options};
 use crate::mapping::Mapping;
 use crate::pending::await_release;
@@ -87,6 +88,12 @@ fn go_and_come_back(settle: Settle) -> Result<()> {
             let name = strategy_name(strategy);
             one_round(last, strategy, setup, settle).context(name)?;
         }
+    }
+    if flush_ring::exists() {
+        // It comes back to a ring that went on without it.
+        let before = Counts::read()?;
+        one_round(last, strategy::RING, abi::SETUP_RING, settle).context("ring")?;
+        ensure!(Counts::read()?.since(&before, "published")? > 0, "no ring");
     }
     Ok(())
 }
