@@ -131,6 +131,8 @@ static DEFINE_PER_CPU(unsigned int, pause_at);
 /* Times that it passes there first. */
 static DEFINE_PER_CPU(unsigned int, pause_after);
 static atomic_t nr_paused;
+/* As nr_paused, since boot. */
+static atomic_t nr_pauses;
 static atomic_t nr_expired;
 
 bool flush_ring_keeps(unsigned int rule)
@@ -150,6 +152,7 @@ void flush_ring_pause(unsigned int at)
 		return;
 	}
 	atomic_inc(&nr_paused);
+	atomic_inc(&nr_pauses);
 	while (raw_cpu_read(pause_at) == at) {
 		if (ktime_get_mono_fast_ns() > until) {
 			atomic_inc(&nr_expired);
@@ -368,6 +371,7 @@ static void add_faults(struct dentry *dir)
 	debugfs_create_u64("first_generation", 0600, dir, &first_generation);
 	debugfs_create_file("pause", 0200, dir, NULL, &pause_fops);
 	debugfs_create_atomic_t("nr_paused", 0400, dir, &nr_paused);
+	debugfs_create_atomic_t("nr_pauses", 0400, dir, &nr_pauses);
 	debugfs_create_atomic_t("nr_expired", 0600, dir, &nr_expired);
 }
 #else

@@ -133,22 +133,20 @@ impl Stop {
         write("pause", format!("{} {place} {passes}", self.cpu))
     }
 
-    /// Waits until it has stopped. It does not sleep: whoever else is on this CPU may be needed.
-    pub fn reached(&self) -> Result<()> {
-        while read_number("nr_paused")? == 0 {
+    /// Whether it has stopped.
+    pub fn is_reached(&self) -> Result<bool> {
+        Ok(read_number("nr_paused")? != 0)
+    }
+
+    /// Lets it go on to `place`, and waits until it stops there. It does not sleep: whoever else is on
+    /// this CPU may be needed.
+    pub fn move_to(&self, place: Place) -> Result<()> {
+        let before = read_number("nr_pauses")?;
+        self.set(place as u32, 0)?;
+        while read_number("nr_pauses")? == before {
             hint::spin_loop();
         }
         Ok(())
-    }
-
-    /// Lets it go on to `place`, and waits until it stops there.
-    pub fn move_to(&self, place: Place) -> Result<()> {
-        self.set(0, 0)?;
-        while read_number("nr_paused")? != 0 {
-            hint::spin_loop();
-        }
-        self.set(place as u32, 0)?;
-        self.reached()
     }
 
     /// Lets it go on. Returns false if it had waited so long that it did so by itself.

@@ -44,8 +44,14 @@ crate::tests! {
     ring_is_silent,
     deferred_ring_is_silent,
     to_bump_only_once_is_seen,
+    to_clear_after_the_bump_is_seen,
     to_extend_a_slot_is_seen,
+    to_check_a_tag_once_is_seen,
+    to_run_ahead_is_seen,
     to_fill_a_slot_before_the_bump_is_seen,
+    to_write_a_slot_unclaimed_is_seen,
+    to_take_unpublished_for_nothing_is_seen,
+    to_take_odd_for_nothing_is_seen,
     to_copy_a_ring_is_seen,
 }
 

@@ -6,7 +6,7 @@
 use anyhow::{ensure, Result};
 
 use super::lazy::let_sleep;
-use super::victim::{elsewheres_cpu, Stage, ONE, OTHER};
+use super::victim::{elsewheres_cpu, victims_cpu, Stage, Watch, ONE, OTHER};
 use crate::abi::{strategy, UNMAP_DEFER};
 use crate::attempts::caught_every_time;
 use crate::barrier::Wait;
@@ -47,6 +47,14 @@ fn expect_seen(rule: Rule, steps: Steps) -> Result<()> {
     })
 }
 
+/// What became of what was watched, if all went on in time.
+fn fate_if(in_time: bool, watch: Option<&Watch<'_>>) -> Result<Fate> {
+    match watch {
+        Some(watch) if in_time => watch.fate(),
+        _ => Ok(Fate::Untried),
+    }
+}
+
 fn page(page: u64) -> Selection {
     Selection::run(page, 1)
 }
@@ -75,6 +83,29 @@ pub fn to_bump_only_once_is_seen(_: &Options) -> Result<()> {
     })
 }
 
+/// A CPU catches up with a generation whose PTE is still there, and takes it again.
+pub fn to_clear_after_the_bump_is_seen(_: &Options) -> Result<()> {
+    expect_seen(Rule::Clear, |breaking| {
+        let stage = Stage::new(Wait::Spin)?;
+        let elsewhere = stage.elsewhere(strategy::RING)?;
+        // With the lock of the page table: nobody stops there for long if the rule is kept.
+        let Some(_broken) = breaking.start()? else {
+            elsewhere.start();
+            elsewhere.join()?;
+            return stage.watch(ONE, 0)?.map_or(Ok(Fate::Untried), |w| w.fate());
+        };
+        let stop = Stop::at(elsewheres_cpu(), Place::Clear, 0)?;
+        if !elsewhere.start_until(&stop)? {
+            return Ok(Fate::Untried);
+        }
+        stage.other.invalidate(0, 1, strategy::PRECISE)?;
+        let watch = stage.watch_blindly(ONE, 0)?;
+        let in_time = stop.has_held()?;
+        elsewhere.join()?;
+        fate_if(in_time, watch.as_ref())
+    })
+}
+
 /// A CPU has caught up with a generation, which then gets another page.
 pub fn to_extend_a_slot_is_seen(_: &Options) -> Result<()> {
     expect_seen(Rule::Final, |breaking| {
@@ -86,6 +117,53 @@ pub fn to_extend_a_slot_is_seen(_: &Options) -> Result<()> {
         let _broken = breaking.start()?;
         stage.other.unmap(&page(1), strategy::RING, 0)?;
         watch.fate()
+    })
+}
+
+/// While a CPU reads a slot, a later generation takes it.
+pub fn to_check_a_tag_once_is_seen(_: &Options) -> Result<()> {
+    expect_seen(Rule::TagAfter, |breaking| {
+        let stage = Stage::new(Wait::Spin)?;
+        let elsewhere = stage.elsewhere(strategy::RING)?;
+        let watch = stage.watch(ONE, 0)?;
+        let _broken = breaking.start()?;
+        // At the second reading, which is the one that counts.
+        let stop = Stop::at(victims_cpu(), Place::Read, 1)?;
+        if !elsewhere.start_until(&stop)? {
+            return Ok(Fate::Untried);
+        }
+        // A ring full of them.
+        (0..64).try_for_each(|page| defer(&stage.other, page))?;
+        let in_time = stop.has_held()?;
+        elsewhere.join()?;
+        // Behind by so many, the reader flushes everything as soon as it comes back from another
+        // thread, or their own flush comes, since they grew old.
+        let fate = fate_if(in_time, watch.as_ref())?;
+        let has_come_back = watch.as_ref().map_or(Ok(true), Watch::has_come_back)?;
+        let are_owed = stage.other.counters()?.nr_pending == 64;
+        Ok(match fate {
+            Fate::Gone if has_come_back || !are_owed => Fate::GoneByASwitch,
+            fate => fate,
+        })
+    })
+}
+
+/// A CPU has caught up with one generation, and takes the next one for done as well.
+pub fn to_run_ahead_is_seen(_: &Options) -> Result<()> {
+    expect_seen(Rule::Ahead, |breaking| {
+        let stage = Stage::new(Wait::Spin)?;
+        let elsewhere = stage.elsewhere(strategy::RING)?;
+        let watch = stage.watch(OTHER, 1)?;
+        let _broken = breaking.start()?;
+        let stop = Stop::at(victims_cpu(), Place::Caught, 0)?;
+        if !elsewhere.start_until(&stop)? {
+            return Ok(Fate::Untried);
+        }
+        defer(&stage.other, 1)?;
+        let in_time = stop.has_held()?;
+        elsewhere.join()?;
+        stage.other.flush()?;
+        fate_if(in_time, watch.as_ref())
     })
 }
 
@@ -102,9 +180,9 @@ pub fn to_fill_a_slot_before_the_bump_is_seen(_: &Options) -> Result<()> {
             .is_some()
             .then(|| Stop::at(elsewheres_cpu(), Place::Next, 0))
             .transpose()?;
-        elsewhere.start();
-        if let Some(stop) = &stop {
-            stop.reached()?;
+        match &stop {
+            Some(stop) => _ = elsewhere.start_until(stop)?,
+            None => elsewhere.start(),
         }
         let many = Selection::run(0, 40);
         stage.other.unmap(&many, strategy::PRECISE, 0)?;
@@ -116,6 +194,60 @@ pub fn to_fill_a_slot_before_the_bump_is_seen(_: &Options) -> Result<()> {
             Fate::Gone if !in_time => Fate::Untried,
             fate => fate,
         })
+    })
+}
+
+/// Two generations, a whole ring apart, write to one slot.
+pub fn to_write_a_slot_unclaimed_is_seen(_: &Options) -> Result<()> {
+    expect_seen(Rule::Claim, |breaking| {
+        let stage = Stage::new(Wait::Spin)?;
+        let elsewhere = stage.elsewhere(strategy::PRECISE)?;
+        let _broken = breaking.start()?;
+        let stop = Stop::at(elsewheres_cpu(), Place::Run, 0)?;
+        if !elsewhere.start_until(&stop)? {
+            return Ok(Fate::Untried);
+        }
+        for _ in 0..63 {
+            stage.other.invalidate(100, 1, strategy::PRECISE)?;
+        }
+        let watch = stage.watch(OTHER, 1)?;
+        defer(&stage.other, 1)?;
+        stop.move_to(Place::Release)?;
+        stage.other.flush()?;
+        let fate = fate_if(true, watch.as_ref())?;
+        let in_time = stop.has_held()?;
+        elsewhere.join()?;
+        Ok(if in_time { fate } else { Fate::Untried })
+    })
+}
+
+/// A generation has begun, and is not published yet, when the next one is caught up with.
+pub fn to_take_unpublished_for_nothing_is_seen(_: &Options) -> Result<()> {
+    expect_seen(Rule::UnpublishedIsFull, |breaking| {
+        let stage = Stage::new(Wait::Spin)?;
+        let elsewhere = stage.elsewhere(strategy::PRECISE)?;
+        let watch = stage.watch(ONE, 0)?;
+        let _broken = breaking.start()?;
+        let stop = Stop::at(elsewheres_cpu(), Place::Publish, 0)?;
+        if !elsewhere.start_until(&stop)? {
+            return Ok(Fate::Untried);
+        }
+        stage.other.unmap(&page(1), strategy::RING, 0)?;
+        let in_time = stop.has_held()?;
+        elsewhere.join()?;
+        fate_if(in_time, watch.as_ref())
+    })
+}
+
+/// More pages than a run is for, and no run for them.
+pub fn to_take_odd_for_nothing_is_seen(_: &Options) -> Result<()> {
+    expect_seen(Rule::OddIsFull, |breaking| {
+        let stage = Stage::new(Wait::Spin)?;
+        let watch = stage.watch(OTHER, 5)?;
+        let _broken = breaking.start()?;
+        let many = Selection::run(0, 40);
+        stage.other.unmap(&many, strategy::PRECISE, 0)?;
+        fate_if(true, watch.as_ref())
     })
 }
 

@@ -17,7 +17,8 @@ use crate::barrier::Wait;
 use crate::cpu;
 use crate::crew::Crew;
 use crate::device::Device;
-use crate::flush_ring::Counts;
+use crate::flush_ring::{Counts, Stop};
+use crate::mapping::Mapping;
 use crate::page_user::Fate;
 use crate::selection::Selection;
 
@@ -50,9 +51,10 @@ impl Stage {
     pub fn new(wait: Wait) -> Result<Self> {
         ensure!(cpu::nr_cpus() > 2, "three CPUs are needed");
         let (one, other) = (Arc::new(ring_device()?), ring_device()?);
+        // In page tables of their own: who is stopped with the lock of one does not hold the other's.
         let maps = [
-            Arc::new(one.map(NR_PAGES[ONE])?),
-            Arc::new(other.map(NR_PAGES[OTHER])?),
+            Arc::new(Mapping::of_tables(&one, NR_PAGES[ONE])?),
+            Arc::new(Mapping::of_tables(&other, NR_PAGES[OTHER])?),
         ];
         one.populate(0, NR_PAGES[ONE])?;
         other.populate(0, NR_PAGES[OTHER])?;
@@ -93,29 +95,37 @@ impl Stage {
     /// there now, although it has just read it.
     pub fn watch(&self, file: usize, page: u64) -> Result<Option<Watch<'_>>> {
         let device = [&*self.one, &self.other][file];
+        self.is_stale(file, page)?;
+        device.accessed(page, 1, abi::ACCESSED_CLEAR)?;
+        let watch = self.watch_blindly(file, page)?;
+        let walked = device.accessed(page, 1, abi::ACCESSED_READ)?.accessed != 0;
+        Ok(watch.filter(|_| !walked))
+    }
+
+    /// As [`Stage::watch`], where the page's own bit cannot be asked for, since somebody has its lock:
+    /// the witness alone says that what was just read is there.
+    pub fn watch_blindly(&self, file: usize, page: u64) -> Result<Option<Watch<'_>>> {
         let touch = || -> Result<()> {
             self.is_stale(file, page)?;
             self.is_stale(OTHER, WITNESS)?;
             Ok(())
         };
         touch()?;
-        device.accessed(page, 1, abi::ACCESSED_CLEAR)?;
         self.other.accessed(WITNESS, 1, abi::ACCESSED_CLEAR)?;
         touch()?;
-        let walked = device.accessed(page, 1, abi::ACCESSED_READ)?.accessed != 0;
         let watch = Watch {
             stage: self,
             file,
             page,
             before: Counts::read()?,
         };
-        Ok((!walked && !watch.has_walked()?).then_some(watch))
+        Ok((!watch.has_walked()?).then_some(watch))
     }
 
     /// A thread on a third CPU that will unmap page 0 of the one file.
     pub fn elsewhere(&self, strategy: u32) -> Result<Elsewhere> {
         let device = self.one.clone();
-        let signs: Arc<[AtomicBool; 2]> = Arc::default();
+        let signs: Arc<[AtomicBool; 3]> = Arc::default();
         let seen = signs.clone();
         let (tell, done) = mpsc::channel();
         thread::spawn(move || {
@@ -128,8 +138,10 @@ impl Stage {
                 device.unmap(&Selection::run(0, 1), strategy, 0)?;
                 Ok(())
             };
+            let done = unmap();
+            seen[2].store(true, Ordering::Release);
             // Fails if nobody wants to know.
-            let _ = tell.send(unmap());
+            let _ = tell.send(done);
             // It stays until the process ends: a thread that ends unmaps its stack, and so flushes
             // whatever is owed.
             loop {
@@ -174,6 +186,12 @@ impl Watch<'_> {
         })
     }
 
+    /// Whether a CPU has since come back from another thread, and was behind.
+    pub fn has_come_back(&self) -> Result<bool> {
+        let grown = Counts::read()?.grown(&self.before)?;
+        Ok(grown.iter().any(|(name, _)| name.starts_with("lazy_")))
+    }
+
     /// Whether a CPU has since found in the ring what this kernel has not put there.
     pub fn believed_another(&self) -> Result<bool> {
         let after = Counts::read()?;
@@ -190,10 +208,22 @@ fn is_doubt(count: &str) -> bool {
 /// A thread that waits to be let go.
 pub struct Elsewhere {
     done: Receiver<Result<()>>,
-    signs: Arc<[AtomicBool; 2]>,
+    signs: Arc<[AtomicBool; 3]>,
 }
 
 impl Elsewhere {
+    /// Lets it go, and waits until a CPU has stopped because of it. Returns false if none does.
+    pub fn start_until(&self, stop: &Stop) -> Result<bool> {
+        self.start();
+        while !self.signs[2].load(Ordering::Acquire) {
+            if stop.is_reached()? {
+                return Ok(true);
+            }
+            hint::spin_loop();
+        }
+        Ok(false)
+    }
+
     pub fn start(&self) {
         self.signs[1].store(true, Ordering::Release);
     }
@@ -204,6 +234,11 @@ impl Elsewhere {
             .recv()
             .unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
     }
+}
+
+/// The number of the CPU that reads.
+pub fn victims_cpu() -> usize {
+    cpu::member(VICTIM)
 }
 
 /// The number of the CPU of the thread elsewhere.
