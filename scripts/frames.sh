@@ -17,9 +17,9 @@ LOG=$OUT/kernel-$CONFIG_NAME.log
 LIMIT=2048
 SHOWN=15
 # The objects, and which of their functions are the project's.
-OBJECTS=(rust/kernel.o mm/tlb_defer.o arch/x86/mm/flush_ring.o samples/rust/rust_tlb/rust_tlb.o
+OBJECTS=(rust/kernel.o mm/rust_tlb/built-in.a arch/x86/mm/flush_ring.o samples/rust/rust_tlb/rust_tlb.o
     samples/rust/rust_tlb_minimal.o drivers/android/binder/rust_binder_main.o)
-OURS='kernel::mm::|rust_tlb|tlb_defer|flush_ring|user_mapping_tlb|page_range'
+OURS='kernel::mm::|rust_tlb|tlb_(charge|defer|hold|mapping|move)|flush_ring|user_mapping_tlb|page_range'
 
 # Lines `BYTES FUNCTION`, of what an object's functions take by `sub $BYTES, %rsp`.
 frames() {
@@ -40,7 +40,7 @@ TREE=$(<"$OUT/kernel-tree")
 BUILD=$RUST_TLB_CACHE/build/$(basename "$TREE")/$CONFIG_NAME
 "$TOP/scripts/kernel-config.sh" "$CONFIG_NAME" "$BUILD" "$LOG"
 grep -qx 'CONFIG_NR_CPUS=8192' "$BUILD/.config" || die "the configuration is not one for 8192 CPUs"
-quietly "$LOG" kernel_make -C "$TREE" O="$BUILD" -j"$(nproc)" mm/tlb_defer.o arch/x86/mm/flush_ring.o samples/rust/ \
+quietly "$LOG" kernel_make -C "$TREE" O="$BUILD" -j"$(nproc)" mm/rust_tlb/ arch/x86/mm/flush_ring.o samples/rust/ \
     drivers/android/binder/ || { first_error "$LOG" >&2 && die "they do not build: $LOG"; }
 
 step 5 "the largest frames, in bytes"

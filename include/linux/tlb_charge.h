@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Whom a Rust driver's memory is charged to: see mm/tlb_charge.c. */
+/* Whom a Rust driver's memory is charged to: see mm/rust_tlb/charge.c. */
 #ifndef _LINUX_TLB_CHARGE_H
 #define _LINUX_TLB_CHARGE_H
 

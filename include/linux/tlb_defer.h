@@ -8,7 +8,7 @@
  * functions are built in, and only the kernel crate calls them, from the
  * non-inlined shims in rust/kernel/mm/mechanism.rs. Those are exported to GPL
  * modules, like the rest of the crate. The contract of each
- * function stands with its definition in mm/tlb_defer.c.
+ * function stands with its definition in mm/rust_tlb/defer.c.
  */
 #ifndef _LINUX_TLB_DEFER_H
 #define _LINUX_TLB_DEFER_H

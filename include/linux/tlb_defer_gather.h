@@ -4,7 +4,7 @@
  * rust/kernel/mm/tlb/gather.rs. It stays on a stack of C's: its layout is hidden
  * from bindgen, as the flush functions are (see <linux/tlb_defer.h>). The
  * contract of each function stands with its definition in
- * mm/tlb_defer_gather.c.
+ * mm/rust_tlb/gather.c.
  */
 #ifndef _LINUX_TLB_DEFER_GATHER_H
 #define _LINUX_TLB_DEFER_GATHER_H

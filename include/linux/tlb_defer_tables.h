@@ -2,7 +2,7 @@
 /*
  * Empty page tables for the Rust abstractions in rust/kernel/mm/tlb/tables.rs:
  * taken out, flushed with the batch that left them empty, freed. The contract of
- * each function stands with its definition in mm/tlb_defer_tables.c.
+ * each function stands with its definition in mm/rust_tlb/tables.c.
  */
 #ifndef _LINUX_TLB_DEFER_TABLES_H
 #define _LINUX_TLB_DEFER_TABLES_H

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Moments that a test can hold open: see mm/tlb_hold.c. */
+/* Moments that a test can hold open: see mm/rust_tlb/hold.c. */
 #ifndef _LINUX_TLB_HOLD_H
 #define _LINUX_TLB_HOLD_H
 

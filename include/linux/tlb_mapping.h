@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Address spaces for open files of Rust drivers: see mm/tlb_mapping.c. */
+/* Address spaces for open files of Rust drivers: see mm/rust_tlb/mapping.c. */
 #ifndef _LINUX_TLB_MAPPING_H
 #define _LINUX_TLB_MAPPING_H
 

@@ -8,7 +8,7 @@
 //! crate, and modules link to the shim (as in `devres.rs`). No decision is made here.
 //!
 //! C header: [`include/linux/tlb_defer.h`](srctree/include/linux/tlb_defer.h), contracts in
-//! [`mm/tlb_defer.c`](srctree/mm/tlb_defer.c).
+//! [`mm/rust_tlb/defer.c`](srctree/mm/rust_tlb/defer.c).
 
 use super::{
     tlb::{

@@ -54,7 +54,7 @@ use core::ptr::NonNull;
 ///
 /// # Invariants
 ///
-/// It belongs to an inode of `mm/tlb_mapping.c`, in a file system that is never unmounted: a
+/// It belongs to an inode of `mm/rust_tlb/mapping.c`, in a file system that is never unmounted: a
 /// reference to the inode keeps all of it.
 #[repr(transparent)]
 pub struct AddressSpace(Opaque<bindings::address_space>);
@@ -91,7 +91,7 @@ impl AddressSpace {
     /// May sleep. To drop the last reference may sleep, too.
     pub fn new() -> Result<ARef<Self>> {
         let mapping = mechanism::mapping_new().ok_or(ENOMEM)?;
-        // INVARIANT: It is one of `mm/tlb_mapping.c`.
+        // INVARIANT: It is one of `mm/rust_tlb/mapping.c`.
         // SAFETY: The reference that it was made with goes to the `ARef`.
         Ok(unsafe { ARef::from_raw(mapping.cast()) })
     }

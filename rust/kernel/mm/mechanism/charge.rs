@@ -3,7 +3,7 @@
 //! Shims for whom memory is charged to.
 //!
 //! C header: [`include/linux/tlb_charge.h`](srctree/include/linux/tlb_charge.h), contracts in
-//! [`mm/tlb_charge.c`](srctree/mm/tlb_charge.c).
+//! [`mm/rust_tlb/charge.c`](srctree/mm/rust_tlb/charge.c).
 
 use crate::bindings;
 use core::ptr::NonNull;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Shims for the kernel's own gather; contracts in
-//! [`mm/tlb_defer_gather.c`](srctree/mm/tlb_defer_gather.c).
+//! [`mm/rust_tlb/gather.c`](srctree/mm/rust_tlb/gather.c).
 
 use crate::{
     bindings,

@@ -3,7 +3,7 @@
 //! Shims for the address spaces of open files, and for the VMAs in them.
 //!
 //! C header: [`include/linux/tlb_mapping.h`](srctree/include/linux/tlb_mapping.h), contracts in
-//! [`mm/tlb_mapping.c`](srctree/mm/tlb_mapping.c).
+//! [`mm/rust_tlb/mapping.c`](srctree/mm/rust_tlb/mapping.c).
 
 use crate::bindings;
 use core::ptr::NonNull;

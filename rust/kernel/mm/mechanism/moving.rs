@@ -3,7 +3,7 @@
 //! Shims for moves of PTEs between two mappings of a process.
 //!
 //! C header: [`include/linux/tlb_move.h`](srctree/include/linux/tlb_move.h), contracts in
-//! [`mm/tlb_move.c`](srctree/mm/tlb_move.c).
+//! [`mm/rust_tlb/move.c`](srctree/mm/rust_tlb/move.c).
 
 use super::RawTable;
 #[cfg(CONFIG_RUST_TLB_FAULTS)]

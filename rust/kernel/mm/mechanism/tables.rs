@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Shims for page tables that are taken out; contracts in
-//! [`mm/tlb_defer_tables.c`](srctree/mm/tlb_defer_tables.c).
+//! [`mm/rust_tlb/tables.c`](srctree/mm/rust_tlb/tables.c).
 
 use crate::bindings;
 

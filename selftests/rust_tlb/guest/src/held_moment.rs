@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Moments that the test kernel holds open until it is told to go on: `mm/tlb_hold.c`.
+//! Moments that the test kernel holds open until it is told to go on: `mm/rust_tlb/hold.c`.
 
 use core::time::Duration;
 use std::fs;

@@ -37,7 +37,7 @@ fn quoted(text: &str) -> Vec<&str> {
 fn our_folders() -> [&'static str; 9] {
     [
         "rust/",
-        "mm/tlb",
+        "mm/rust_tlb",
         "mm/mremap_",
         "include/",
         "samples/",

@@ -13,7 +13,7 @@ use crate::ktap::{skip, Options};
 use crate::selection::Selection;
 
 const COMPLAINT: &str =
-    "BUG: sleeping function called from invalid context at mm/tlb_defer_gather.c";
+    "BUG: sleeping function called from invalid context at mm/rust_tlb/gather.c";
 
 /// With a spinlock held, and with IRQs off.
 pub fn a_gather_in_atomic_context_is_reported(_: &Options) -> Result<()> {

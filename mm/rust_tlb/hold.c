@@ -25,7 +25,7 @@
 #include <linux/uaccess.h>
 #include <linux/wait.h>
 
-#include "internal.h"
+#include "../internal.h"
 
 #define MAX_HOLD	(10 * HZ)
 #define MAX_HOLD_TABLES	(HZ / 2)

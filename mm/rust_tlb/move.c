@@ -19,7 +19,7 @@
 #include <asm/pgalloc.h>
 #include <asm/tlbflush.h>
 
-#include "internal.h"
+#include "../internal.h"
 
 /* Returns -EINTR if the task is being killed. Context: may sleep, no mmap_lock. */
 int tlb_move_lock(struct mm_struct *mm)
@@ -125,7 +125,7 @@ bool tlb_move_pte_lock(struct tlb_defer_table *table,
 	/*
 	 * It cannot go before it is locked: who takes a table out of a mapping of
 	 * this kind holds the mmap_lock at least for reading (T1 in
-	 * mm/tlb_defer_tables.c), or the VMA lock (MADV_DONTNEED).
+	 * mm/rust_tlb/tables.c), or the VMA lock (MADV_DONTNEED).
 	 */
 	table->shares_lock = table->ptl == beside->ptl;
 	if (!table->shares_lock)

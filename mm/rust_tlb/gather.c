@@ -22,7 +22,7 @@
 #define CREATE_TRACE_POINTS
 #include <trace/events/rust_tlb_gather.h>
 
-#include "internal.h"
+#include "../internal.h"
 
 /*
  * Call @zap with a gather of @mm, then flush what it zapped: one range, from

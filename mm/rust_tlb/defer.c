@@ -32,8 +32,8 @@
 #define CREATE_RUST_TRACE_POINTS
 #include <trace/events/rust_tlb.h>
 
-#include "internal.h"
-#include "../arch/x86/mm/mm_internal.h"
+#include "../internal.h"
+#include "../../arch/x86/mm/mm_internal.h"
 
 /* Rules to break, and moments to hold open, for tests. */
 

@@ -26,7 +26,7 @@
 #define CREATE_TRACE_POINTS
 #include <trace/events/rust_tlb_tables.h>
 
-#include "internal.h"
+#include "../internal.h"
 
 static bool breaks(const struct tlb_defer_tables *tables, unsigned int rule)
 {
