@@ -66,15 +66,15 @@ pub const MOVE: u32 = ioc::<Move>(IOC_READ | IOC_WRITE, 0x9a);
 
 /// How [`UNMAP`] takes pages out of the page tables, and when it flushes.
 pub mod strategy {
-    /// Clear a PTE, flush that page, next PTE: Linux before 2015. One round a page and mm.
+    /// Clear a PTE, flush that page, next PTE: Linux before 2015. One round per page and mm.
     pub const PAGE: u32 = 0;
-    /// `zap_vma_range()` a page: what binder and SGX do. One gather, one round a page and VMA.
+    /// `zap_vma_range()` per page: what binder and SGX do. One gather, one round per page and VMA.
     pub const ZAP: u32 = 1;
-    /// `unmap_mapping_pages()` a contiguous run: one gather, one round a run and VMA.
+    /// `unmap_mapping_pages()` per contiguous run: one gather, one round per run and VMA.
     pub const UNMAP_MAPPING: u32 = 2;
     /// Clear all PTEs in all mms, then one full flush for all CPUs that run any of them.
     pub const BROADCAST: u32 = 3;
-    /// Clear all PTEs in all mms, then one flush an mm, ranged if its pages are near each other;
+    /// Clear all PTEs in all mms, then one flush per mm, ranged if its pages are near each other;
     /// or one full flush for all, where that is better.
     pub const PRECISE: u32 = 4;
     /// Clear, and do not flush: the negative control. Only with `CONFIG_RUST_TLB_FAULTS`.
@@ -87,9 +87,9 @@ pub mod strategy {
     /// cleared in the mm that it runs, as far as the kernel's ceiling. An mm without a ring of
     /// flushes ([`super::SETUP_RING`]) is flushed in full, in the same round.
     pub const RING: u32 = 7;
-    /// As [`RING`], but above a few pages an mm everything is flushed: what is cheaper.
+    /// As [`RING`], but above a few pages per mm everything is flushed: what is cheaper.
     pub const AUTO: u32 = 8;
-    /// The kernel's own gather, one an mm: all VMAs of it, then one flush. Empty page tables go
+    /// The kernel's own gather, one per mm: all VMAs of it, then one flush. Empty page tables go
     /// with a run that covers them, if [`SETUP_FREE_TABLES`](super::SETUP_FREE_TABLES) says so.
     pub const GATHER: u32 = 9;
 

@@ -230,7 +230,7 @@ impl Target<'_> {
         Ok(())
     }
 
-    /// The kernel's own gather, one an mm.
+    /// The kernel's own gather, one per mm.
     fn unmap_by_gather(
         &self,
         pages: &mut Pages,

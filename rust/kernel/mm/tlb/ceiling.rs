@@ -4,9 +4,9 @@
 //!
 //! | address spaces | their ranges         | range of this one | flush                            |
 //! |----------------|----------------------|-------------------|----------------------------------|
-//! | at most max    | any                  | up to the ceiling | [`Ranged`]: one round an mm      |
+//! | at most max    | any                  | up to the ceiling | [`Ranged`]: one round per mm     |
 //! | 1              | above the ceiling    | above the ceiling | [`Full`]: one round              |
-//! | at most max    | not all above it     | above the ceiling | [`Full`]: one round an mm        |
+//! | at most max    | not all above it     | above the ceiling | [`Full`]: one round per mm       |
 //! | 2 to max       | all above it         | above the ceiling | [`Broadcast`]: one round for all |
 //! | above max      | any                  | any               | [`Broadcast`]: one round for all |
 //!

@@ -105,7 +105,7 @@ pub enum Kind {
     Broadcast = 0,
     /// A range an address space.
     Precise = 1,
-    /// A flush a page.
+    /// A flush per page.
     PerPage = 2,
     /// None: a negative control.
     Unflushed = 3,

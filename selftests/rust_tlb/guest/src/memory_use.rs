@@ -24,7 +24,7 @@ pub struct MemoryUse {
 impl MemoryUse {
     /// Reads the accounts, after the kernel was told to sum up what its CPUs keep for themselves.
     pub fn read() -> Result<Self> {
-        // Not there without CONFIG_SYSCTL; then the counts are off by a few pages a CPU.
+        // Not there without CONFIG_SYSCTL; then the counts are off by a few pages per CPU.
         let _ = fs::write("/proc/sys/vm/stat_refresh", "1");
         let status = fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
         let vmstat = fs::read_to_string("/proc/vmstat").context("/proc/vmstat")?;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 pub struct TlbEvents {
     /// Rounds that asked other CPUs to flush: attempts, counted also if all of them were lazy.
     pub remote_flush: u64,
-    /// IPIs that were received, one a CPU and round.
+    /// IPIs that were received, one per CPU and round.
     pub remote_flush_received: u64,
     /// Full flushes by initiators on their own CPU.
     pub local_flush_all: u64,

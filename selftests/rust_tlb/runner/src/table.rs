@@ -10,9 +10,9 @@ const HEADINGS: [&str; 6] = [
     "strategy",
     "flush rounds",
     "IPIs received",
-    "IPIs a page",
+    "IPIs per page",
     "stale accesses",
-    "ns a page",
+    "ns per page",
 ];
 
 type Cells = [String; HEADINGS.len()];
@@ -100,14 +100,14 @@ mod tests {
                 "",
                 "  1 process",
                 "",
-                "  strategy   flush rounds  IPIs received  IPIs a page  stale accesses  ns a page",
-                "  page                  1           1536        3.000               0         13",
-                "  broadcast             1              3        0.006               0         13",
+                "  strategy   flush rounds  IPIs received  IPIs per page  stale accesses  ns per page",
+                "  page                  1           1536          3.000               0           13",
+                "  broadcast             1              3          0.006               0           13",
                 "",
                 "  4 processes",
                 "",
-                "  strategy  flush rounds  IPIs received  IPIs a page  stale accesses  ns a page",
-                "  page                 1           6000       11.719               0         13",
+                "  strategy  flush rounds  IPIs received  IPIs per page  stale accesses  ns per page",
+                "  page                 1           6000         11.719               0           13",
             ]
         );
     }

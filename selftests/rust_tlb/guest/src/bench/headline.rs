@@ -46,7 +46,7 @@ pub enum Way {
 pub const WAYS: [Way; 4] = [
     Way::Reclaim,
     Way::Device {
-        name: "device, a flush a page",
+        name: "device, a flush per page",
         strategy: strategy::PAGE,
         batch: RECLAIMS_BATCH,
     },

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory pressure takes idle pages, and nothing else, in batches: one round a scan.
+//! Memory pressure takes idle pages, and nothing else, in batches: one round per scan.
 
 mod failures;
 mod operations;

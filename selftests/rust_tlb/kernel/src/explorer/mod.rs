@@ -9,7 +9,7 @@
 //!
 //! The machine has CPUs with a store buffer, PCIDs, translations and paging-structure entries;
 //! address spaces with page tables, a mask and a ring; IPIs that arrive late. See [`state`] for why
-//! what a CPU caches is no step. What is not in it: `Documentation/mm/tlb_model.rst`.
+//! what a CPU caches is no step. What is not in it: `Documentation/mm/tlb_batch_model.rst`.
 
 mod check;
 mod controls;

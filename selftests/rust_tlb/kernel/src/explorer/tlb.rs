@@ -18,7 +18,7 @@ use crate::mm::tlb::ring::Doubt;
 const RING: u8 = 1;
 const FULL: u8 = 2;
 const READ_AGAIN: u8 = 3;
-/// And one a page of an exact range.
+/// And one per page of an exact range.
 const RANGE: u8 = 4;
 
 impl Move<'_> {

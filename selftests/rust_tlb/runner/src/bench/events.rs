@@ -34,7 +34,7 @@ pub fn run(without: &Machine, with: &Machine, places: &Places) -> Result<ExitCod
     for part in &parts {
         lines.push((part.what, measure(part, places)?));
     }
-    output::step("guest instructions a page, of 8 busy CPUs together, the least of the rounds, with what is done to a page afterwards");
+    output::step("guest instructions per page, of 8 busy CPUs together, the least of the rounds, with what is done to a page afterwards");
     let table = table(&lines);
     println!("\n{table}");
     let folder = places.out.join("bench");

@@ -16,7 +16,7 @@ const MEANINGS: [(&str, &str); 7] = [
     ("page", "clear a PTE, flush it, next: Linux before 2015"),
     ("zap", "zap_vma_range() a page: Rust Binder's shrinker and SGX today"),
     ("unmap_mapping", "unmap_mapping_pages() a contiguous run"),
-    ("reclaim", "Linux's own batch: MADV_PAGEOUT on shared memory of the same size; a run a call, so a call a page where they are scattered; for one process only, since advice leaves pages alone that others map"),
+    ("reclaim", "Linux's own batch: MADV_PAGEOUT on shared memory of the same size; a run a call, so a call per page where they are scattered; for one process only, since advice leaves pages alone that others map"),
     ("broadcast", "ours: clear everything, then one full flush for all processes"),
     ("precise", "ours: clear everything, then a ranged flush for each process, or one for all where that is not worth it"),
     ("two-phase", "ours: write-protect, flush, unmap, flush: for a CPU that is not trusted with clean entries; by broadcast"),

@@ -11,7 +11,7 @@ use crate::environment::Environment;
 use super::results::{self, Results};
 use super::said::Said;
 
-/// Pages, and instructions a page of the strategies that are compared.
+/// Pages, and instructions per page of the strategies that are compared.
 const PAGES: [(&str, u64); 3] = [("contiguous", 1), ("contiguous", 512), ("scattered", 512)];
 const INSTRUCTIONS: [(&str, f64); 4] = [
     ("zap", 5000.0),

@@ -61,8 +61,8 @@ pub fn ratios(results: &Results, layout: &str) -> Markup {
         p { (zap.nr_pages) " " (layout) " pages, one process, " (zap.nr_cpus) " busy CPUs." }
         table {
             thead { tr {
-                th { "strategy" } th.n { "rounds" } th.n { "IPIs" } th.n { "IPIs a page" }
-                th.n { "instructions a page" } th.n { "of zap's" } th.n { "ns a page" } th.n { "of zap's" }
+                th { "strategy" } th.n { "rounds" } th.n { "IPIs" } th.n { "IPIs per page" }
+                th.n { "instructions per page" } th.n { "of zap's" } th.n { "ns per page" } th.n { "of zap's" }
                 th.n { "stale" }
             } }
             tbody {
@@ -104,7 +104,7 @@ pub fn victims(results: &Results) -> Markup {
         table {
             thead { tr {
                 th { "strategy" } th.n { "unmaps" } th.n { "throughput" } th.n { "least to greatest" }
-                th.n { "lost, ns a page" } th.n { "pass, p50" } th.n { "pass, p99" } th.n { "control" }
+                th.n { "lost, ns per page" } th.n { "pass, p50" } th.n { "pass, p99" } th.n { "control" }
                 th.n { "longest stall" } th.n { "control" }
             } }
             tbody { @for row in &results.victims { (victims_row(row)) } }
@@ -160,8 +160,8 @@ pub fn headline(results: &Results) -> Markup {
         }
         table {
             thead { tr {
-                th { "what makes room" } th.n { "pages" } th.n { "interrupts / s" } th.n { "interrupts a page" }
-                th.n { "elapsed" } th.n { "ns a page" } th.n { "system time" } th.n { "system ns a page" }
+                th { "what makes room" } th.n { "pages" } th.n { "interrupts / s" } th.n { "interrupts per page" }
+                th.n { "elapsed" } th.n { "ns per page" } th.n { "system time" } th.n { "system ns per page" }
             } }
             tbody { @for row in &results.headline { (headline_row(row)) } }
         }
@@ -192,8 +192,8 @@ pub fn rows(results: &Results) -> Markup {
                 table {
                     thead { tr {
                         th { "strategy" } th.n { "rounds" } th.n { "IPIs" } th.n { "full flushes here" }
-                        th.n { "page flushes here" } th.n { "instructions a page" } th.n { "of which release" }
-                        th.n { "ns a page" } th.n { "the most" } th.n { "kept" } th.n { "control" } th.n { "stale" }
+                        th.n { "page flushes here" } th.n { "instructions per page" } th.n { "of which release" }
+                        th.n { "ns per page" } th.n { "the most" } th.n { "kept" } th.n { "control" } th.n { "stale" }
                         th.n { "samples" } th.n { "of instructions" }
                     } }
                     tbody { @for row in block { (full_row(row)) } }

@@ -122,7 +122,7 @@ impl Place<'_> {
             1 => "1 page".into(),
             nr => format!("{nr} {} pages", self.layout),
         };
-        let name = format!("instructions a page, {pages}: {ours} / {theirs}");
+        let name = format!("instructions per page, {pages}: {ours} / {theirs}");
         let pair = self.row(ours).zip(self.row(theirs));
         let ratio = |value: fn(&Row) -> f64| pair.map(|(ours, theirs)| value(ours) / value(theirs));
         // The least of the rounds, in which no timer ticked: a tick is more than what is compared.
@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(targets[1].measured, Some(0.5));
         assert_eq!(targets[1].measured_own, Some(500.0 / 3000.0));
         let text = as_text(&targets);
-        assert!(text.contains("met     0.50 of at most 0.5  instructions a page, 512 scattered"));
+        assert!(text.contains("met     0.50 of at most 0.5  instructions per page, 512 scattered"));
     }
 
     #[test]
