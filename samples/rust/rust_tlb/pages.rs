@@ -15,6 +15,11 @@ use crate::{
         BatchOfPages,
         Deferred, //
     },
+    pool::{
+        Findings,
+        Pool,
+        Pooled, //
+    },
     request::Setup,
     scope::Membership,
     slots::{
@@ -50,7 +55,7 @@ use kernel::{
 /// A slot is pending if and only if its page is in a batch: outside of an unmap, in `deferred`.
 pub(crate) struct Pages {
     pub(crate) slots: Slots<DriverPage, ExclusivePage>,
-    pool: KVVec<ExclusivePage>,
+    pool: Pool<ExclusivePage>,
     pub(crate) deferred: Option<Deferred>,
     /// Flushes owed for the mappings of this file.
     pub(crate) owed: Arc<OwedCount>,
@@ -103,7 +108,7 @@ impl Pages {
     /// Makes `nr_pages` empty slots, in place: it is too much for the stack.
     pub(crate) fn new(nr_pages: usize) -> Result<impl Init<Self>> {
         let slots = Slots::new(nr_pages, GFP_KERNEL_ACCOUNT)?;
-        let pool = KVVec::with_capacity(nr_pages.min(MAX_POOL_PAGES), GFP_KERNEL_ACCOUNT)?;
+        let pool = Pool::new(nr_pages.min(MAX_POOL_PAGES), GFP_KERNEL_ACCOUNT)?;
         let owed = Arc::new(OwedCount::new(), GFP_KERNEL_ACCOUNT)?;
         let broadcast = tlb::Broadcast::new(tlb::Cpus::new(GFP_KERNEL_ACCOUNT)?);
         let spare = Batch::new(broadcast, SPARE_PAGES, GFP_KERNEL_ACCOUNT)?;
@@ -242,28 +247,25 @@ impl Pages {
     pub(crate) fn release(&mut self, page: DriverPage, free: bool) {
         self.counters.nr_pages_held -= 1;
         match page.into_exclusive() {
-            Ok(mut page) => {
-                page.fill(POISON);
-                self.keep(page, free);
-            }
+            Ok(page) => self.keep(page, free),
             // Someone holds a reference, for example for direct I/O, and may go on reading and
             // writing. The page is freed when the last one lets go (H7).
             Err(_page) => self.counters.nr_shared += 1,
         }
     }
 
-    fn keep(&mut self, page: ExclusivePage, free: bool) {
-        // Memory pressure comes here, too: nothing is allocated.
+    fn keep(&mut self, mut page: ExclusivePage, free: bool) {
         if free && !self.is_broken {
+            page.poison();
             self.counters.nr_freed += 1;
             return;
         }
-        match self.pool.push_within_capacity(page) {
+        match self.pool.keep(page) {
             Ok(()) => {
                 self.counters.nr_recycled += 1;
                 self.counters.nr_pages_held += 1;
             }
-            Err(refused) if self.is_broken => core::mem::forget(refused.0),
+            Err(refused) if self.is_broken => core::mem::forget(refused),
             Err(_) => self.counters.nr_freed += 1,
         }
     }
@@ -271,7 +273,7 @@ impl Pages {
     /// Leaks the pages of the pool, if they must not be freed.
     pub(crate) fn leak_broken(&mut self) {
         if self.is_broken {
-            self.pool.drain_all().for_each(core::mem::forget);
+            self.pool.drain().for_each(core::mem::forget);
         }
     }
 
@@ -280,17 +282,12 @@ impl Pages {
         &mut self,
         otherwise: impl FnOnce() -> Option<ExclusivePage>,
     ) -> Option<ExclusivePage> {
-        while let Some(mut page) = self.pool.pop() {
-            self.counters.nr_pages_held -= 1;
-            if page.is_bad() {
-                self.counters.nr_shared += 1;
-                continue;
-            }
-            self.counters.nr_stale_writes += u64::from(!page.is_filled_with(POISON));
-            page.zero();
-            return Some(page);
-        }
-        otherwise()
+        let mut found = Findings::default();
+        let page = self.pool.take(&mut found);
+        self.counters.nr_pages_held -= u64::from(page.is_some()) + found.nr_bad as u64;
+        self.counters.nr_shared += found.nr_bad as u64;
+        self.counters.nr_stale_writes += found.nr_written as u64;
+        page.or_else(otherwise)
     }
 
     /// Returns how many pages could be freed.
@@ -304,8 +301,7 @@ impl Pages {
         if self.is_broken {
             return 0;
         }
-        let nr = nr.min(self.pool.len());
-        self.pool.truncate(self.pool.len() - nr);
+        let nr = self.pool.shrink(nr);
         self.counters.nr_pages_held -= nr as u64;
         self.counters.nr_reclaimed += nr as u64;
         nr
@@ -313,10 +309,24 @@ impl Pages {
 
     /// Looks for pages of the pool that someone wrote to.
     pub(crate) fn check_pool(&mut self) {
-        let good = self.pool.iter_mut().filter(|p| !p.is_bad());
-        for page in good.filter(|p| !p.is_filled_with(POISON)) {
-            self.counters.nr_stale_writes += 1;
-            page.fill(POISON);
-        }
+        self.counters.nr_stale_writes += self.pool.check().nr_written as u64;
+    }
+}
+
+impl Pooled for ExclusivePage {
+    fn is_bad(&self) -> bool {
+        self.is_bad()
+    }
+
+    fn poison(&mut self) {
+        self.fill(POISON);
+    }
+
+    fn is_poisoned(&self) -> bool {
+        self.is_filled_with(POISON)
+    }
+
+    fn zero(&mut self) {
+        self.zero();
     }
 }

@@ -37,6 +37,7 @@ mod device;
 mod moves;
 mod open_files;
 mod pages;
+mod pool;
 mod pressure;
 mod request;
 mod scope;

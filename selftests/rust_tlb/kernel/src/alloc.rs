@@ -121,6 +121,11 @@ impl<T> KVVec<T> {
         Ok(())
     }
 
+    /// Takes the last item out.
+    pub fn pop(&mut self) -> Option<T> {
+        self.items.pop()
+    }
+
     /// Drops all items but the first `len`.
     pub fn truncate(&mut self, len: usize) {
         self.items.truncate(len);

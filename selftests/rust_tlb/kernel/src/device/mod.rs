@@ -3,6 +3,9 @@
 //! The pure files of the device, with their tests.
 
 mod crowds;
+#[path = "../../../srctree/samples/rust/rust_tlb/pool.rs"]
+mod pool;
+mod pools;
 mod refault;
 #[path = "../../../srctree/samples/rust/rust_tlb/slots.rs"]
 mod slots;
