@@ -9,19 +9,16 @@ use crate::{
         UNMAP_BREAK_TABLES_PENDING,
         UNMAP_BREAK_TABLES_RECHECK, //
     },
-    deferred::BatchOfPages,
-    store::Store, //
+    strategy::BatchOfPages, //
 };
-use kernel::{
-    mm::tlb::{
-        tables::{
-            Broken,
-            WithTables, //
-        },
-        AnyPolicy,
-        DriverPage, //
+use kernel::mm::tlb::{
+    tables::{
+        Broken,
+        WithTables, //
     },
-    sync::ArcBorrow, //
+    AnyPolicy,
+    DriverPage,
+    FileMappings, //
 };
 
 /// Which rules are broken.
@@ -40,14 +37,14 @@ impl BrokenTables {
     }
 
     /// Takes tables out.
-    pub(crate) fn take_tables(
+    pub(crate) fn take_tables<T: Send + Sync + 'static>(
         self,
         batch: BatchOfPages,
-        store: ArcBorrow<'_, Store>,
+        mappings: &FileMappings<'_, T>,
         is_unused: impl Fn(usize, usize) -> bool,
     ) -> WithTables<DriverPage, AnyPolicy> {
         let recheck = self.0.recheck;
         let may_be_empty = |first, last| recheck || is_unused(first, last);
-        batch.take_tables_broken(&store.mapping().over(store), may_be_empty, self.0)
+        batch.take_tables_broken(mappings, may_be_empty, self.0)
     }
 }

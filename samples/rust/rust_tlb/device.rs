@@ -6,6 +6,7 @@ use crate::{
     abi,
     moves,
     open_files,
+    pressure,
     request::{
         self,
         Run,
@@ -69,7 +70,7 @@ impl MiscDevice for Device {
     type Ptr = Pin<KBox<Self>>;
 
     fn open(file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Pin<KBox<Self>>> {
-        let store = Store::new(crate::limits()?, AddressSpace::new()?)?;
+        let store = Store::new(crate::limits()?, AddressSpace::new()?, pressure::tell)?;
         let device = KBox::pin_init(
             pin_init!(Self {
                 deadline <- Deadline::new(store.clone()),
@@ -253,9 +254,9 @@ impl Call<'_> {
         request::all_zero(&[u64::from(arg.flags), u64::from(arg.reserved)])?;
         let mut pages = self.store.lock();
         arg.nr_pages = pages.deferred.as_ref().map_or(0, |d| d.nr_pages() as u64);
-        arg.nr_flush_calls = pages
-            .flush_deferred_with_tables(self.store, tlb::Why::Asked)
-            .nr_calls as u64;
+        let mappings = self.store.mapping().over(self.store);
+        let report = pages.flush_deferred_with_tables(&mappings, tlb::Why::Asked);
+        arg.nr_flush_calls = report.nr_calls as u64;
         Ok(())
     }
 

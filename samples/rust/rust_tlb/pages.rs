@@ -1,33 +1,43 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The pages of one open file: which is where, and what may be done with it.
+//! The pages of one open file: which is where, what may be done with it, and what becomes of those
+//! whose flush is made.
 //!
 //! All of it is protected by the device's mutex. A fault looks its page up under that mutex, and so
 //! do all who take pages away: no page is mapped again while it is on its way into a batch.
 
 use crate::{
     abi::{
-        strategy,
+        self,
         Counters,
+        Unmap,
         POISON, //
     },
-    deferred::{
-        BatchOfPages,
-        Deferred, //
+    deferred::Deferred,
+    membership::{
+        Membership,
+        OpenScope, //
     },
     pool::{
         Findings,
         Pool,
         Pooled, //
     },
-    request::Setup,
-    scope::Membership,
+    request::{
+        Setup,
+        UnmapRequest,
+        WriteBack, //
+    },
     slots::{
         Found,
         SlotRoom,
         Slots, //
     },
-    store::Store, //
+    statistics::STATISTICS,
+    strategy::{
+        self,
+        BatchOfPages, //
+    }, //
 };
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
@@ -37,16 +47,20 @@ use kernel::{
         Batch,
         DriverPage,
         ExclusivePage,
+        FileMappings,
+        Flushed,
         Report,
         Unwritable,
         Why, //
     },
     prelude::*,
-    sync::{
-        Arc,
-        ArcBorrow, //
-    }, //
+    sync::Arc, //
 };
+
+type FlushedPages = Flushed<DriverPage, tlb::AnyPolicy>;
+
+/// Pages that a batch may have held to be kept for the next time, empty.
+const MAX_KEPT_PAGES: usize = 128;
 
 /// The pages of one open file.
 ///
@@ -60,7 +74,7 @@ pub(crate) struct Pages {
     /// Flushes owed for the mappings of this file.
     pub(crate) owed: Arc<OwedCount>,
     /// For each strategy the batch that was flushed last, empty.
-    pub(crate) used: [Option<BatchOfPages>; strategy::NR as usize],
+    pub(crate) used: [Option<BatchOfPages>; abi::strategy::NR as usize],
     /// Where memory pressure goes on.
     pub(crate) scanned_to: usize,
     /// Empty: for when there is no memory to make one.
@@ -118,7 +132,7 @@ impl Pages {
             pool,
             deferred: None,
             owed,
-            used: [const { None }; strategy::NR as usize],
+            used: [const { None }; abi::strategy::NR as usize],
             scanned_to: 0,
             spare: Some(spare),
             membership: None,
@@ -217,22 +231,156 @@ impl Pages {
         }
     }
 
+    /// Makes a batch for `nr_pages` pages, in `scope` or on its own.
+    pub(crate) fn open_batch(
+        &mut self,
+        scope: Option<Arc<OpenScope>>,
+        request: &UnmapRequest,
+        nr_pages: usize,
+    ) -> Result<Deferred> {
+        let batch = self.batch(scope.as_deref(), request.strategy, nr_pages)?;
+        Ok(Deferred::new(batch, scope, request, self.owed.clone()))
+    }
+
+    /// The one that was used last, or a new one.
+    fn batch(
+        &mut self,
+        scope: Option<&OpenScope>,
+        strategy: u32,
+        nr_pages: usize,
+    ) -> Result<BatchOfPages> {
+        let used = self.used.get_mut(strategy as usize);
+        let policy = match (scope, used.and_then(Option::take)) {
+            (Some(scope), _) => scope.policy()?,
+            (None, Some(mut batch)) => {
+                batch.reserve(nr_pages, GFP_KERNEL_ACCOUNT)?;
+                return Ok(batch);
+            }
+            (None, None) => strategy::policy(strategy)?,
+        };
+        Ok(Batch::with_policy(policy, nr_pages, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    /// Flushes a batch, and releases its pages.
+    pub(crate) fn flush(&mut self, work: Deferred, why: Why) -> Report {
+        self.flush_up_to(work, why, usize::MAX, |batch, _| batch.flush_because(why))
+    }
+
+    /// As [`Pages::flush`], for a batch whose pages from number `nr_released` on may still be mapped:
+    /// those stay where they were.
+    pub(crate) fn put_back(&mut self, work: Deferred, nr_released: usize) {
+        self.flush_up_to(work, Why::End, nr_released, |batch, _| batch.flush());
+    }
+
+    /// As [`Pages::flush`], and frees the page tables that its pages have left empty, if the open file
+    /// is set up so. A table that shows a chunk with a page that can be mapped is not looked at.
+    pub(crate) fn flush_with_tables<T: Send + Sync + 'static>(
+        &mut self,
+        work: Deferred,
+        mappings: &FileMappings<'_, T>,
+        why: Why,
+    ) -> Report {
+        if !self.setup.free_tables {
+            return self.flush(work, why);
+        }
+        #[cfg(CONFIG_RUST_TLB_FAULTS)]
+        let broken = work.broken;
+        self.flush_up_to(work, why, usize::MAX, |batch, pages| {
+            let is_unused = |first, last| !pages.slots.is_used(first, last);
+            #[cfg(CONFIG_RUST_TLB_FAULTS)]
+            let taken = broken.take_tables(batch, mappings, is_unused);
+            #[cfg(not(CONFIG_RUST_TLB_FAULTS))]
+            let taken = batch.take_tables(mappings, is_unused);
+            let counts = taken.counts();
+            pages.counters.nr_tables_freed += counts.nr_taken as u64;
+            pages.counters.nr_tables_used += counts.nr_used as u64;
+            pages.counters.nr_tables_busy += counts.nr_busy as u64;
+            taken.flush(why)
+        })
+    }
+
+    fn flush_up_to(
+        &mut self,
+        work: Deferred,
+        why: Why,
+        nr_released: usize,
+        flush: impl FnOnce(BatchOfPages, &mut Self) -> FlushedPages,
+    ) -> Report {
+        let mut flushed = flush(work.batch, self);
+        let report = flushed.report();
+        STATISTICS.batch(flushed.nr_pages(), report.nr_mms, why);
+        if let Some(since) = work.since {
+            STATISTICS.deferral(since.elapsed());
+        }
+        let is_small = flushed.nr_pages() <= MAX_KEPT_PAGES;
+        let keep = work.write_back != WriteBack::No;
+        for (nr, (pgoff, page)) in flushed.drain().enumerate() {
+            match nr < nr_released {
+                true => self.settle(pgoff, page, keep, work.free),
+                false => self.slots.put_back(pgoff, page),
+            }
+        }
+        if let Some(used) = self.used.get_mut(work.strategy as usize) {
+            if is_small && work.scope.is_none() {
+                *used = Some(flushed.into_empty());
+            }
+        }
+        self.counters.nr_batches += 1;
+        self.counters.nr_flush_calls += report.nr_calls as u64;
+        report
+    }
+
+    /// Releases the pages of `work`, and flushes some other time: the negative control.
+    #[cfg(CONFIG_RUST_TLB_FAULTS)]
+    pub(crate) fn release_unflushed(&mut self, work: &mut Deferred) {
+        for (pgoff, page) in work.batch.drain_unflushed() {
+            self.settle(pgoff, page, false, work.free);
+        }
+    }
+
+    /// Saves the contents of the pages that are new in `work`, after a flush if one of them can still
+    /// be written to (H14). What cannot be saved, for want of memory, is kept.
+    pub(crate) fn write_back(
+        &mut self,
+        work: &mut Deferred,
+        nr_before: usize,
+        mut spare: KVVec<ExclusivePage>,
+        out: &mut Unmap,
+    ) {
+        let settled = match work.write_back {
+            WriteBack::No => return,
+            WriteBack::Yes => work.batch.flush_dirty(),
+            #[cfg(CONFIG_RUST_TLB_FAULTS)]
+            WriteBack::Broken => work.batch.flush_dirty_left_out(),
+        };
+        let nr_calls = settled.report().nr_calls as u64;
+        if nr_calls > 0 {
+            STATISTICS.why(Why::Dirty);
+        }
+        out.nr_flush_calls += nr_calls;
+        self.counters.nr_flush_calls += nr_calls;
+        for (pgoff, page) in settled.pages().skip(nr_before) {
+            let stored = page.is_some_and(|page| self.store(pgoff, &page, &mut spare));
+            out.nr_written_back += u64::from(stored);
+        }
+    }
+
     /// Flushes the deferred batch, if there is one, and releases its pages.
     pub(crate) fn flush_deferred(&mut self, why: Why) -> Report {
         self.deferred
             .take()
-            .map_or(Report::default(), |deferred| deferred.flush(self, why))
+            .map_or(Report::default(), |work| self.flush(work, why))
     }
 
     /// As [`Pages::flush_deferred`], and frees page tables, if that is wanted. Not in a fault, where
     /// the `mmap_lock` is held.
-    pub(crate) fn flush_deferred_with_tables(
+    pub(crate) fn flush_deferred_with_tables<T: Send + Sync + 'static>(
         &mut self,
-        store: ArcBorrow<'_, Store>,
+        mappings: &FileMappings<'_, T>,
         why: Why,
     ) -> Report {
-        self.deferred.take().map_or(Report::default(), |deferred| {
-            deferred.flush_with_tables(self, store, why)
+        self.deferred.take().map_or(Report::default(), |work| {
+            self.flush_with_tables(work, mappings, why)
         })
     }
 

@@ -8,9 +8,10 @@
 //!
 //! - `abi`: what user space sees.
 //! - `request`: what is asked, checked before anything is done. Pure.
-//! - `sparse`: memory for what is there, and not for what could be. Pure.
-//! - `pages`: which page is where. The rule that a pending page is not replaced is kept here.
-//! - `deferred`: a batch, and what is to become of its pages.
+//! - `strategy`, `membership`, `deferred`: a flush policy; a scope, and a file's place in it; a batch,
+//!   and what is to become of its pages.
+//! - `pages`: which page is where, and what becomes of those that are flushed. The rule that a pending
+//!   page is not replaced is kept here. `slots`, `sparse` and `pool`, below it, are pure.
 //! - `unmap`: the strategies.
 //! - `store`: what an open file and its mappings share; faults, deadlines, what memory pressure
 //!   takes.
@@ -19,6 +20,8 @@
 //! - `moves`: PTEs that go from one mapping to another.
 //! - `statistics`: what debugfs shows.
 //! - `device`: open, mmap, ioctl.
+//!
+//! No file uses one that uses it, however far around.
 
 use kernel::{
     miscdevice::{
@@ -34,6 +37,7 @@ mod abi;
 mod broken_tables;
 mod deferred;
 mod device;
+mod membership;
 mod moves;
 mod open_files;
 mod pages;

@@ -11,7 +11,6 @@ use crate::{
         Spare,
         SPARE_PAGES, //
     },
-    pressure,
     request::Limits,
     statistics::STATISTICS, //
 };
@@ -73,6 +72,8 @@ pub(crate) struct Store {
     mapping: ARef<AddressSpace>,
     /// Who opened the file, and pays for its pages, whoever touches them.
     payer: Payer,
+    /// To be told whenever there is something again that memory pressure could take.
+    tell: fn(&Payer),
     #[pin]
     pages: Mutex<Pages>,
     /// What memory pressure could take, as of the last time that `pages` was unlocked.
@@ -116,13 +117,18 @@ impl Drop for LockedPages<'_> {
 }
 
 impl Store {
-    pub(crate) fn new(limits: Limits, mapping: ARef<AddressSpace>) -> Result<Arc<Self>> {
+    pub(crate) fn new(
+        limits: Limits,
+        mapping: ARef<AddressSpace>,
+        tell: fn(&Payer),
+    ) -> Result<Arc<Self>> {
         let pages = Pages::new(limits.nr_pages as usize)?;
         Arc::pin_init(
             pin_init!(Self {
                 limits,
                 mapping,
                 payer: Payer::current(),
+                tell,
                 pages <- new_mutex!(pages),
                 nr_reclaimable: Atomic::new(0),
             }),
@@ -216,7 +222,7 @@ impl Store {
             NR_RECLAIMABLE.fetch_add(nr.wrapping_sub(before), Relaxed);
         }
         if before == 0 && nr > 0 {
-            pressure::tell(&self.payer);
+            (self.tell)(&self.payer);
         }
     }
 
@@ -379,7 +385,8 @@ impl Overdue for Store {
         pages.reap();
         if pages.deferred.is_some() {
             pages.counters.nr_flushed_old += 1;
-            pages.flush_deferred_with_tables(store, Why::Old);
+            let mappings = store.mapping().over(store);
+            pages.flush_deferred_with_tables(&mappings, Why::Old);
         }
     }
 }

@@ -11,10 +11,15 @@ use kernel::{
     mm::tlb::{
         self,
         ringed::Ringed,
-        Cpus, //
+        Batch,
+        Cpus,
+        DriverPage, //
     },
     prelude::*, //
 };
+
+/// A batch of any of them.
+pub(crate) type BatchOfPages = Batch<DriverPage, tlb::AnyPolicy>;
 
 fn is_built(strategy: &Strategy) -> bool {
     cfg!(CONFIG_RUST_TLB_FAULTS) || !strategy.is_control

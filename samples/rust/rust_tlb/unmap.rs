@@ -8,12 +8,12 @@ use crate::{
         Unmap, //
     },
     deferred::Deferred,
+    membership::Membership,
     pages::Pages,
     request::{
         UnmapRequest,
         WriteBack, //
     },
-    scope::Membership,
     slots::Until,
     statistics::STATISTICS,
     store::Store, //
@@ -128,18 +128,19 @@ impl Target<'_> {
         }
         if mappings.is_cut_short() {
             pages.counters.nr_ptes += out.nr_ptes;
-            work.put_back(pages, nr_before);
+            pages.put_back(work, nr_before);
             return Err(EINTR);
         }
-        work.write_back(pages, nr_before, spare, out);
+        pages.write_back(&mut work, nr_before, spare, out);
         #[cfg(CONFIG_RUST_TLB_FAULTS)]
         if request.break_release {
-            work.release_unflushed(pages);
+            pages.release_unflushed(&mut work);
         }
         if defer {
             pages.deferred = Some(work.defer());
         } else {
-            let report = work.flush_with_tables(pages, self.store, Why::End);
+            let mappings = self.store.mapping().over(self.store);
+            let report = pages.flush_with_tables(work, &mappings, Why::End);
             out.nr_flush_calls += report.nr_calls as u64;
         }
         Ok(())
@@ -195,7 +196,7 @@ impl Target<'_> {
         if let Some(deferred) = pages.deferred.take() {
             return Ok(deferred);
         }
-        Deferred::new(pages, scope, request, nr_new)
+        pages.open_batch(scope, request, nr_new)
     }
 
     /// The peers: the core clears and flushes as it goes, and holds the pages until it has flushed.
@@ -263,7 +264,9 @@ impl Target<'_> {
             strategy: strategy::BROADCAST,
             ..*request
         };
-        Deferred::new(pages, None, &request, self.pgoffs.len()).map(Some)
+        pages
+            .open_batch(None, &request, self.pgoffs.len())
+            .map(Some)
     }
 
     /// Pages that are mapped without references come back through a batch alone: that the core has
@@ -283,7 +286,7 @@ impl Target<'_> {
             }
         }
         staging.unmap(&self.store.mapping().over(self.store));
-        proof.flush(pages, Why::End);
+        pages.flush(proof, Why::End);
     }
 
     /// `zap_vma_range()` a page and VMA.
