@@ -289,7 +289,7 @@ impl Target<'_> {
         pages.flush(proof, Why::End);
     }
 
-    /// `zap_vma_range()` a page and VMA.
+    /// `zap_vma_range()` per page and VMA.
     fn zap(&self, pgoffs: &[usize]) -> usize {
         let (Some(&first), Some(&last)) = (pgoffs.first(), pgoffs.last()) else {
             return 0;
@@ -304,7 +304,7 @@ impl Target<'_> {
         nr_calls
     }
 
-    /// `unmap_mapping_pages()` a contiguous run.
+    /// `unmap_mapping_pages()` per contiguous run.
     fn unmap_mapping(&self, pgoffs: &[usize]) -> usize {
         let mut nr_calls = 0;
         for run in pgoffs.chunk_by(|a, b| a + 1 == *b) {
