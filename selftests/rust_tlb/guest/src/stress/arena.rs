@@ -8,6 +8,7 @@ use anyhow::{ensure, Context, Result};
 
 use crate::abi::{self, strategy};
 use crate::device::Device;
+use crate::flush_ring;
 use crate::selection::Selection;
 use crate::shared::Shared;
 use crate::stress::action::{BAND_PAGES, SAVED_PAGES};
@@ -44,12 +45,16 @@ pub struct Arena<'a> {
 }
 
 impl<'a> Arena<'a> {
+    /// Opens files whose mappings give their processes a ring of flushes, if the kernel has it.
     pub fn open(books: &'a Books) -> Result<Self> {
-        Self::open_as(books, 0)
+        Self::open_as(books, abi::SETUP_RING)
     }
 
     /// Opens files that are to be mapped as `setup` says: `SETUP_*`.
-    pub fn open_as(books: &'a Books, setup: u32) -> Result<Self> {
+    pub fn open_as(books: &'a Books, mut setup: u32) -> Result<Self> {
+        if !flush_ring::exists() {
+            setup &= !abi::SETUP_RING;
+        }
         let open = || -> Result<Device> {
             let device = Device::open().context("open")?;
             device.setup(setup).context("setup")?;

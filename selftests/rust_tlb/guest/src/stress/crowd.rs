@@ -49,8 +49,10 @@ impl Scenery<'_> {
         if !is_last || process == 0 {
             return self.run_threads(process, self.shared);
         }
-        // The seed says of which kind its mappings are: any of four.
-        let setup = self.seed as u32 & (abi::SETUP_PFNMAP | abi::SETUP_NOTIFY);
+        // The seed says of which kind its mappings are: any of 16.
+        let kinds =
+            abi::SETUP_PFNMAP | abi::SETUP_NOTIFY | abi::SETUP_RING | abi::SETUP_FREE_TABLES;
+        let setup = self.seed as u32 & kinds;
         let own = Arena::open_as(self.own_books, setup)?;
         self.run_threads(process, &own)?;
         own.settle()

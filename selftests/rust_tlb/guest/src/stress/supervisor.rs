@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{bail, Result};
 
 use crate::child::{describe, Child};
+use crate::flush_ring::{self, Counts};
 use crate::stress::arena::{Arena, Books};
 use crate::stress::board::{Board, Count};
 use crate::stress::crowd::Scenery;
@@ -69,6 +70,7 @@ pub fn run(options: &Options) -> Result<Summary> {
     println!("# seed {seed}");
     let board = Board::new()?;
     let books = [Books::new(options)?, Books::new(options)?];
+    let rings = flush_ring::exists().then(Counts::read).transpose()?;
     let shared = Arena::open(&books[0])?;
     let scenery = Scenery {
         options,
@@ -89,6 +91,9 @@ pub fn run(options: &Options) -> Result<Summary> {
     run.end()?;
     let summary = run.summary(seed)?;
     println!("# {}", run.progress(&summary.watched));
+    if let Some(before) = rings {
+        println!("# rings: {:?}", Counts::read()?.grown(&before)?);
+    }
     Ok(summary)
 }
 
