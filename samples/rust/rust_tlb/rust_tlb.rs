@@ -21,7 +21,7 @@
 //! - `statistics`: what debugfs shows.
 //! - `device`: open, mmap, ioctl.
 //!
-//! No file uses one that uses it, however far around.
+//! No file but this one, which has the module's parameters, uses one that uses it, however far around.
 
 use kernel::{
     miscdevice::{

@@ -270,7 +270,7 @@ impl Store {
     }
 
     /// What memory pressure does: first what nobody maps, then idle pages, one batch, and so one
-    /// round, a call. A deferred batch is flushed and settled as a whole: up to `max_pending` pages,
+    /// round, per call. A deferred batch is flushed and settled as a whole: up to `max_pending` pages,
     /// whatever `nr` is, but each of them once. Returns how many pages were freed, or [`None`] if a
     /// lock is taken.
     pub(crate) fn shrink(this: ArcBorrow<'_, Self>, nr: usize) -> Option<usize> {

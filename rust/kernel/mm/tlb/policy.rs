@@ -103,7 +103,7 @@ pub struct Report {
 pub enum Kind {
     /// One round for all.
     Broadcast = 0,
-    /// A range an address space.
+    /// A range per address space.
     Precise = 1,
     /// A flush per page.
     PerPage = 2,

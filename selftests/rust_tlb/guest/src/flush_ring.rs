@@ -138,12 +138,12 @@ impl Stop {
         Ok(read_number("nr_paused")? != 0)
     }
 
-    /// Lets it go on to `place`, and waits until it stops there. It does not sleep: whoever else is on
-    /// this CPU may be needed.
+    /// Lets it go on to `place`, and waits until it stops there, unless it had waited so long that it
+    /// went on by itself. It does not sleep: whoever else is on this CPU may be needed.
     pub fn move_to(&self, place: Place) -> Result<()> {
         let before = read_number("nr_pauses")?;
         self.set(place as u32, 0)?;
-        while read_number("nr_pauses")? == before {
+        while read_number("nr_pauses")? == before && read_number("nr_expired")? == 0 {
             hint::spin_loop();
         }
         Ok(())

@@ -21,7 +21,7 @@ use crate::mapping::Mapping;
 const NR_WARM_UPS: u64 = 20;
 
 /// Attempts, of which each page that is to stay has to stay in one.
-const MAX_ATTEMPTS: u32 = 100;
+const MAX_ATTEMPTS: u32 = 10;
 
 /// A thread on another CPU, or several, whose TLB is probed for the first pages of a device.
 pub struct Probe<'a> {
@@ -100,7 +100,8 @@ impl<'a> Probe<'a> {
     /// Demands that `flush` evicts the pages `expected` every time, and no other page every time.
     ///
     /// What the reading thread touches on the way, an interrupt, or a switch to another thread can
-    /// take the place of any page in the TLB. A flush of too much takes the same pages each time.
+    /// take the place of any page in the TLB. A flush of too much takes the same pages each time: one
+    /// that does so now and then is not found here, but by the kernel's counts.
     pub fn expect_evicted(
         &self,
         expected: u64,

@@ -36,10 +36,12 @@ impl Pooled for Page {
     }
 
     fn poison(&mut self) {
+        assert!(!self.is_bad, "bad memory is touched");
         self.contents = Contents::Poison;
     }
 
     fn is_poisoned(&self) -> bool {
+        assert!(!self.is_bad, "bad memory is touched");
         self.contents == Contents::Poison
     }
 
@@ -136,7 +138,7 @@ impl Pooled for Turning {
 }
 
 const BAD: Page = Page {
-    contents: Contents::Poison,
+    contents: Contents::Data,
     is_bad: true,
 };
 const GOOD: Page = Page {

@@ -14,9 +14,9 @@ const STYLE: &str = include_str!("page.css");
 /// What each strategy does, in a sentence.
 const MEANINGS: [(&str, &str); 7] = [
     ("page", "clear a PTE, flush it, next: Linux before 2015"),
-    ("zap", "zap_vma_range() a page: Rust Binder's shrinker and SGX today"),
-    ("unmap_mapping", "unmap_mapping_pages() a contiguous run"),
-    ("reclaim", "Linux's own batch: MADV_PAGEOUT on shared memory of the same size; a run a call, so a call per page where they are scattered; for one process only, since advice leaves pages alone that others map"),
+    ("zap", "zap_vma_range() per page: Rust Binder's shrinker and SGX today"),
+    ("unmap_mapping", "unmap_mapping_pages() per contiguous run"),
+    ("reclaim", "Linux's own batch: MADV_PAGEOUT on shared memory of the same size; a call per run, and so a call per page where they are scattered; for one process only, since advice leaves pages alone that others map"),
     ("broadcast", "ours: clear everything, then one full flush for all processes"),
     ("precise", "ours: clear everything, then a ranged flush for each process, or one for all where that is not worth it"),
     ("two-phase", "ours: write-protect, flush, unmap, flush: for a CPU that is not trusted with clean entries; by broadcast"),
@@ -71,7 +71,7 @@ fn summary(results: &Results) -> Markup {
     html! {
         p.lead {
             "To take " (zap.nr_pages) " scattered pages back from a process that is busy on "
-            (zap.nr_cpus) " CPUs, one " code { "zap_vma_range()" } " a page sends "
+            (zap.nr_cpus) " CPUs, one " code { "zap_vma_range()" } " per page sends "
             strong { (zap.ipis_received) " interrupts" } ", a batch "
             strong { (ours.ipis_received) } "; it costs "
             strong { (format!("{:.0}", ours.instructions_per_page / zap.instructions_per_page * 100.0)) " %" }

@@ -3,12 +3,12 @@
 //! Each rule of the ring, broken: a page is reached after its flush, every time. Kept, in the same
 //! steps: it is not.
 
-use anyhow::{ensure, Result};
+use anyhow::{bail, Result};
 
 use super::lazy::let_sleep;
 use super::victim::{elsewheres_cpu, victims_cpu, Stage, Watch, ONE, OTHER};
 use crate::abi::{strategy, UNMAP_DEFER};
-use crate::attempts::caught_every_time;
+use crate::attempts::{caught_every_time, Attempt};
 use crate::barrier::Wait;
 use crate::child::Child;
 use crate::device::Device;
@@ -42,8 +42,12 @@ fn expect_seen(rule: Rule, steps: Steps) -> Result<()> {
     }
     let fate = |is_broken| in_a_process(|| steps(&Breaking { rule, is_broken }));
     caught_every_time(NR_RUNS, || {
-        ensure!(fate(false)? != Fate::Used, "stale, and nothing is broken");
-        Ok(fate(true)?.expect_used())
+        match fate(false)? {
+            Fate::Used => bail!("stale, and nothing is broken"),
+            // It says nothing of the steps.
+            Fate::Untried => Ok(Attempt::Spoilt),
+            _ => Ok(fate(true)?.expect_used()),
+        }
     })
 }
 
@@ -88,11 +92,12 @@ pub fn to_clear_after_the_bump_is_seen(_: &Options) -> Result<()> {
     expect_seen(Rule::Clear, |breaking| {
         let stage = Stage::new(Wait::Spin)?;
         let elsewhere = stage.elsewhere(strategy::RING)?;
-        // With the lock of the page table: nobody stops there for long if the rule is kept.
+        // If the rule is kept, there is no such place to stop at: the flush alone is looked at.
         let Some(_broken) = breaking.start()? else {
+            let watch = stage.watch(ONE, 0)?;
             elsewhere.start();
             elsewhere.join()?;
-            return stage.watch(ONE, 0)?.map_or(Ok(Fate::Untried), |w| w.fate());
+            return fate_if(true, watch.as_ref());
         };
         let stop = Stop::at(elsewheres_cpu(), Place::Clear, 0)?;
         if !elsewhere.start_until(&stop)? {
