@@ -67,7 +67,7 @@ impl Runs {
 
     /// Waits until a run waits.
     pub fn await_window(&self) -> Result<()> {
-        const PATIENCE: Duration = Duration::from_secs(4);
+        const PATIENCE: Duration = Duration::from_secs(40);
         let start = Instant::now();
         while get("window")? == 0 {
             ensure!(start.elapsed() < PATIENCE, "no run waits");

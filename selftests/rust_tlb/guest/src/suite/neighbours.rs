@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{ensure, Context, Result};
-use rustix::process::{kill_process, Signal};
+use rustix::process::{getrlimit, kill_process, setrlimit, Resource, Rlimit, Signal};
 
 use crate::abi::{self, strategy};
 use crate::child::Child;
@@ -55,6 +55,9 @@ fn other_files_are_not_gone_by(options: &Options) -> Result<()> {
     let Some(probe) = Kprobe::new("tlb_defer_rmap_next")? else {
         return skip("the kernel has no CONFIG_KPROBE_EVENTS");
     };
+    let files = getrlimit(Resource::Nofile);
+    let current = files.maximum;
+    setrlimit(Resource::Nofile, Rlimit { current, ..files })?;
     let (device, mapping) = written()?;
     let unmap = || -> Result<Duration> {
         (0..NR_PAGES).for_each(|page| mapping.word(page, 0).store(1, Relaxed));

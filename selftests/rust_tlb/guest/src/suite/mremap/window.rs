@@ -27,7 +27,7 @@ const NR_PMDS: usize = 3;
 const NR_ATTEMPTS: usize = 3;
 /// How long it is watched that nothing happens, and how long it is waited for what has to.
 const WHILE: Duration = Duration::from_millis(50);
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 const STAMP: u64 = 0x5354_414d_5053_5441;
 
