@@ -141,10 +141,10 @@ impl Round {
 fn populate(device: &Device, pages: Pages) -> Result<()> {
     const AT_A_TIME: u64 = 1024;
     if pages.stride > 2 {
-        let firsts = (0..pages.nr).map(|page| page * pages.stride);
-        return Ok(firsts
-            .map(|first| device.populate(first, 1).map(|_| ()))
-            .collect::<Result<(), _>>()?);
+        for page in 0..pages.nr {
+            device.populate(page * pages.stride, 1)?;
+        }
+        return Ok(());
     }
     let nr = pages.span();
     for first in (0..nr).step_by(AT_A_TIME as usize) {
