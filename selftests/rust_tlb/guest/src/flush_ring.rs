@@ -73,7 +73,6 @@ fn read_number(file: &str) -> Result<u64> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     Claim = 0,
-    TagAfter = 2,
     UnpublishedIsFull = 3,
     OddIsFull = 5,
     Ahead = 16,
@@ -108,7 +107,6 @@ pub enum Place {
     Publish = 1,
     Run = 2,
     Release = 3,
-    Read = 4,
     Caught = 5,
     Clear = 6,
     Next = 7,

@@ -46,7 +46,6 @@ crate::tests! {
     to_bump_only_once_is_seen,
     to_clear_after_the_bump_is_seen,
     to_extend_a_slot_is_seen,
-    to_check_a_tag_once_is_seen,
     to_run_ahead_is_seen,
     to_fill_a_slot_before_the_bump_is_seen,
     to_write_a_slot_unclaimed_is_seen,

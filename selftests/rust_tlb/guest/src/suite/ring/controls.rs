@@ -125,34 +125,6 @@ pub fn to_extend_a_slot_is_seen(_: &Options) -> Result<()> {
     })
 }
 
-/// While a CPU reads a slot, a later generation takes it.
-pub fn to_check_a_tag_once_is_seen(_: &Options) -> Result<()> {
-    expect_seen(Rule::TagAfter, |breaking| {
-        let stage = Stage::new(Wait::Spin)?;
-        let elsewhere = stage.elsewhere(strategy::RING)?;
-        let watch = stage.watch(ONE, 0)?;
-        let _broken = breaking.start()?;
-        // At the second reading, which is the one that counts.
-        let stop = Stop::at(victims_cpu(), Place::Read, 1)?;
-        if !elsewhere.start_until(&stop)? {
-            return Ok(Fate::Untried);
-        }
-        // A ring full of them.
-        (0..64).try_for_each(|page| defer(&stage.other, page))?;
-        let in_time = stop.has_held()?;
-        elsewhere.join()?;
-        // Behind by so many, the reader flushes everything as soon as it comes back from another
-        // thread, or their own flush comes, since they grew old.
-        let fate = fate_if(in_time, watch.as_ref())?;
-        let has_come_back = watch.as_ref().map_or(Ok(true), Watch::has_come_back)?;
-        let are_owed = stage.other.counters()?.nr_pending == 64;
-        Ok(match fate {
-            Fate::Gone if has_come_back || !are_owed => Fate::GoneByASwitch,
-            fate => fate,
-        })
-    })
-}
-
 /// A CPU has caught up with one generation, and takes the next one for done as well.
 pub fn to_run_ahead_is_seen(_: &Options) -> Result<()> {
     expect_seen(Rule::Ahead, |breaking| {

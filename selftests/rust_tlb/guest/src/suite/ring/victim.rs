@@ -186,12 +186,6 @@ impl Watch<'_> {
         })
     }
 
-    /// Whether a CPU has since come back from another thread, and was behind.
-    pub fn has_come_back(&self) -> Result<bool> {
-        let grown = Counts::read()?.grown(&self.before)?;
-        Ok(grown.iter().any(|(name, _)| name.starts_with("lazy_")))
-    }
-
     /// Whether a CPU has since found in the ring what this kernel has not put there.
     pub fn believed_another(&self) -> Result<bool> {
         let after = Counts::read()?;
