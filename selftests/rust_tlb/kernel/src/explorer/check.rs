@@ -9,14 +9,17 @@ use super::{
 };
 
 /// Returns what does not hold.
-pub(super) fn broken(state: &State, nr_cpus: usize) -> Option<String> {
+pub(super) fn broken(state: &State, nr_cpus: usize, keeps_promise: bool) -> Option<String> {
     state.cpus[..nr_cpus]
         .iter()
         .enumerate()
-        .find_map(|(number, cpu)| Some(format!("{} {}", name(number as u8), of_cpu(state, cpu)?)))
+        .find_map(|(number, cpu)| {
+            let wrong = of_cpu(state, cpu, keeps_promise)?;
+            Some(format!("{} {wrong}", name(number as u8)))
+        })
 }
 
-fn of_cpu(state: &State, cpu: &Cpu) -> Option<String> {
+fn of_cpu(state: &State, cpu: &Cpu, keeps_promise: bool) -> Option<String> {
     let contexts = cpu.contexts.iter().zip(&cpu.cached);
     contexts
         .filter(|(context, _)| context.mm < INIT)
@@ -25,6 +28,8 @@ fn of_cpu(state: &State, cpu: &Cpu) -> Option<String> {
         .or_else(|| walks_freed_table(state, cpu))
         .or_else(|| reaches_freed_page(state, cpu))
         .or_else(|| reads_freed_table(state, cpu))
+        .or_else(|| writes_to_saved_page(state, cpu, keeps_promise))
+        .or_else(|| reaches_gone_page(state, cpu))
 }
 
 /// The claim that all rests on: a CPU whose generation is at least g holds nothing that g revoked. That
@@ -72,6 +77,12 @@ fn current(cpu: &Cpu) -> Option<&Cached> {
     (cpu.root != INIT).then(|| &cpu.cached[usize::from(cpu.asid)])
 }
 
+/// What user memory is accessed through, if any can be.
+fn current_of_user(cpu: &Cpu) -> Option<&Cached> {
+    let is_user = !cpu.loaded.is_lazy && cpu.work == Work::None;
+    current(cpu).filter(|_| is_user)
+}
+
 /// Speculation needs no reason: also on a lazy CPU, and with interrupts off.
 fn walks_freed_table(state: &State, cpu: &Cpu) -> Option<String> {
     let mut tables = current(cpu)?
@@ -84,13 +95,41 @@ fn walks_freed_table(state: &State, cpu: &Cpu) -> Option<String> {
 
 /// A lazy CPU and one that has interrupts off access no user memory.
 fn reaches_freed_page(state: &State, cpu: &Cpu) -> Option<String> {
-    if cpu.loaded.is_lazy || cpu.work != Work::None {
-        return None;
-    }
-    let mut frames = current(cpu)?.frames.iter().flat_map(|frames| bits(*frames));
+    let mut frames = current_of_user(cpu)?
+        .frames
+        .iter()
+        .flat_map(|frames| bits(*frames));
     let frame = frames.find(|&frame| state.frames[frame].life == Life::Freed)?;
     Some(format!(
         "may access {}, which is freed",
+        frame_name(state, frame)
+    ))
+}
+
+/// A CPU that keeps its promise writes through a clean translation only after another walk.
+fn writes_to_saved_page(state: &State, cpu: &Cpu, keeps_promise: bool) -> Option<String> {
+    let cached = current_of_user(cpu)?;
+    let can_write = if keeps_promise {
+        &cached.dirty
+    } else {
+        &cached.writable
+    };
+    let mut frames = can_write.iter().flat_map(|frames| bits(*frames));
+    let frame = frames.find(|&frame| state.frames[frame].saved)?;
+    Some(format!(
+        "may write to {}, whose contents are saved",
+        frame_name(state, frame)
+    ))
+}
+
+/// What munmap has taken out: the process may rely on that.
+fn reaches_gone_page(state: &State, cpu: &Cpu) -> Option<String> {
+    let cached = current_of_user(cpu)?;
+    let gone = bits(state.mms[usize::from(cpu.root)].gone.into());
+    let mut frames = gone.flat_map(|page| bits(cached.frames[page]));
+    let frame = frames.find(|&frame| state.frames[frame].life != Life::Mapped)?;
+    Some(format!(
+        "may access {}, which munmap said is gone",
         frame_name(state, frame)
     ))
 }

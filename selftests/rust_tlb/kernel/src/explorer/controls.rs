@@ -21,7 +21,7 @@ const MAX_STATES: usize = 10_000_000;
 
 /// With the rule broken something is found, whose description has `what` in it; with the rule kept,
 /// nothing.
-fn is_found(name: &str, broken: &Machine, kept: &Machine, what: &str) {
+pub(super) fn is_found(name: &str, broken: &Machine, kept: &Machine, what: &str) {
     let report = exhaust(broken, MAX_STATES);
     tell(name, &report);
     let found = report.found.unwrap_or_else(|| panic!("{name}: not found"));
@@ -51,7 +51,7 @@ fn breaks(name: &str, how: Broken, what: &str, scene: impl Fn() -> Machine) {
     is_found(name, &broken, &scene(), what);
 }
 
-const ACCESS: &str = "may access";
+pub(super) const ACCESS: &str = "may access";
 const REVOKED: &str = "revoked";
 const WALK: &str = "may walk page table";
 

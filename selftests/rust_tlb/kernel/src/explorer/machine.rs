@@ -37,6 +37,8 @@ pub(super) enum What {
     GoLazy,
     /// A page fault, on no CPU in particular.
     Fault { mm: u8, page: u8 },
+    /// A first write through a PTE, on no CPU in particular: by the hardware's walk, or by a fault.
+    Write { mm: u8, page: u8 },
 }
 
 /// What of the kernel is broken, beside what is wrong in a program.
@@ -60,6 +62,8 @@ pub(super) enum Broken {
     FlushingIsFlushed,
     /// Page tables are freed at the end of a flush, and not of a grace period.
     NoGracePeriod,
+    /// A walk that finds no PTE does not ask whether somebody has yet to flush it.
+    PendingIsIgnored,
 }
 
 /// A machine and what runs on it.
@@ -71,6 +75,9 @@ pub(super) struct Machine {
     pub(super) invlpg_drops_all: bool,
     /// Whether stores become visible late, as on x86.
     pub(super) is_tso: bool,
+    /// Whether a CPU looks at the PTE before it writes through a translation that is writable and
+    /// clean, as the architecture promises.
+    pub(super) keeps_promise: bool,
     /// The most pages that are invalidated one by one; the same for a return from lazy mode.
     pub(super) ceiling: usize,
     pub(super) lazy_limit: usize,
@@ -93,6 +100,7 @@ impl Machine {
             has_pcid: true,
             invlpg_drops_all: true,
             is_tso: true,
+            keeps_promise: true,
             ceiling: 3,
             lazy_limit: 3,
             nr_slots: 2,
@@ -118,13 +126,13 @@ impl Machine {
             let whats: Vec<What> = whats(cpu).collect();
             whats.into_iter().map(move |what| Step { cpu, what })
         });
-        let faults = (0..NR_MMS as u8).flat_map(|mm| {
-            (0..NR_PAGES as u8).map(move |page| Step {
-                cpu: NONE,
-                what: What::Fault { mm, page },
-            })
+        let pages =
+            (0..NR_MMS as u8).flat_map(|mm| (0..NR_PAGES as u8).map(move |page| (mm, page)));
+        let of_none = pages.flat_map(|(mm, page)| {
+            [What::Fault { mm, page }, What::Write { mm, page }]
+                .map(|what| Step { cpu: NONE, what })
         });
-        self.steps = of_cpus.chain(faults).collect();
+        self.steps = of_cpus.chain(of_none).collect();
     }
 
     pub(super) fn ring(&self) -> ring::Ring {
@@ -149,6 +157,9 @@ fn start(nr_cpus: usize) -> State {
             generation: FIRST,
             cpumask: if mm == 0 { (1 << nr_cpus) - 1 } else { 0 },
             locked_by: NONE,
+            nr_gathers: 0,
+            batched: false,
+            gone: 0,
             tables: [0, 1].map(|place| mm * NR_PLACES as u8 + place),
             leaves: 0,
             has_ring: true,
@@ -159,6 +170,7 @@ fn start(nr_cpus: usize) -> State {
         nr_frames: 0,
         nr_tables: (NR_MMS * NR_PLACES) as u8,
         faults_left: 0,
+        writes_left: 0,
         shared_flush: SharedFlush::default(),
         rmap_locked_by: NONE,
     };
@@ -260,9 +272,13 @@ impl State {
                 for walked in bits(u16::from(*tables)) {
                     let table = &self.tables[walked];
                     for (index, frame) in table.ptes.iter().enumerate() {
-                        if *frame != NONE {
-                            cached.frames[place * PAGES_PER_TABLE + index] |= 1 << frame;
-                        }
+                        let Some(of) = self.frames.get(usize::from(*frame)) else {
+                            continue;
+                        };
+                        let page = place * PAGES_PER_TABLE + index;
+                        cached.frames[page] |= 1 << frame;
+                        cached.writable[page] |= u16::from(of.writable) << frame;
+                        cached.dirty[page] |= u16::from(of.writable && of.dirty) << frame;
                     }
                 }
             }
@@ -292,7 +308,7 @@ impl System for Machine {
     }
 
     fn broken(&self, state: &State) -> Option<String> {
-        super::check::broken(state, self.nr_cpus)
+        super::check::broken(state, self.nr_cpus, self.keeps_promise)
     }
 
     fn broken_at_end(&self, state: &State) -> Option<String> {

@@ -4,8 +4,8 @@
 //!
 //! `model` takes an address space apart in a few large steps, at random. Here, a step is at most
 //! one access to memory that others change, and all states are visited that a small machine can be
-//! in. What the machine does is what `arch/x86/mm/tlb.c` does ([`tlb`]), with the ring of the
-//! kernel, which is `rust/kernel/mm/tlb/ring.rs` itself ([`ring`]).
+//! in. What the machine does is what `arch/x86/mm/tlb.c` does ([`tlb`]), with the kernel's own ring
+//! ([`ring`]), and its own walk, batch, phases and policies ([`driver`]): `rust/kernel/mm/tlb/`.
 //!
 //! The machine has CPUs with a store buffer, PCIDs, translations and paging-structure entries;
 //! address spaces with page tables, a mask and a ring; IPIs that arrive late. See [`state`] for why
@@ -13,6 +13,8 @@
 
 mod check;
 mod controls;
+mod driver;
+mod driver_tests;
 mod hash;
 mod machine;
 mod moves;

@@ -57,6 +57,7 @@ impl<'a> Move<'a> {
             What::Switch(to) => self.switch(to),
             What::GoLazy => self.go_lazy(),
             What::Fault { mm, page } => self.fault(mm, page),
+            What::Write { mm, page } => self.write(mm, page),
         }
     }
 
@@ -208,6 +209,8 @@ impl<'a> Move<'a> {
         let drops_all = self.on.invlpg_drops_all;
         let cached = self.current();
         cached.frames[usize::from(page)] = 0;
+        cached.writable[usize::from(page)] = 0;
+        cached.dirty[usize::from(page)] = 0;
         cached.leaves &= !(1 << (usize::from(page) / PAGES_PER_TABLE));
         if drops_all {
             cached.tables = Default::default();
@@ -236,6 +239,20 @@ impl<'a> Move<'a> {
         let frame = self.state.nr_frames - 1;
         let named = trace::frame_name(&self.state, frame.into());
         self.say(|| format!("a fault maps {} of mm{mm} to {named}", trace::page(page)));
+        true
+    }
+
+    /// The hardware sets Dirty; or a fault makes the PTE writable, and dirty.
+    fn write(&mut self, mm: u8, page: u8) -> Taken {
+        let frame = self.state.pte(mm, page).map_or(NONE, |pte| *pte);
+        let Some(of) = self.state.frames.get_mut(usize::from(frame)) else {
+            return false;
+        };
+        let faults = !of.writable;
+        (of.writable, of.dirty) = (true, true);
+        self.state.writes_left -= 1;
+        let how = if faults { ", by a fault" } else { "" };
+        self.say(|| format!("{} of mm{mm} is written to{how}", trace::page(page)));
         true
     }
 
@@ -277,6 +294,7 @@ fn can(on: &Machine, state: &State, step: Step) -> bool {
             is_scheduling(on, step, cpu()) && !loaded.is_lazy && loaded.mm != INIT
         }
         What::Fault { mm, page } => can_fault(state, mm, page),
+        What::Write { mm, page } => state.writes_left > 0 && can_write(state, mm, page),
     }
 }
 
@@ -298,4 +316,19 @@ fn can_fault(state: &State, mm: u8, page: u8) -> bool {
     let is_full = usize::from(state.nr_frames) == NR_FRAMES;
     let is_large = of.leaves & 1 << place != 0;
     state.faults_left > 0 && of.locked_by == NONE && !is_mapped && !is_large && !is_full
+}
+
+/// Whether a write changes the PTE: it is clean; or it is read-only, and its lock is free.
+fn can_write(state: &State, mm: u8, page: u8) -> bool {
+    let of = &state.mms[usize::from(mm)];
+    let table = of.tables[usize::from(page) / PAGES_PER_TABLE];
+    let table = state.tables.get(usize::from(table));
+    let frame = table.map_or(NONE, |table| {
+        table.ptes[usize::from(page) % PAGES_PER_TABLE]
+    });
+    let frame = state.frames.get(usize::from(frame));
+    frame.is_some_and(|frame| match frame.writable {
+        true => !frame.dirty,
+        false => of.locked_by == NONE,
+    })
 }

@@ -4,10 +4,11 @@
 //! in Rust; a wrong order is a wrong program.
 
 use super::{
-    machine::Broken,
+    driver::{Call, Driver, Was},
+    machine::{Broken, Machine},
     moves::{Move, Taken},
     ring::Ran,
-    state::{Life, Log, NONE, NR_PAGES, PAGES_PER_TABLE, SWITCHING},
+    state::{Life, Log, State, NONE, NR_PAGES, PAGES_PER_TABLE, SWITCHING, TAKEN},
     trace,
     witness::Witness,
 };
@@ -104,13 +105,30 @@ pub(super) enum Op {
     Join(u8),
     /// The end of that flush.
     Ended,
+    /// `inc_tlb_flush_pending()` and `dec_tlb_flush_pending()`.
+    BeginGather(u8),
+    EndGather(u8),
+    /// `flush_tlb_batched_pending()`: leaves out some steps unless others owe a flush.
+    UnlessBatched(u8, u8),
+    /// And that flush was made.
+    EndBatched(u8),
+    /// mprotect: whether a page may be written to.
+    Mprotect(u8, u8, bool),
+    /// munmap returns: a page is gone.
+    Gone(u8, u8),
+    /// A driver takes pages back: the kernel's own code.
+    Drive(Driver),
 }
 
 impl Op {
-    /// Only of [`Op::Send`].
-    pub(super) fn info(&self) -> Info {
+    /// What is asked of other CPUs, by who is at this operation, and has come so far in it.
+    pub(super) fn asks(&self, on: &Machine, log: &Log) -> Info {
         match self {
             Op::Send(info) => *info,
+            Op::Drive(driver) => match driver.run(on, log.answers()) {
+                Ran::Next(Call::Send(info)) => info,
+                _ => unreachable!("only who sends has asked"),
+            },
             _ => unreachable!("only who sends has asked"),
         }
     }
@@ -138,7 +156,9 @@ impl Move<'_> {
             Op::PublishNext(mm, runs) => self.publish(*mm, runs, true),
             Op::Extend(mm, run) => self.extend(*mm, *run),
             Op::Mask(mm) => self.read_mask(*mm) && self.next(),
-            Op::Send(info) => self.send(*info),
+            Op::Send(info) => self
+                .send(*info)
+                .is_some_and(|is_over| !is_over || self.next()),
             Op::Free => self.free() && self.next(),
             Op::CallRcu => self.call_rcu() && self.next(),
             Op::FreeTables => self.free_tables() && self.next(),
@@ -149,6 +169,13 @@ impl Move<'_> {
             Op::Share => self.share() && self.next(),
             Op::Join(nr_left_out) => self.join(*nr_left_out),
             Op::Ended => self.end_shared() && self.next(),
+            Op::BeginGather(mm) => self.begin_gather(*mm) && self.next(),
+            Op::EndGather(mm) => self.end_gather(*mm) && self.next(),
+            Op::UnlessBatched(mm, nr) => self.unless_batched(*mm, *nr),
+            Op::EndBatched(mm) => self.end_batched(*mm) && self.next(),
+            Op::Mprotect(mm, page, writable) => self.mprotect(*mm, *page, *writable) && self.next(),
+            Op::Gone(mm, page) => self.is_gone(*mm, *page) && self.next(),
+            Op::Drive(driver) => self.drive(driver),
         }
     }
 
@@ -384,33 +411,32 @@ impl Move<'_> {
 
     // on_each_cpu_cond_mask()
 
-    /// Two stages a CPU, one for itself, and one to wait.
-    fn send(&mut self, info: Info) -> Taken {
-        let stage = self.cpu().task.stage;
-        let home = 2 * self.on.nr_cpus as u8;
-        if stage < home {
-            return self.ask(info, stage / 2, stage % 2 == 1);
+    /// Two stages a CPU, one for itself, and one to wait. Returns whether that was the last;
+    /// [`None`] if it has to wait.
+    fn send(&mut self, info: Info) -> Option<bool> {
+        let nr_cpus = self.on.nr_cpus as u8;
+        while self.cpu().task.stage < 2 * nr_cpus {
+            let (target, half) = (self.cpu().task.stage / 2, self.cpu().task.stage % 2);
+            if self.cpu().task.mask & 1 << target != 0 && target != self.cpu {
+                return self.ask(info, target, half == 1).then_some(false);
+            }
+            self.cpu().task.stage += 2;
         }
-        if stage == home {
+        if self.cpu().task.stage == 2 * nr_cpus {
             self.cpu().task.stage += 1;
-            return self.flush_at_home(info);
+            return self.flush_at_home(info).then_some(false);
         }
         let bit = self.bit();
         if self.state.cpus.iter().any(|cpu| cpu.asked_by & bit != 0) {
-            return false;
+            return None;
         }
         self.cpu().task.mask = 0;
         self.say(|| "has been answered by all".into());
-        self.next()
+        Some(true)
     }
 
     /// `should_flush_tlb()` for one CPU: reads `loaded_mm`, and then `is_lazy`.
     fn ask(&mut self, info: Info, target: u8, has_read_loaded: bool) -> Taken {
-        let is_meant = self.cpu().task.mask & 1 << target != 0 && target != self.cpu;
-        if !is_meant {
-            self.cpu().task.stage += 2;
-            return self.send(info);
-        }
         let seen = self.state.cpus[usize::from(target)].seen;
         if info.tables_freed {
             self.cpu().task.stage += 2;
@@ -573,4 +599,171 @@ impl Move<'_> {
         self.say(|| "ends the flush".into());
         true
     }
+
+    fn begin_gather(&mut self, mm: u8) -> Taken {
+        self.state.mms[usize::from(mm)].nr_gathers += 1;
+        self.say(|| format!("inc_tlb_flush_pending() of mm{mm}"));
+        self.is_drained()
+    }
+
+    fn end_gather(&mut self, mm: u8) -> Taken {
+        self.state.mms[usize::from(mm)].nr_gathers -= 1;
+        self.say(|| format!("dec_tlb_flush_pending() of mm{mm}"));
+        self.is_drained()
+    }
+
+    fn unless_batched(&mut self, mm: u8, nr_left_out: u8) -> Taken {
+        if !self.state.mms[usize::from(mm)].batched {
+            self.say(|| format!("sees that nobody owes mm{mm} a flush"));
+            self.cpu().task.at += nr_left_out;
+        }
+        self.next()
+    }
+
+    fn end_batched(&mut self, mm: u8) -> Taken {
+        self.state.mms[usize::from(mm)].batched = false;
+        self.is_drained()
+    }
+
+    /// Dirty stays.
+    fn mprotect(&mut self, mm: u8, page: u8, writable: bool) -> Taken {
+        let frame = self.state.pte(mm, page).map_or(NONE, |pte| *pte);
+        if let Some(of) = self.state.frames.get_mut(usize::from(frame)) {
+            of.writable = writable;
+        }
+        let how = if writable { "writable" } else { "read-only" };
+        self.say(|| format!("makes {} of mm{mm} {how}", trace::page(page)));
+        self.is_drained()
+    }
+
+    fn is_gone(&mut self, mm: u8, page: u8) -> Taken {
+        self.state.mms[usize::from(mm)].gone |= 1 << page;
+        self.say(|| format!("munmap of {} returns", trace::page(page)));
+        true
+    }
+
+    // A driver, which goes on by the kernel's own code.
+
+    /// One call of it into the machine.
+    fn drive(&mut self, driver: &Driver) -> Taken {
+        let on = self.on;
+        let log = self.cpu().task.log;
+        let Ran::Next(call) = driver.run(on, log.answers()) else {
+            return self.next();
+        };
+        match self.call(call) {
+            Called::Waits => return false,
+            Called::GoesOn => return true,
+            Called::Answered(answer) => self.cpu().task.log.push(answer),
+        }
+        let log = self.cpu().task.log;
+        match driver.run(on, log.answers()) {
+            Ran::Next(_) => true,
+            Ran::Done(()) => self.next(),
+        }
+    }
+
+    fn call(&mut self, call: Call) -> Called {
+        let answer = match call {
+            Call::Take { mm, page } => Some(self.take_frame(mm, page)),
+            Call::Lock(mm) if !self.has_tables(mm) => Some(0),
+            Call::Lock(mm) => self.lock(mm).then_some(1),
+            Call::Unlock(mm) => self.unlock(mm).then_some(0),
+            Call::Clear { mm, page, frame } => self.clear_frame(mm, page, frame),
+            Call::Protect { mm, page, frame } => self.protect_frame(mm, page, frame),
+            Call::IsPending(mm) => Some((self.state.mms[usize::from(mm)].nr_gathers > 0).into()),
+            Call::NoteBatched(mm) => self.note_batched(mm).then_some(0),
+            Call::Bump(mm) => self
+                .bump(mm, ALL)
+                .then(|| self.cpu().task.generations[usize::from(mm)]),
+            Call::FindRing(mm) => Some(self.state.mms[usize::from(mm)].has_ring.into()),
+            Call::Ring { mm, access } => self.access(mm, access),
+            Call::Mask(mm) => self.read_mask(mm).then_some(0),
+            Call::Send(info) => match self.send(info) {
+                Some(false) => return Called::GoesOn,
+                sent => sent.map(|_| self.cpu().task.stage = 0).map(|()| 0),
+            },
+            Call::Save(frame) => self.save(frame).then_some(0),
+            Call::Free(frame) => self.free_frame(frame).then_some(0),
+        };
+        answer.map_or(Called::Waits, Called::Answered)
+    }
+
+    fn has_tables(&self, mm: u8) -> bool {
+        let tables = &self.state.mms[usize::from(mm)].tables;
+        tables.iter().any(|table| *table != NONE)
+    }
+
+    /// The last that was mapped there, mapped or not.
+    fn take_frame(&mut self, mm: u8, page: u8) -> u8 {
+        let is_there = |state: &State, frame: usize| {
+            let of = &state.frames[frame];
+            let is_free = of.life == Life::Freed || of.pins & TAKEN != 0;
+            of.mm == mm && of.page == page && !is_free
+        };
+        let mut frames = (0..usize::from(self.state.nr_frames)).rev();
+        let Some(frame) = frames.find(|&frame| is_there(&self.state, frame)) else {
+            return NONE;
+        };
+        self.state.frames[frame].pins |= TAKEN;
+        self.say(|| format!("takes {} of mm{mm}", trace::page(page)));
+        frame as u8
+    }
+
+    /// Whether a page is mapped to this very frame.
+    fn is_mapped(&mut self, mm: u8, page: u8, frame: u8) -> bool {
+        frame != NONE && self.state.pte(mm, page).is_some_and(|pte| *pte == frame)
+    }
+
+    fn clear_frame(&mut self, mm: u8, page: u8, frame: u8) -> Option<u8> {
+        if !self.is_mapped(mm, page, frame) {
+            self.say(|| format!("finds no PTE of {} in mm{mm}", trace::page(page)));
+            return Some(0);
+        }
+        let of = &mut self.state.frames[usize::from(frame)];
+        let bit = |is_set: bool, bit| if is_set { bit } else { 0 };
+        let was = Was::CHANGED | bit(of.dirty, Was::DIRTY) | bit(of.writable, Was::WRITABLE);
+        (of.writable, of.dirty) = (false, false);
+        self.clear(mm, page).then_some(was)
+    }
+
+    fn protect_frame(&mut self, mm: u8, page: u8, frame: u8) -> Option<u8> {
+        let is_mapped = self.is_mapped(mm, page, frame);
+        let of = self.state.frames.get_mut(usize::from(frame));
+        let Some(of) = of.filter(|of| is_mapped && of.writable && !of.dirty) else {
+            return Some(0);
+        };
+        of.writable = false;
+        self.say(|| format!("write-protects {} in mm{mm}", trace::page(page)));
+        self.is_drained().then_some(Was::CHANGED)
+    }
+
+    fn note_batched(&mut self, mm: u8) -> Taken {
+        self.state.mms[usize::from(mm)].batched = true;
+        self.say(|| format!("notes that mm{mm} is owed a flush"));
+        true
+    }
+
+    fn save(&mut self, frame: u8) -> Taken {
+        self.state.frames[usize::from(frame)].saved = true;
+        self.say(|| format!("saves frame {frame}"));
+        true
+    }
+
+    fn free_frame(&mut self, frame: u8) -> Taken {
+        let of = &mut self.state.frames[usize::from(frame)];
+        of.pins &= !TAKEN;
+        of.life = Life::Freed;
+        self.say(|| format!("frees frame {frame}"));
+        true
+    }
+}
+
+/// How a call into the machine went.
+enum Called {
+    /// Not at all: it has to wait.
+    Waits,
+    /// It was one step of more.
+    GoesOn,
+    Answered(u8),
 }

@@ -65,28 +65,55 @@ pub(super) fn run_of(number: u8) -> Run {
     }
 }
 
-/// How far a function of the ring has come.
-pub(super) enum Ran<R> {
-    Next(Access),
+/// How far a function has come.
+pub(super) enum Ran<R, A = Access> {
+    Next(A),
     Done(R),
 }
 
-/// Memory that knows some answers. The first access that it knows none for is the next step. What
-/// it says to later ones is of no account.
-struct Replay<'a, const NR_SLOTS: usize> {
-    answers: &'a [u8],
+/// Some answers. The first access that there is none for is the next step. What is said to later
+/// ones is of no account.
+pub(super) struct Answers<'a, A> {
+    known: &'a [u8],
     nr_asked: Cell<usize>,
-    next: Cell<Option<Access>>,
+    next: Cell<Option<A>>,
+}
+
+impl<'a, A: Copy> Answers<'a, A> {
+    pub(super) fn new(known: &'a [u8]) -> Self {
+        Self {
+            known,
+            nr_asked: Cell::new(0),
+            next: Cell::new(None),
+        }
+    }
+
+    pub(super) fn ask(&self, access: A) -> u8 {
+        let nr = self.nr_asked.replace(self.nr_asked.get() + 1);
+        self.known.get(nr).copied().unwrap_or_else(|| {
+            self.next.set(self.next.get().or(Some(access)));
+            0
+        })
+    }
+
+    /// `result` is what the function returned.
+    pub(super) fn end<R>(&self, result: R) -> Ran<R, A> {
+        match self.next.get() {
+            Some(access) => Ran::Next(access),
+            None => Ran::Done(result),
+        }
+    }
+}
+
+/// The memory of a ring, as somebody answers for it.
+struct Replay<'a, const NR_SLOTS: usize> {
+    ask: &'a dyn Fn(Access) -> u8,
     broken: Option<Rule>,
 }
 
 impl<const SLOTS: usize> Replay<'_, SLOTS> {
     fn ask(&self, access: Access) -> u8 {
-        let nr = self.nr_asked.replace(self.nr_asked.get() + 1);
-        self.answers.get(nr).copied().unwrap_or_else(|| {
-            self.next.set(self.next.get().or(Some(access)));
-            0
-        })
+        (self.ask)(access)
     }
 }
 
@@ -142,17 +169,12 @@ impl Ring {
         answers: &[u8],
         f: impl FnOnce(&Replay<'_, SLOTS>) -> R,
     ) -> Ran<R> {
-        let replay = Replay {
-            answers,
-            nr_asked: Cell::new(0),
-            next: Cell::new(None),
+        let answers = Answers::new(answers);
+        let result = f(&Replay {
+            ask: &|access| answers.ask(access),
             broken: self.broken,
-        };
-        let result = f(&replay);
-        match replay.next.get() {
-            Some(access) => Ran::Next(access),
-            None => Ran::Done(result),
-        }
+        });
+        answers.end(result)
     }
 
     /// `publish()`, after these answers.
@@ -162,14 +184,22 @@ impl Ring {
         generation: u8,
         runs: &[Run],
     ) -> Ran<Result<(), GaveUp>> {
-        let generation = u64::from(generation);
+        let answers = Answers::new(answers);
+        let result = self.publish_asking(&|access| answers.ask(access), generation, runs);
+        answers.end(result)
+    }
+
+    /// `publish()`, as part of something else that is run again.
+    pub(super) fn publish_asking(
+        self,
+        ask: &dyn Fn(Access) -> u8,
+        generation: u8,
+        runs: &[Run],
+    ) -> Result<(), GaveUp> {
+        let (broken, generation) = (self.broken, u64::from(generation));
         match self.nr_slots {
-            NR_SLOTS => self.run(answers, |w: &Replay<'_, NR_SLOTS>| {
-                ring::publish(w, generation, runs)
-            }),
-            _ => self.run(answers, |w: &Replay<'_, 2>| {
-                ring::publish(w, generation, runs)
-            }),
+            NR_SLOTS => ring::publish(&Replay::<NR_SLOTS> { ask, broken }, generation, runs),
+            _ => ring::publish(&Replay::<2> { ask, broken }, generation, runs),
         }
     }
 

@@ -108,6 +108,16 @@ impl Machine {
         self
     }
 
+    /// A page is mapped writable, and may be written to so often, as any may that is mapped.
+    pub(super) fn writable(mut self, mm: u8, page: u8, dirty: bool, nr_writes: u8) -> Self {
+        let frame = *self.start.pte(mm, page).expect("has a table");
+        let of = &mut self.start.frames[usize::from(frame)];
+        (of.writable, of.dirty) = (true, dirty);
+        self.start.writes_left = nr_writes;
+        self.start.cache();
+        self
+    }
+
     pub(super) fn slots(mut self, nr: usize) -> Self {
         self.nr_slots = nr;
         self

@@ -33,8 +33,9 @@ pub(super) struct State {
     pub(super) tables: [Table; NR_TABLES],
     pub(super) nr_frames: u8,
     pub(super) nr_tables: u8,
-    /// Page faults that may still happen.
+    /// Page faults, and first writes through a PTE, that may still happen.
     pub(super) faults_left: u8,
+    pub(super) writes_left: u8,
     pub(super) shared_flush: SharedFlush,
     /// Who holds the locks of the reverse map.
     pub(super) rmap_locked_by: u8,
@@ -56,6 +57,12 @@ pub(super) struct Mm {
     pub(super) cpumask: u8,
     /// Who holds the page-table lock.
     pub(super) locked_by: u8,
+    /// Those who have changed PTEs, or are about to, and have yet to flush: `tlb_flush_pending`.
+    pub(super) nr_gathers: u8,
+    /// Others owe a flush: `tlb_flush_batched`.
+    pub(super) batched: bool,
+    /// Pages whose process was told that they are gone: each bit is one.
+    pub(super) gone: u8,
     pub(super) tables: [u8; NR_PLACES],
     /// Places where there is no table, but a large page: each bit is one.
     pub(super) leaves: u8,
@@ -81,6 +88,9 @@ pub(super) enum Life {
     Freed,
 }
 
+/// The driver has taken a frame from where its fault handler looks. No CPU's number.
+pub(super) const TAKEN: u8 = 1 << 7;
+
 /// A page's frame.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Frame {
@@ -89,8 +99,13 @@ pub(super) struct Frame {
     pub(super) life: Life,
     /// The generation that revoked it; 0: none has.
     pub(super) revoked: u8,
-    /// CPUs that pin it.
+    /// CPUs that pin it; and [`TAKEN`].
     pub(super) pins: u8,
+    /// What is in its PTE.
+    pub(super) writable: bool,
+    pub(super) dirty: bool,
+    /// Its contents were saved: what is written now is lost.
+    pub(super) saved: bool,
 }
 
 /// A page table.
@@ -149,6 +164,9 @@ pub(super) struct Context {
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Cached {
     pub(super) frames: [u16; NR_PAGES],
+    /// Those of them whose PTE was writable; and dirty, too.
+    pub(super) writable: [u16; NR_PAGES],
+    pub(super) dirty: [u16; NR_PAGES],
     /// Paging-structure entries.
     pub(super) tables: [u8; NR_PLACES],
     /// Translations of large pages: each bit is a place.

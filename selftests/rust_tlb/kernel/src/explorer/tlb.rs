@@ -6,7 +6,7 @@
 use super::{
     machine::{Broken, FIRST},
     moves::{Move, Taken},
-    program::Info,
+    program::{Info, Op},
     ring::Ran,
     state::{Cached, Context, Log, Place, Work, INIT, NR_ASIDS, NR_PAGES, SWITCHING},
     trace,
@@ -217,7 +217,7 @@ impl Move<'_> {
         if of != self.cpu {
             self.say(|| format!("IPI of {}", trace::name(of)));
         }
-        if self.cpu().task.log.nr > 0 && of != self.cpu {
+        if of != self.cpu && self.is_publishing() {
             self.saw(Witness::InterruptedPublisher);
         }
         match info.mm {
@@ -241,9 +241,17 @@ impl Move<'_> {
     /// What the CPU `of` asks for, and by which generation: none if it is a batch.
     fn asked(&mut self, of: u8) -> (Info, u8) {
         let task = &self.state.cpus[usize::from(of)].task;
-        let info = self.on.programs[usize::from(of)][usize::from(task.at)].info();
+        let op = &self.on.programs[usize::from(of)][usize::from(task.at)];
+        let info = op.asks(self.on, &task.log);
         let generation = info.mm.map_or(0, |mm| task.generations[usize::from(mm)]);
         (info, generation)
+    }
+
+    /// Whether the CPU is in the middle of `publish()`.
+    fn is_publishing(&mut self) -> bool {
+        let (at, nr) = (self.cpu().task.at, self.cpu().task.log.nr);
+        let op = self.on.programs[usize::from(self.cpu)].get(usize::from(at));
+        nr > 0 && matches!(op, Some(Op::Publish(..)))
     }
 
     fn acknowledge(&mut self, of: u8) -> Taken {
