@@ -110,6 +110,8 @@ void tlb_defer_deadline_init(struct tlb_defer_deadline *deadline,
 			     void (*expired)(void *data), void *data);
 void tlb_defer_deadline_start(struct tlb_defer_deadline *deadline,
 			      unsigned int delay_ms);
+void tlb_defer_deadline_start_once(struct tlb_defer_deadline *deadline,
+				   unsigned int delay_ms);
 void tlb_defer_deadline_cancel(struct tlb_defer_deadline *deadline);
 
 #endif /* CONFIG_RUST_TLB */

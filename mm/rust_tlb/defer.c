@@ -697,6 +697,14 @@ void tlb_defer_deadline_start(struct tlb_defer_deadline *deadline,
 			 msecs_to_jiffies(delay_ms));
 }
 
+/* As tlb_defer_deadline_start(), but a time that is set already stays. */
+void tlb_defer_deadline_start_once(struct tlb_defer_deadline *deadline,
+				   unsigned int delay_ms)
+{
+	queue_delayed_work(system_dfl_wq, &deadline->work,
+			   msecs_to_jiffies(delay_ms));
+}
+
 /*
  * After this, ->expired() does not run, unless it is started again.
  * Context: may sleep; not from ->expired() itself.

@@ -20,13 +20,16 @@ use crate::{
 };
 
 /// What is done when a deadline has passed.
-pub trait Overdue: Send + Sync + 'static {
+pub trait Overdue: 'static {
+    /// What it is done to.
+    type Data: Send + Sync + 'static;
+
     /// Does it. Must not drop the [`Deadline`].
     ///
     /// # Context
     ///
     /// Process context, may sleep.
-    fn overdue(this: ArcBorrow<'_, Self>);
+    fn overdue(data: ArcBorrow<'_, Self::Data>);
 }
 
 /// A deadline for `T`.
@@ -38,10 +41,10 @@ pub trait Overdue: Send + Sync + 'static {
 pub struct Deadline<T: Overdue> {
     #[pin]
     raw: Opaque<bindings::tlb_defer_deadline>,
-    data: Arc<T>,
+    data: Arc<T::Data>,
 }
 
-// SAFETY: The work can be started and cancelled from any thread, and `T` is `Send` and `Sync`.
+// SAFETY: The work can be started and cancelled from any thread, and the data is `Send` and `Sync`.
 unsafe impl<T: Overdue> Send for Deadline<T> {}
 
 // SAFETY: As above.
@@ -49,7 +52,7 @@ unsafe impl<T: Overdue> Sync for Deadline<T> {}
 
 impl<T: Overdue> Deadline<T> {
     /// Makes a deadline that is not started.
-    pub fn new(data: Arc<T>) -> impl PinInit<Self> {
+    pub fn new(data: Arc<T::Data>) -> impl PinInit<Self> {
         let raw_data = Arc::as_ptr(&data).cast_mut().cast();
         pin_init!(Self {
             // INVARIANT: `data` is kept as long as `raw`.
@@ -66,6 +69,12 @@ impl<T: Overdue> Deadline<T> {
     pub fn start(&self, delay_ms: u32) {
         // SAFETY: It is initialised by the type invariants.
         unsafe { mechanism::deadline_start(self.raw.get(), delay_ms) }
+    }
+
+    /// As [`Deadline::start`], unless a time is set that has not passed.
+    pub fn start_once(&self, delay_ms: u32) {
+        // SAFETY: It is initialised by the type invariants.
+        unsafe { mechanism::deadline_start_once(self.raw.get(), delay_ms) }
     }
 
     /// # Safety

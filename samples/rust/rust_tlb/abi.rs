@@ -374,8 +374,11 @@ pub struct Counters {
     pub nr_tables_used: u64,
     /// Page tables that stayed, because someone changed the mappings of their process.
     pub nr_tables_busy: u64,
+    /// Parts of the file, as long as a page table, that were marked for later
+    /// ([`SETUP_FREE_TABLES_LATER`]).
+    pub nr_tables_later: u64,
     /// Zero.
-    pub reserved: [u64; 7],
+    pub reserved: [u64; 6],
 }
 
 /// [`Accessed::op`]: read the Accessed bits.
@@ -440,6 +443,10 @@ pub const SETUP_RING: u32 = 1 << 3;
 /// so does one that shows a page which is populated. Those of a deferred batch stay until it is
 /// flushed, and longer if a fault or memory pressure flushes it.
 pub const SETUP_FREE_TABLES: u32 = 1 << 4;
+/// [`Setup::flags`]: with [`SETUP_FREE_TABLES`] (else `EINVAL`), they are freed a little later, by a
+/// flush of their own for those of all processes, or when memory is short. That is so for all pages
+/// that were unmapped by a batch, whatever flushes it.
+pub const SETUP_FREE_TABLES_LATER: u32 = 1 << 5;
 
 /// Argument of [`SETUP`]: `EBUSY` if the file was mapped or populated before.
 #[repr(C)]

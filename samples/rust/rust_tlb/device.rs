@@ -16,6 +16,7 @@ use crate::{
     },
     scope,
     store::{
+        Later,
         Notified,
         Store, //
     },
@@ -63,6 +64,8 @@ pub(crate) struct Device {
     rings: tlb::Rings,
     #[pin]
     deadline: Deadline<Store>,
+    #[pin]
+    later: Deadline<Later>,
 }
 
 #[vtable]
@@ -74,6 +77,7 @@ impl MiscDevice for Device {
         let device = KBox::pin_init(
             pin_init!(Self {
                 deadline <- Deadline::new(store.clone()),
+                later <- Deadline::new(store.clone()),
                 store: store.clone(),
                 rings: tlb::Rings::enable(),
             }),
@@ -139,6 +143,9 @@ impl MiscDevice for Device {
             abi::MOVE => call.update(|call, arg| moves::update(call.store, arg)),
             _ => return Err(ENOTTY),
         }?;
+        if call.store.is_marked() {
+            device.later.start_once(call.store.limits().tables_age_ms);
+        }
         Ok(0)
     }
 }

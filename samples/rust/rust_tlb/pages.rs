@@ -14,6 +14,7 @@ use crate::{
         POISON, //
     },
     deferred::Deferred,
+    marks::Marks,
     membership::{
         Membership,
         OpenScope, //
@@ -24,6 +25,7 @@ use crate::{
         Pooled, //
     },
     request::{
+        EmptyTables,
         Setup,
         UnmapRequest,
         WriteBack, //
@@ -44,6 +46,7 @@ use kernel::{
     mm::tlb::{
         self,
         owed::OwedCount,
+        tables::Counts,
         Batch,
         DriverPage,
         ExclusivePage,
@@ -71,6 +74,8 @@ pub(crate) struct Pages {
     pub(crate) slots: Slots<DriverPage, ExclusivePage>,
     pool: Pool<ExclusivePage>,
     pub(crate) deferred: Option<Deferred>,
+    /// Where page tables may be empty.
+    pub(crate) marks: Marks,
     /// Flushes owed for the mappings of this file.
     pub(crate) owed: Arc<OwedCount>,
     /// For each strategy the batch that was flushed last, empty.
@@ -123,6 +128,7 @@ impl Pages {
     pub(crate) fn new(nr_pages: usize) -> Result<impl Init<Self>> {
         let slots = Slots::new(nr_pages, GFP_KERNEL_ACCOUNT)?;
         let pool = Pool::new(nr_pages.min(MAX_POOL_PAGES), GFP_KERNEL_ACCOUNT)?;
+        let marks = Marks::new(nr_pages, GFP_KERNEL_ACCOUNT)?;
         let owed = Arc::new(OwedCount::new(), GFP_KERNEL_ACCOUNT)?;
         let broadcast = tlb::Broadcast::new(tlb::Cpus::new(GFP_KERNEL_ACCOUNT)?);
         let spare = Batch::new(broadcast, SPARE_PAGES, GFP_KERNEL_ACCOUNT)?;
@@ -131,6 +137,7 @@ impl Pages {
             slots,
             pool,
             deferred: None,
+            marks,
             owed,
             used: [const { None }; abi::strategy::NR as usize],
             scanned_to: 0,
@@ -280,7 +287,7 @@ impl Pages {
         mappings: &FileMappings<'_, T>,
         why: Why,
     ) -> Report {
-        if !self.setup.free_tables {
+        if self.setup.empty_tables != EmptyTables::Free {
             return self.flush(work, why);
         }
         #[cfg(CONFIG_RUST_TLB_FAULTS)]
@@ -291,10 +298,7 @@ impl Pages {
             let taken = broken.take_tables(batch, mappings, is_unused);
             #[cfg(not(CONFIG_RUST_TLB_FAULTS))]
             let taken = batch.take_tables(mappings, is_unused);
-            let counts = taken.counts();
-            pages.counters.nr_tables_freed += counts.nr_taken as u64;
-            pages.counters.nr_tables_used += counts.nr_used as u64;
-            pages.counters.nr_tables_busy += counts.nr_busy as u64;
+            pages.count_tables(taken.counts());
             taken.flush(why)
         })
     }
@@ -315,6 +319,7 @@ impl Pages {
         let is_small = flushed.nr_pages() <= MAX_KEPT_PAGES;
         let keep = work.write_back != WriteBack::No;
         for (nr, (pgoff, page)) in flushed.drain().enumerate() {
+            self.mark_for_later(pgoff);
             match nr < nr_released {
                 true => self.settle(pgoff, page, keep, work.free),
                 false => self.slots.put_back(pgoff, page),
@@ -384,6 +389,20 @@ impl Pages {
         })
     }
 
+    /// The page at `pgoff` was unmapped: its page tables are to be looked at later, if that is wanted.
+    pub(crate) fn mark_for_later(&mut self, pgoff: usize) {
+        if self.setup.empty_tables == EmptyTables::FreeLater {
+            self.counters.nr_tables_later += u64::from(self.marks.set(pgoff));
+        }
+    }
+
+    /// Page tables were looked at.
+    pub(crate) fn count_tables(&mut self, counts: Counts) {
+        self.counters.nr_tables_freed += counts.nr_taken as u64;
+        self.counters.nr_tables_used += counts.nr_used as u64;
+        self.counters.nr_tables_busy += counts.nr_busy as u64;
+    }
+
     /// Releases the pages of the deferred batch, if its scope has flushed them meanwhile.
     pub(crate) fn reap(&mut self) {
         if self.deferred.as_ref().is_some_and(Deferred::is_flushed) {
@@ -438,10 +457,10 @@ impl Pages {
         page.or_else(otherwise)
     }
 
-    /// Returns how many pages could be freed.
+    /// Returns how many pages could be freed, page tables among them.
     pub(crate) fn nr_reclaimable(&self) -> usize {
         let nr_pending = self.deferred.as_ref().map_or(0, Deferred::nr_pages);
-        self.pool.len() + self.slots.nr_idle() + nr_pending
+        self.pool.len() + self.slots.nr_idle() + nr_pending + self.marks.nr()
     }
 
     /// Frees up to `nr` pages of the pool, and returns how many.

@@ -18,6 +18,7 @@ use crate::{
         MOVE_MAX_HOLD_MS,
         SETUP_BREAK_MAP,
         SETUP_FREE_TABLES,
+        SETUP_FREE_TABLES_LATER,
         SETUP_NOTIFY,
         SETUP_PFNMAP,
         SETUP_RING,
@@ -55,6 +56,7 @@ pub(crate) struct Limits {
     pub(crate) max_list: u32,
     pub(crate) max_pending: u32,
     pub(crate) max_age_ms: u32,
+    pub(crate) tables_age_ms: u32,
 }
 
 /// A range of the device, in pages: not empty, and within it.
@@ -155,8 +157,36 @@ fn breaks_release(flags: u32, strategy: u32) -> Result<bool> {
 }
 
 /// All flags of a setup.
-const ALL_SETUP_FLAGS: u32 =
-    SETUP_PFNMAP | SETUP_NOTIFY | SETUP_RING | SETUP_FREE_TABLES | SETUP_BREAK_MAP;
+const ALL_SETUP_FLAGS: u32 = SETUP_PFNMAP
+    | SETUP_NOTIFY
+    | SETUP_RING
+    | SETUP_FREE_TABLES
+    | SETUP_FREE_TABLES_LATER
+    | SETUP_BREAK_MAP;
+
+/// What becomes of page tables that an unmap leaves empty.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum EmptyTables {
+    /// They stay.
+    #[default]
+    Keep,
+    /// They go with the flush of the unmap.
+    Free,
+    /// They go with a flush of their own.
+    FreeLater,
+}
+
+impl EmptyTables {
+    fn new(flags: u32) -> Result<Self> {
+        let is_set = |flag| flags & flag != 0;
+        match (is_set(SETUP_FREE_TABLES), is_set(SETUP_FREE_TABLES_LATER)) {
+            (false, false) => Ok(Self::Keep),
+            (true, false) => Ok(Self::Free),
+            (true, true) => Ok(Self::FreeLater),
+            (false, true) => Err(EINVAL),
+        }
+    }
+}
 
 /// How an open file is mapped.
 #[derive(Clone, Copy, Default)]
@@ -167,8 +197,7 @@ pub(crate) struct Setup {
     pub(crate) notify: bool,
     /// With a ring of flushes for who maps it.
     pub(crate) ring: bool,
-    /// Page tables that an unmap leaves empty are freed.
-    pub(crate) free_tables: bool,
+    pub(crate) empty_tables: EmptyTables,
     /// Not at all.
     pub(crate) break_map: bool,
 }
@@ -178,7 +207,7 @@ impl Setup {
     ///
     /// # Errors
     ///
-    /// - `EINVAL`: an unknown flag.
+    /// - `EINVAL`: an unknown flag, or one that goes with another one only.
     /// - `EOPNOTSUPP`: it breaks a rule, and the kernel was built without `CONFIG_RUST_TLB_FAULTS`.
     pub(crate) fn new(flags: u32) -> Result<Self> {
         if flags & !ALL_SETUP_FLAGS != 0 {
@@ -192,7 +221,7 @@ impl Setup {
             pfnmap: flags & SETUP_PFNMAP != 0,
             notify: flags & SETUP_NOTIFY != 0,
             ring: flags & SETUP_RING != 0,
-            free_tables: flags & SETUP_FREE_TABLES != 0,
+            empty_tables: EmptyTables::new(flags)?,
             break_map,
         })
     }

@@ -12,6 +12,8 @@
 //!   and what is to become of its pages.
 //! - `pages`: which page is where, and what becomes of those that are flushed. The rule that a pending
 //!   page is not replaced is kept here. `slots`, `sparse` and `pool`, below it, are pure.
+//! - `marks`: where page tables may be empty. Pure.
+//! - `later`: page tables that are not freed at once.
 //! - `unmap`: the strategies.
 //! - `store`: what an open file and its mappings share; faults, deadlines, what memory pressure
 //!   takes.
@@ -37,6 +39,8 @@ mod abi;
 mod broken_tables;
 mod deferred;
 mod device;
+mod later;
+mod marks;
 mod membership;
 mod moves;
 mod open_files;
@@ -78,6 +82,10 @@ module! {
             default: 5000,
             description: "Milliseconds for which a flush may be deferred (1 to 1048576)",
         },
+        tables_age_ms: u32 {
+            default: 20,
+            description: "Milliseconds for which empty page tables may stay (1 to 1048576)",
+        },
     },
 }
 
@@ -112,6 +120,11 @@ fn limits() -> Result<Limits> {
         max_age_ms: checked(
             "max_age_ms",
             module_parameters::max_age_ms.value(),
+            MAX_LIMIT,
+        )?,
+        tables_age_ms: checked(
+            "tables_age_ms",
+            module_parameters::tables_age_ms.value(),
             MAX_LIMIT,
         )?,
     })

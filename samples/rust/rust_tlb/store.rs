@@ -4,6 +4,7 @@
 //! deferred flush, memory pressure.
 
 use crate::{
+    later,
     pages::{
         Pages,
         Populated,
@@ -78,6 +79,8 @@ pub(crate) struct Store {
     pages: Mutex<Pages>,
     /// What memory pressure could take, as of the last time that `pages` was unlocked.
     nr_reclaimable: Atomic<usize>,
+    /// Page tables are to be freed later, as of then.
+    is_marked: Atomic<bool>,
 }
 
 /// The sum over all open files.
@@ -113,6 +116,9 @@ impl DerefMut for LockedPages<'_> {
 impl Drop for LockedPages<'_> {
     fn drop(&mut self) {
         self.store.tell_reclaimable(self.pages.nr_reclaimable());
+        self.store
+            .is_marked
+            .store(self.pages.marks.nr() > 0, Relaxed);
     }
 }
 
@@ -131,6 +137,7 @@ impl Store {
                 tell,
                 pages <- new_mutex!(pages),
                 nr_reclaimable: Atomic::new(0),
+                is_marked: Atomic::new(false),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -214,6 +221,11 @@ impl Store {
         self.nr_reclaimable.load(Relaxed)
     }
 
+    /// Returns whether page tables are to be freed later.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.is_marked.load(Relaxed)
+    }
+
     /// Called with `pages` locked.
     fn tell_reclaimable(&self, nr: usize) {
         let before = self.nr_reclaimable();
@@ -259,7 +271,8 @@ impl Store {
         if nr_evicted > 0 {
             STATISTICS.batch(nr_evicted, report.nr_mms, Why::Pressure);
         }
-        for (_, page) in flushed.drain() {
+        for (pgoff, page) in flushed.drain() {
+            pages.mark_for_later(pgoff);
             // Someone holds a reference: it is freed when the last one lets go (H7).
             pages.counters.nr_shared += u64::from(page.into_exclusive().is_err());
         }
@@ -281,7 +294,12 @@ impl Store {
             pages.flush_deferred(Why::Pressure);
         }
         let nr_settled = (pages.counters.nr_freed - nr_freed_before) as usize;
-        let nr_freed = nr_settled + pages.shrink_pool(nr.saturating_sub(nr_settled));
+        let nr_tables = match (pages.marks.nr() > 0).then(|| this.mapping().try_lock()) {
+            Some(Some(rmap)) => later::free_some(&mut pages, &rmap.over(this)),
+            _ => 0,
+        };
+        let nr_freed = nr_settled + nr_tables;
+        let nr_freed = nr_freed + pages.shrink_pool(nr.saturating_sub(nr_freed));
         let nr_left = nr.saturating_sub(nr_freed);
         if nr_left == 0 || pages.slots.nr_idle() == 0 {
             return Some(nr_freed);
@@ -379,6 +397,8 @@ impl VmOperations for Notified {
 }
 
 impl Overdue for Store {
+    type Data = Self;
+
     fn overdue(store: ArcBorrow<'_, Self>) {
         let mut pages = store.lock();
         // By another member of its scope, which grew as old.
@@ -388,5 +408,20 @@ impl Overdue for Store {
             let mappings = store.mapping().over(store);
             pages.flush_deferred_with_tables(&mappings, Why::Old);
         }
+        drop(pages);
+        if store.is_marked() {
+            <Later as Overdue>::overdue(store);
+        }
+    }
+}
+
+/// Frees page tables that were not freed with the flush of an unmap.
+pub(crate) struct Later;
+
+impl Overdue for Later {
+    type Data = Store;
+
+    fn overdue(store: ArcBorrow<'_, Store>) {
+        later::free_all(|| store.lock(), &store.mapping().over(store));
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     membership::Membership,
     pages::Pages,
     request::{
+        EmptyTables,
         UnmapRequest,
         WriteBack, //
     },
@@ -242,10 +243,9 @@ impl Target<'_> {
         if request.break_context {
             self.gather_in_atomic_context()?;
         }
-        let tables = if pages.setup.free_tables {
-            Tables::Free
-        } else {
-            Tables::Keep
+        let tables = match pages.setup.empty_tables {
+            EmptyTables::Keep => Tables::Keep,
+            EmptyTables::Free | EmptyTables::FreeLater => Tables::Free,
         };
         // A table goes with a run that covers it: all that was asked for, populated or not.
         let gather = |this: &Self, pgoffs: &[usize]| match tables {

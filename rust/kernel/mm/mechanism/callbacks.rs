@@ -37,6 +37,18 @@ pub(in crate::mm) unsafe fn deadline_start(
 
 /// # Safety
 ///
+/// `deadline` must be initialised.
+#[inline(never)]
+pub(in crate::mm) unsafe fn deadline_start_once(
+    deadline: *mut bindings::tlb_defer_deadline,
+    delay_ms: u32,
+) {
+    // SAFETY: As promised by the caller.
+    unsafe { bindings::tlb_defer_deadline_start_once(deadline, delay_ms) }
+}
+
+/// # Safety
+///
 /// `deadline` must be initialised, and this not be called by its function.
 #[inline(never)]
 pub(in crate::mm) unsafe fn deadline_cancel(deadline: *mut bindings::tlb_defer_deadline) {

@@ -125,6 +125,13 @@ impl<T: Send + Sync + 'static> Mappings for LockedMappings<'_, T> {
     }
 }
 
+/// Mappings that are shown under the lock of their file (`i_mmap_rwsem`), and not another one.
+/// Sealed: only this crate says so.
+pub trait FileLocked: Mappings<Mapping = Vma> {}
+
+impl<T: Send + Sync + 'static> FileLocked for FileMappings<'_, T> {}
+impl<T: Send + Sync + 'static> FileLocked for LockedMappings<'_, T> {}
+
 /// One mapping. It is locked already: by its own lock, or by the `mmap_lock` of its process.
 pub struct OneMapping<'a>(&'a Vma);
 

@@ -22,6 +22,9 @@
 //!    and each table is freed after an RCU grace period that begins now, since those who look it
 //!    up without a lock are under RCU.
 //!
+//! [`Batch::take_tables_of`] does the same for tables that an earlier batch has left empty, and
+//! flushes for them alone: for a driver that has no time for it when it unmaps.
+//!
 //! Only a VMA that covers all that a table maps loses it: else a table would be taken from under
 //! VMAs that the driver knows nothing of.
 //!
@@ -33,7 +36,10 @@ use super::{
         Batch,
         Flushed, //
     },
-    mappings::FileMappings,
+    mappings::{
+        FileLocked,
+        FileMappings, //
+    },
     policy::{
         Flush,
         Why, //
@@ -42,10 +48,7 @@ use super::{
         PageRange,
         Pending, //
     },
-    walk::{
-        Entry,
-        Mappings, //
-    },
+    walk::Item,
     window::{
         Window,
         PTRS_PER_PTE, //
@@ -167,6 +170,28 @@ impl<P: StalePage, F: Flush<Mm = Mm> + ?Sized> Batch<P, F> {
         self.take_tables_by(mappings, may_be_empty, Broken::default())
     }
 
+    /// As [`Batch::take_tables`], for the tables that any of the pages `pgoffs` of the file are in.
+    /// They are sorted.
+    ///
+    /// # Context
+    ///
+    /// As [`Batch::take_tables`]; but if `mappings` are locked already, nothing is waited for.
+    pub fn take_tables_of<T: FileLocked>(
+        mut self,
+        mappings: &T,
+        pgoffs: &[usize],
+        may_be_empty: impl Fn(usize, usize) -> bool,
+    ) -> WithTables<P, F> {
+        let (_, policy) = self.unmapped();
+        let (dead, counts) = take(mappings, pgoffs, policy, may_be_empty, Broken::default());
+        // INVARIANT: What was taken out was recorded with the policy of this batch.
+        WithTables {
+            batch: self,
+            dead,
+            counts,
+        }
+    }
+
     /// [`Batch::take_tables`], with rules broken: the negative controls.
     #[cfg(CONFIG_RUST_TLB_FAULTS)]
     pub fn take_tables_broken<T>(
@@ -191,23 +216,7 @@ impl<P: StalePage, F: Flush<Mm = Mm> + ?Sized> Batch<P, F> {
         T: Send + Sync + 'static,
     {
         let (entries, policy) = self.unmapped();
-        let mut taking = Taking {
-            policy,
-            // INVARIANT: No table.
-            dead: Dead(mechanism::RawTables {
-                broken: broken.for_c(),
-                ..Default::default()
-            }),
-            counts: Counts::default(),
-            broken,
-        };
-        if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
-            mappings.for_each(first.pgoff, last.pgoff, |vma| {
-                taking.take_of(vma, entries, &may_be_empty);
-            });
-        }
-        let Taking { dead, counts, .. } = taking;
-        mechanism::tables_taken();
+        let (dead, counts) = take(mappings, entries, policy, may_be_empty, broken);
         // INVARIANT: What was taken out was recorded with the policy of this batch.
         WithTables {
             batch: self,
@@ -215,6 +224,34 @@ impl<P: StalePage, F: Flush<Mm = Mm> + ?Sized> Batch<P, F> {
             counts,
         }
     }
+}
+
+/// Takes those tables out of `mappings` that any of `items` are in. `policy` is told, and has to be
+/// flushed before they are dropped.
+fn take<T: FileLocked, I: Item>(
+    mappings: &T,
+    items: &[I],
+    policy: &mut (impl Flush<Mm = Mm> + ?Sized),
+    may_be_empty: impl Fn(usize, usize) -> bool,
+    broken: Broken,
+) -> (Dead, Counts) {
+    let mut taking = Taking {
+        policy,
+        // INVARIANT: No table.
+        dead: Dead(mechanism::RawTables {
+            broken: broken.for_c(),
+            ..Default::default()
+        }),
+        counts: Counts::default(),
+        broken,
+    };
+    if let (Some(first), Some(last)) = (items.first(), items.last()) {
+        mappings.for_each(first.pgoff(), last.pgoff(), |vma| {
+            taking.take_of(vma, items, &may_be_empty);
+        });
+    }
+    mechanism::tables_taken();
+    (taking.dead, taking.counts)
 }
 
 /// Tables on their way out.
@@ -230,25 +267,25 @@ struct Taking<'b, F: ?Sized> {
 }
 
 impl<F: Flush<Mm = Mm> + ?Sized> Taking<'_, F> {
-    /// Takes those tables of `vma` that map any of `entries`, each once.
-    fn take_of<P>(
+    /// Takes those tables of `vma` that any of `items` are in, each once.
+    fn take_of<I: Item>(
         &mut self,
         vma: &Vma,
-        entries: &[Entry<P>],
+        items: &[I],
         may_be_empty: impl Fn(usize, usize) -> bool,
     ) {
         let Some(window) = vma.window() else {
             return;
         };
-        let from = entries.partition_point(|e| window.is_before(e.pgoff));
-        let mut rest = entries.get(from..).unwrap_or(&[]);
-        while let Some((table, first)) = rest.first().and_then(|e| table_of(&window, e.pgoff)) {
+        let from = items.partition_point(|i| window.is_before(i.pgoff()));
+        let mut rest = items.get(from..).unwrap_or(&[]);
+        while let Some((table, first)) = rest.first().and_then(|i| table_of(&window, i.pgoff())) {
             let last = first + (table.span_pages() - 1);
             // The VMA covers it.
             if table.span_pages() == PTRS_PER_PTE && may_be_empty(first, last) {
                 self.take(vma, table);
             }
-            let done = rest.partition_point(|e| e.pgoff <= last);
+            let done = rest.partition_point(|i| i.pgoff() <= last);
             rest = rest.get(done..).unwrap_or(&[]);
             mechanism::cond_resched();
         }
@@ -256,9 +293,9 @@ impl<F: Flush<Mm = Mm> + ?Sized> Taking<'_, F> {
 
     fn take(&mut self, vma: &Vma, table: PageRange) {
         // SAFETY:
-        // - The tables were made in `take_tables_by`.
-        // - `FileMappings` holds the rmap lock of the file while it shows its VMAs; `table` is a whole
-        //   table that lies in the window of this one.
+        // - The tables were made in `take`.
+        // - `FileLocked` says that the rmap lock of the file is held while a VMA is shown; `table` is
+        //   a whole table that lies in the window of this one.
         // - The policy is told below, and `dead` not dropped before it has flushed: by the
         //   invariants of `Taking` and `WithTables`.
         let fate = unsafe { mechanism::table_take(&mut self.dead.0, vma.as_raw(), table.start()) };

@@ -5,6 +5,8 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use serde::Serialize;
@@ -33,13 +35,16 @@ enum How {
     Madvise,
     /// By the device, which frees the tables.
     Unmap,
+    /// By the device, whose worker frees the tables.
+    UnmapAsync,
     /// By the device, which leaves them.
     None,
 }
 
-const HOWS: [(&str, How); 3] = [
+const HOWS: [(&str, How); 4] = [
     ("madvise", How::Madvise),
     ("unmap", How::Unmap),
+    ("unmap_async", How::UnmapAsync),
     ("none", How::None),
 ];
 
@@ -49,6 +54,9 @@ pub struct Row {
     pub how: &'static str,
     pub nr_pages: u64,
     pub vm_pte_before_kb: u64,
+    /// When the call returns, ...
+    pub vm_pte_held_kb: u64,
+    /// ... and when all that it left to others is done.
     pub vm_pte_after_kb: u64,
     /// Of the time-stamp counter: instructions, by a clock that counts them.
     pub ticks_per_page: f64,
@@ -69,11 +77,24 @@ pub fn run(quick: bool, mut emit: impl FnMut(Row) -> Result<()>) -> Result<()> {
     Ok(())
 }
 
+/// Waits until the worker has freed all tables.
+fn await_worker(device: &Device, nr_tables: u64) -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let end = Instant::now() + LIMIT;
+    while device.counters()?.nr_tables_freed < nr_tables {
+        ensure!(Instant::now() < end, "{:?}", device.counters()?);
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
 fn measure(name: &'static str, how: How, nr_tables: u64) -> Result<Row> {
     let device = Device::open()?;
-    if matches!(how, How::Unmap) {
-        device.setup(abi::SETUP_FREE_TABLES)?;
-    }
+    device.setup(match how {
+        How::Unmap => abi::SETUP_FREE_TABLES,
+        How::UnmapAsync => abi::SETUP_FREE_TABLES | abi::SETUP_FREE_TABLES_LATER,
+        How::Madvise | How::None => 0,
+    })?;
     let nr_mapped = nr_tables * PAGES_PER_TABLE;
     let mapping = Arc::new(Mapping::of_tables(&device, nr_mapped)?);
     // Somebody who has to be asked.
@@ -100,6 +121,10 @@ fn measure(name: &'static str, how: How, nr_tables: u64) -> Result<Row> {
             reply.map(|reply| reply.nr_pages)
         }
     });
+    let held = vm_pte_kb()?;
+    if matches!(how, How::UnmapAsync) {
+        await_worker(&device, nr_tables)?;
+    }
     let rounds = events()?.since(counted).remote_flush;
     let after = vm_pte_kb()?;
     crew.step()?;
@@ -110,6 +135,7 @@ fn measure(name: &'static str, how: How, nr_tables: u64) -> Result<Row> {
         how: name,
         nr_pages: nr_tables,
         vm_pte_before_kb: before,
+        vm_pte_held_kb: held,
         vm_pte_after_kb: after,
         ticks_per_page: elapsed.ticks as f64 / nr_tables as f64,
         rounds,

@@ -49,10 +49,13 @@ impl Scenery<'_> {
         if !is_last || process == 0 {
             return self.run_threads(process, self.shared);
         }
-        // The seed says of which kind its mappings are: any of 16.
-        let kinds =
-            abi::SETUP_PFNMAP | abi::SETUP_NOTIFY | abi::SETUP_RING | abi::SETUP_FREE_TABLES;
-        let setup = self.seed as u32 & kinds;
+        // The seed says of which kind its mappings are: any of 24.
+        let tables = abi::SETUP_FREE_TABLES | abi::SETUP_FREE_TABLES_LATER;
+        let kinds = abi::SETUP_PFNMAP | abi::SETUP_NOTIFY | abi::SETUP_RING | tables;
+        let setup = match self.seed as u32 & kinds {
+            setup if setup & tables == abi::SETUP_FREE_TABLES_LATER => setup & !tables,
+            setup => setup,
+        };
         let own = Arena::open_as(self.own_books, setup)?;
         self.run_threads(process, &own)?;
         own.settle()

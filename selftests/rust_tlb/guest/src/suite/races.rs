@@ -4,6 +4,8 @@
 //! eyes of the oracle, a fixed number of times.
 
 use core::sync::atomic::{AtomicU64, Ordering};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::thread;
 
@@ -176,6 +178,22 @@ pub(super) fn turn_fork(
     })?;
     watcher.pass(mapping, Access::Read);
     child.join()
+}
+
+/// Has the kernel walk the page tables, without a lock of theirs at first.
+pub(super) fn turn_proc(
+    _: &Ground,
+    mapping: &mut Mapping,
+    watcher: &mut Watcher<'_>,
+) -> Result<()> {
+    watcher.pass(mapping, Access::ReadWrite);
+    let mut entries = vec![0; NR_PAGES as usize * size_of::<u64>()];
+    let page = mapping.address().addr() / PAGE_SIZE;
+    let pagemap = File::open("/proc/self/pagemap")?;
+    pagemap.read_exact_at(&mut entries, (page * size_of::<u64>()) as u64)?;
+    fs::read("/proc/self/smaps")?;
+    watcher.pass(mapping, Access::ReadWrite);
+    Ok(())
 }
 
 /// Reads through get_user_pages(), which holds a reference to a page that may be unmapped meanwhile:

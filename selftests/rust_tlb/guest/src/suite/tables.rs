@@ -8,10 +8,12 @@
 mod controls;
 mod emptied;
 mod freed;
+mod later;
 mod lazy;
 mod moved;
 mod races;
 mod retried;
+mod sparse;
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -33,10 +35,17 @@ use emptied::{
     without_the_switch_they_stay,
 };
 use freed::{a_freed_table_is_flushed_by_broadcast, a_freed_table_is_flushed_by_precise};
+use later::{
+    a_busy_process_is_tried_again, a_worker_frees_the_tables_of_all_processes,
+    memory_pressure_frees_them_at_once, nothing_is_left_to_do_at_the_end,
+};
 use lazy::{a_lazy_cpu_that_is_not_asked_shows, lazy_cpus_are_asked_too};
 use moved::{a_gigabyte_that_moves_is_unmapped, tables_that_move_are_unmapped};
-use races::{everything_at_once, fork, madvise_dontneed, mremap, munmap, process_vm_readv};
+use races::{
+    everything_at_once, fork, madvise_dontneed, mremap, munmap, pagemap_and_smaps, process_vm_readv,
+};
 use retried::{a_table_that_goes_is_no_want_of_memory, faults_find_a_table_every_time};
+use sparse::a_sparse_mapping_gives_its_tables_back;
 
 crate::tests! {
     a_table_that_goes_is_no_want_of_memory,
@@ -58,11 +67,17 @@ crate::tests! {
     no_one_returns_before_the_flush,
     a_flush_that_others_do_not_know_of_shows,
     a_table_that_is_not_looked_at_is_lost,
+    a_worker_frees_the_tables_of_all_processes,
+    a_busy_process_is_tried_again,
+    memory_pressure_frees_them_at_once,
+    nothing_is_left_to_do_at_the_end,
+    a_sparse_mapping_gives_its_tables_back within 60,
     munmap,
     madvise_dontneed,
     mremap,
     fork,
     process_vm_readv,
+    pagemap_and_smaps,
     everything_at_once,
 }
 

@@ -3,6 +3,9 @@
 //! The pure files of the device, with their tests.
 
 mod crowds;
+mod marked;
+#[path = "../../../srctree/samples/rust/rust_tlb/marks.rs"]
+mod marks;
 #[path = "../../../srctree/samples/rust/rust_tlb/pool.rs"]
 mod pool;
 mod pools;

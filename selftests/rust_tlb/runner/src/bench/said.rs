@@ -124,6 +124,7 @@ pub struct PageTables {
     pub how: String,
     pub nr_pages: u64,
     pub vm_pte_before_kb: u64,
+    pub vm_pte_held_kb: u64,
     pub vm_pte_after_kb: u64,
     pub ticks_per_page: f64,
     pub rounds: u64,

@@ -22,7 +22,9 @@ pub fn setup_refuses_bad_arguments(_: &Options) -> Result<()> {
         ensure!(answer == Err(Errno::INVAL), "{flags:#x}: {answer:?}");
         Ok(())
     };
-    bad(1 << 5, [0; 3])?;
+    bad(1 << 6, [0; 3])?;
+    // Which says when, but not what.
+    bad(abi::SETUP_FREE_TABLES_LATER, [0; 3])?;
     bad(1 << 31, [0; 3])?;
     bad(0, [1, 0, 0])?;
     bad(ALL_SETUP_FLAGS, [0, 0, 1 << 31])?;

@@ -7,7 +7,8 @@ use anyhow::{bail, Result};
 
 use crate::ktap::Options;
 use crate::suite::races::{
-    race, turn_dontneed, turn_fork, turn_mremap, turn_munmap, turn_readv, Ground, Turn, ALL_TURNS,
+    race, turn_dontneed, turn_fork, turn_mremap, turn_munmap, turn_proc, turn_readv, Ground, Turn,
+    ALL_TURNS,
 };
 
 /// Tables that have to be empty while it races: each unmap leaves some.
@@ -46,6 +47,10 @@ pub fn fork(options: &Options) -> Result<()> {
 
 pub fn process_vm_readv(options: &Options) -> Result<()> {
     race_over_tables(options, &[turn_readv])
+}
+
+pub fn pagemap_and_smaps(options: &Options) -> Result<()> {
+    race_over_tables(options, &[turn_proc])
 }
 
 pub fn everything_at_once(options: &Options) -> Result<()> {
