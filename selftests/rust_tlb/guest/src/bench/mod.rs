@@ -8,6 +8,7 @@
 //! - [`plan`] says what is measured, [`sweep`] does it, [`row`] sums up.
 //! - [`victims`] is what those lose who are interrupted.
 //! - [`moves`] is what `mremap()` costs.
+//! - [`binder`] is what a real driver's shrinker costs.
 //! - [`headline`] is the workload that batched flushes were invented for.
 //! - [`page_tables`] is the one that freeing empty page tables was argued for with.
 //! - [`stale`] is whether they were flushed at all.
@@ -15,6 +16,7 @@
 //!
 //! Results are lines of a word in capitals and a JSON object; the runner makes a page of them.
 
+pub mod binder;
 pub mod cast;
 pub mod check;
 pub mod clock;

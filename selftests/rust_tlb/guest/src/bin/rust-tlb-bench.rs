@@ -12,7 +12,7 @@ use serde::Serialize;
 use rust_tlb_guest::bench::check::Check;
 use rust_tlb_guest::bench::plan::Effort;
 use rust_tlb_guest::bench::way::WAYS;
-use rust_tlb_guest::bench::{exact, headline, moves, page_tables, stale, sweep, victims};
+use rust_tlb_guest::bench::{binder, exact, headline, moves, page_tables, stale, sweep, victims};
 use rust_tlb_guest::cpu;
 
 /// Measures what it costs to take pages back, in each way that there is.
@@ -53,6 +53,15 @@ enum Part {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
+    /// What Rust Binder's shrinker costs
+    Binder {
+        /// Scans of each kind
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Turns in which transactions are counted
+        #[arg(long, default_value_t = 0)]
+        turns: usize,
+    },
     /// What interrupted threads lose
     Victims,
     /// More mapped pages than memory, read on all CPUs
@@ -72,6 +81,7 @@ fn main() -> ExitCode {
         Part::Exact { rounds } => exact(*rounds),
         Part::Stale => look(&options),
         Part::Moves { rounds } => move_memory(*rounds),
+        Part::Binder { rounds, turns } => shrink(&options, *rounds, *turns),
         Part::Victims => victims(&options),
         Part::Headline { path } => headline(&options, path),
         Part::PageTables => tables(&options),
@@ -134,6 +144,20 @@ fn look(options: &Options) -> Result<()> {
 fn move_memory(nr_rounds: usize) -> Result<()> {
     cpu::pin_driver()?;
     moves::run(nr_rounds, |row| tell("MOVE", row))
+}
+
+fn shrink(options: &Options, nr_rounds: usize, nr_turns: usize) -> Result<()> {
+    cpu::pin_driver()?;
+    ensure!(cpu::nr_cpus() >= 2, "a second CPU is needed");
+    let effort = binder::Effort {
+        nr_rounds,
+        nr_turns,
+        turn: match options.quick {
+            true => Duration::from_millis(300),
+            false => Duration::from_secs(1),
+        },
+    };
+    binder::run(effort, |row| tell("BINDER", row))
 }
 
 fn victims(options: &Options) -> Result<()> {

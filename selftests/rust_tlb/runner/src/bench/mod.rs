@@ -6,10 +6,11 @@
 //!   [`said`] is what they say.
 //! - [`results`] is what is written, [`merge`] makes rows of what two boots measured, [`targets`]
 //!   holds them against what was aimed at.
-//! - [`moves`] is what `mremap()` costs.
+//! - [`moves`] is what `mremap()` costs, [`binder`] what a real driver's shrinker does.
 //! - [`events`] compares kernels with trace events and without.
 //! - [`chart`] draws, [`plots`] chooses what, [`page`] is the HTML, [`tables`] its tables.
 
+mod binder;
 mod chart;
 pub mod events;
 mod merge;

@@ -4,6 +4,7 @@
 
 use maud::{html, Markup, PreEscaped, DOCTYPE};
 
+use super::binder;
 use super::moves;
 use super::plots::Plot;
 use super::results::Results;
@@ -50,6 +51,8 @@ pub fn render(results: &Results, plots: &[Plot]) -> String {
                 (tables::headline(results))
                 h2 { "Memory that is moved" }
                 (moves::table(&results.moves))
+                h2 { "A real driver: Rust Binder" }
+                (binder::table(&results.binder))
                 h2 { "Every measurement" }
                 (tables::rows(results))
                 h2 { "Do the counters agree?" }
@@ -135,6 +138,8 @@ mod tests {
             "512 scattered pages, one process, 8 CPUs",
             "<svg",
             "reclaim of a file",
+            "A real driver: Rust Binder",
+            "binder, 8 processes: flush rounds of a scan",
             "QEMU emulator version 9",
         ] {
             assert!(page.contains(text), "{text}");

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::environment::Environment;
 
+use super::binder;
 use super::merge;
 use super::moves;
 use super::plots::STRATEGIES;
@@ -33,6 +34,7 @@ pub struct Results {
     pub headline: Vec<HeadlineRow>,
     pub moves: Vec<moves::Row>,
     pub page_tables: Vec<PageTablesRow>,
+    pub binder: Vec<binder::Row>,
     pub targets: Vec<Target>,
     pub checks: Vec<Check>,
 }
@@ -188,6 +190,9 @@ pub fn assemble(
     let boots = environments.iter().map(boot).collect();
     let first = environments.into_iter().next().context("no boot")?;
     let rows = merge::rows(said)?;
+    let binder = binder::rows(&said.binder[0], &said.binder[1])?;
+    let mut targets = targets::judge(&rows);
+    targets.extend(binder::targets(&binder));
     Ok(Results {
         schema_version: VERSION,
         environment: first.1,
@@ -198,7 +203,8 @@ pub fn assemble(
         headline: headline(&said.headline),
         moves: moves::rows(&said.moves[0], &said.moves[1])?,
         page_tables: said.page_tables.iter().map(PageTablesRow::of).collect(),
-        targets: targets::judge(&rows),
+        binder,
+        targets,
         checks: said.checks.clone(),
         rows,
     })

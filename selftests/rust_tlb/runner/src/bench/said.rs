@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::moves;
+use super::{binder, moves};
 
 /// A median, the least and the greatest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
@@ -147,6 +147,8 @@ pub struct Said {
     /// Moves where time passes, and where instructions are counted.
     pub moves: [Vec<moves::Measured>; 2],
     pub page_tables: Vec<PageTables>,
+    /// Scans of Rust Binder's shrinker, likewise.
+    pub binder: [Vec<binder::Measured>; 2],
 }
 
 /// What a line is.
@@ -170,6 +172,7 @@ impl Said {
             "CHECK" => keep(&mut self.checks, rest).inspect(|_| self.name_check()),
             "STALE" => keep(&mut self.stale, rest),
             "MOVE" => keep(&mut self.moves[usize::from(counted)], rest),
+            "BINDER" => keep(&mut self.binder[usize::from(counted)], rest),
             "VICTIMS" => keep(&mut self.victims, rest),
             "HEADLINE" => keep(&mut self.headline, rest),
             "PAGE_TABLES" => keep(&mut self.page_tables, rest),

@@ -61,6 +61,15 @@ fn a_move(how: &str) -> Value {
     })
 }
 
+fn scans(how: &str, nr_rounds: f64, transactions: f64, counted: bool) -> Value {
+    let transactions = (!counted).then(|| spread(transactions));
+    json!({
+        "how": how, "nr_processes": 8, "nr_pages": 96, "nr_samples": 3,
+        "rounds_per_scan": spread(nr_rounds), "ipis_per_scan": spread(7.0 * nr_rounds),
+        "ticks_per_page": spread(4000.0), "transactions_per_s": transactions,
+    })
+}
+
 /// What two boots said.
 pub fn said() -> Said {
     let mut said = Said::default();
@@ -87,6 +96,8 @@ pub fn said() -> Said {
     hear("VICTIMS", victims("zap", 100, 800.0), false);
     for counted in [false, true] {
         hear("MOVE", a_move("kernel_deferred"), counted);
+        hear("BINDER", scans("before", 96.0, 500.0, counted), counted);
+        hear("BINDER", scans("after", 1.0, 600.0, counted), counted);
     }
     hear(
         "HEADLINE",

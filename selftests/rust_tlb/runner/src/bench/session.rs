@@ -40,6 +40,8 @@ pub struct Part {
 /// Rounds of each measurement, in the quick bench and in the full one. Those that are counted are nearly all the same, and slow.
 const TIMED_ROUNDS: [&str; 2] = ["5", "15"];
 const COUNTED_ROUNDS: [&str; 2] = ["3", "5"];
+/// In which transactions are counted.
+const TURNS: [&str; 2] = ["2", "7"];
 
 /// What is done, in this order.
 pub fn parts(machine: &Machine, quick: bool) -> [Part; 3] {
@@ -58,6 +60,11 @@ pub fn parts(machine: &Machine, quick: bool) -> [Part; 3] {
                 of("sweeps", TIMED_ROUNDS),
                 of("exact", TIMED_ROUNDS),
                 of("moves", COUNTED_ROUNDS),
+                [
+                    of("binder", COUNTED_ROUNDS),
+                    vec!["--turns", TURNS[usize::from(!quick)]],
+                ]
+                .concat(),
                 vec!["stale"],
             ],
         },
@@ -73,6 +80,7 @@ pub fn parts(machine: &Machine, quick: bool) -> [Part; 3] {
                 of("exact", COUNTED_ROUNDS),
                 of("moves", COUNTED_ROUNDS),
                 vec!["page-tables"],
+                of("binder", COUNTED_ROUNDS),
             ],
         },
         Part {

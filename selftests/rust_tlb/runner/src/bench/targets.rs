@@ -99,7 +99,7 @@ impl Exact {
     }
 }
 
-fn target(name: &str, aim: f64, measured: Option<f64>, own: Option<f64>) -> Target {
+pub fn target(name: &str, aim: f64, measured: Option<f64>, own: Option<f64>) -> Target {
     Target {
         name: name.into(),
         aim,
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn each_aim_is_judged() {
-        let targets = sample::results().targets;
+        let targets = judge(&sample::results().rows);
         let met: Vec<bool> = targets.iter().map(|target| target.met).collect();
         // One round; 2500 of 5000; 2500 of 2400; and one page: 2500 and 2600 of 5000.
         assert_eq!(met[..5], [true, true, true, true, true]);
