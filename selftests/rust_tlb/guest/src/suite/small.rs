@@ -3,6 +3,8 @@
 //! A machine with little memory, most of which idle pages take: when others need it, they get it,
 //! and nobody is killed for it. To be run where it does not hurt.
 
+mod binder;
+
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::fs;
@@ -17,9 +19,12 @@ use crate::mapping::{Mapping, PAGE_SIZE, WORDS_PER_PAGE};
 use crate::selection::Selection;
 use crate::shared::Shared;
 
+use binder::idle_pages_of_binder_make_room_and_live_ones_stay;
+
 crate::tests! {
     idle_pages_make_room_for_others,
     idle_pages_make_room_for_the_device_itself,
+    idle_pages_of_binder_make_room_and_live_ones_stay within 120,
 }
 
 /// What takes long on a machine with more memory, and would swap on one that can.
