@@ -12,7 +12,7 @@ RUNNER := scripts/runner.sh
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help tools source overlay kernel module run test model bench events trace perf bpftrace kcsan litmus mutants frames binder series stress shell lint setup-matrix clean distclean
+.PHONY: help tools source overlay kernel module run test model bench events trace perf bpftrace kcsan litmus mutants frames binder binder-tests series stress shell lint setup-matrix clean distclean
 
 ifeq ($(V),0)
 Q := @
@@ -32,6 +32,7 @@ help:
 	@echo 'make mutants   break one rule after the other, and see that the tests notice; MUTANT=text: those that contain it'
 	@echo 'make frames    the largest stack frames of the project, in objects built for 8192 CPUs'
 	@echo 'make binder    Rust Binder: one shootdown for each scan of its shrinker, before and after'
+	@echo 'make binder-tests  the kernel'"'"'s own tests of Binder, with our patch and without (two more kernels are built)'
 	@echo 'make series    all of it as mails for git am, checked; CHECK=1: and built after each of them'
 	@echo 'make stress    use the device at random for DURATION=600 seconds; SEED= replays the choices of an earlier run'
 	@echo 'make shell     a shell in the VM, as root, with the module loaded'
@@ -68,6 +69,7 @@ litmus: export STEPS = 3
 mutants: export STEPS = 2
 frames: export STEPS = 5
 binder: export STEPS = 7
+binder-tests: export STEPS = 5
 series: export STEPS = 4
 stress: export STEPS = 7
 shell: export STEPS = 6
@@ -145,6 +147,9 @@ binder: export TEST = vm binder
 binder: tools
 	$(Q)scripts/kernel-build.sh test
 	$(Q)$(RUNNER) test
+
+binder-tests: tools
+	$(Q)scripts/binder-tests.sh
 
 stress: tools
 	$(Q)scripts/kernel-build.sh test
