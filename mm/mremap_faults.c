@@ -51,7 +51,7 @@ static void hold_window_open(bool may_sleep)
 	WRITE_ONCE(window, 1);
 	while (READ_ONCE(window) && time_before(jiffies, end)) {
 		if (may_sleep)
-			msleep(1);
+			usleep_range(1000, 2000);
 		else
 			cpu_relax();
 	}

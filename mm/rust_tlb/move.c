@@ -14,9 +14,9 @@
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
 #include <linux/pagemap.h>
+#include <linux/pgalloc.h>
 #include <linux/tlb_move.h>
 
-#include <asm/pgalloc.h>
 #include <asm/tlbflush.h>
 
 #include "../internal.h"

@@ -15,12 +15,12 @@
 #include <linux/mm.h>
 #include <linux/mm_inline.h>
 #include <linux/mmu_notifier.h>
+#include <linux/pgalloc.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/mm.h>
 #include <linux/tlb_defer_tables.h>
 #include <linux/tlb_hold.h>
 
-#include <asm/pgalloc.h>
 #include <asm/tlbflush.h>
 
 #define CREATE_TRACE_POINTS

@@ -96,6 +96,12 @@ int flush_ring_add(struct mm_struct *mm)
 	return 0;
 }
 
+static struct mm_flush_ring *ring_of(struct mm_struct *mm)
+{
+	/* Pairs with cmpxchg() in flush_ring_add(): the zeroes are there, too. */
+	return smp_load_acquire(&mm->context.flush_ring);
+}
+
 void __flush_ring_free(struct mm_struct *mm)
 {
 	struct page *page = virt_to_page(mm->context.flush_ring);
@@ -205,7 +211,7 @@ void __flush_ring_publish(struct mm_struct *mm, u64 gen, unsigned long start,
 			  unsigned long end, unsigned int stride_shift,
 			  bool freed_tables)
 {
-	struct mm_flush_ring *ring = smp_load_acquire(&mm->context.flush_ring);
+	struct mm_flush_ring *ring = ring_of(mm);
 	u64 run = rust_flush_ring_run(start, end, stride_shift, freed_tables);
 
 	flush_ring_pause(FLUSH_RING_AT_PUBLISH);
@@ -227,7 +233,7 @@ void flush_ring_publish_next(struct mm_struct *mm, const u64 *runs,
 	/* A slot that is claimed for long is of use to nobody. */
 	guard(preempt)();
 	if (flush_rings_are_used())
-		ring = smp_load_acquire(&mm->context.flush_ring);
+		ring = ring_of(mm);
 	if (publish_broken(mm, runs, nr_runs))
 		return;
 	gen = inc_mm_tlb_gen(mm);
@@ -238,7 +244,7 @@ void flush_ring_publish_next(struct mm_struct *mm, const u64 *runs,
 bool __flush_ring_catch_up(struct mm_struct *mm, u64 local, u64 *gen, int who,
 			   unsigned long *nr_pages)
 {
-	struct mm_flush_ring *ring = smp_load_acquire(&mm->context.flush_ring);
+	struct mm_flush_ring *ring = ring_of(mm);
 	unsigned long limit = READ_ONCE(tlb_single_page_flush_ceiling);
 	long nr;
 
