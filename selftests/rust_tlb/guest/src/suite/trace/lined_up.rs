@@ -18,7 +18,8 @@ use crate::selection::Selection;
 use crate::tlb_events::TlbEvents;
 
 const NR: u64 = 4;
-/// A CPU can be lazy for a moment, and then is not asked: such a round is repeated.
+/// A CPU can be lazy for a moment, and then is not asked; or the kernel flushes for something of its
+/// own. The kernel's counters tell: such an attempt does not count, and is repeated.
 const NR_TRIES: usize = 10;
 
 /// One recorded unmap among busy CPUs: what was recorded of the driver, and what the kernel counted.
@@ -29,22 +30,30 @@ struct Recorded {
     events: TlbEvents,
 }
 
-/// Unmaps until `expect` is content, and tells why it was not if it never is.
-fn unmap_until(
+/// How many rounds, and how many CPUs asked in all of them, if each CPU but one is busy.
+type Expected = fn(usize) -> (usize, usize);
+
+/// Unmaps. If the kernel counted what is `expected`, all that `check` says must be so.
+fn unmap_and_check(
     cast: Cast,
     strategy: u32,
-    expect: impl Fn(&Recorded, usize) -> Result<()>,
+    expected: Expected,
+    check: impl Fn(&Recorded, usize) -> Result<()>,
 ) -> Result<()> {
     let tracing = tracing()?;
     let scene = Scene::new(cast, NR)?;
-    let mut last = Ok(());
+    let nr_others = cpu::nr_cpus() - 1;
+    let expected = expected(nr_others);
+    let mut spoilt = Vec::new();
     for _ in 0..NR_TRIES {
-        last = expect(&record(&tracing, &scene, strategy)?, cpu::nr_cpus() - 1);
-        if last.is_ok() {
-            break;
+        let recorded = record(&tracing, &scene, strategy)?;
+        if recorded.is_counted(expected) {
+            recorded.expect_traced(expected)?;
+            return check(&recorded, nr_others);
         }
+        spoilt.push(recorded.events);
     }
-    last
+    bail!("{expected:?} is expected, and never counted: {spoilt:?}")
 }
 
 fn record(tracing: &Tracing, scene: &Scene, strategy: u32) -> Result<Recorded> {
@@ -99,23 +108,30 @@ fn expect_ipi(recorded: &Recorded, call: &Call) -> Result<()> {
     Ok(())
 }
 
-/// The trace has what `/proc/vmstat` and `/proc/interrupts` counted meanwhile.
-fn expect_counts(recorded: &Recorded, nr_rounds: usize, nr_asked: usize) -> Result<()> {
-    let Recorded {
-        history, events, ..
-    } = recorded;
-    let asked: usize = history.rounds.iter().map(|round| round.nr_asked).sum();
-    ensure!(
-        (history.rounds.len(), asked) == (nr_rounds, nr_asked),
-        "{} rounds asked {asked} CPUs, not {nr_rounds} and {nr_asked}",
-        history.rounds.len()
-    );
-    let counted = (events.remote_flush, events.remote_flush_received);
-    ensure!(
-        counted == (nr_rounds as u64, nr_asked as u64) && events.interrupts == counted.1,
-        "{events:?}, not {nr_rounds} and {nr_asked}"
-    );
-    Ok(())
+impl Recorded {
+    /// Whether that is what `/proc/vmstat` and `/proc/interrupts` have counted.
+    fn is_counted(&self, (nr_rounds, nr_asked): (usize, usize)) -> bool {
+        let TlbEvents {
+            remote_flush,
+            remote_flush_received,
+            interrupts,
+            ..
+        } = self.events;
+        let counted = [remote_flush, remote_flush_received, interrupts];
+        counted == [nr_rounds, nr_asked, nr_asked].map(|nr| nr as u64)
+    }
+
+    /// The trace has what was counted meanwhile.
+    fn expect_traced(&self, (nr_rounds, nr_asked): (usize, usize)) -> Result<()> {
+        let rounds = &self.history.rounds;
+        let asked: usize = rounds.iter().map(|round| round.nr_asked).sum();
+        ensure!(
+            (rounds.len(), asked) == (nr_rounds, nr_asked),
+            "{} rounds asked {asked} CPUs, not {nr_rounds} and {nr_asked}",
+            rounds.len()
+        );
+        Ok(())
+    }
 }
 
 pub fn a_broadcast_asks_every_cpu_once(_: &Options) -> Result<()> {
@@ -123,42 +139,47 @@ pub fn a_broadcast_asks_every_cpu_once(_: &Options) -> Result<()> {
         Cast::Threads(cpu::nr_cpus()),
         Cast::Processes(cpu::nr_cpus()),
     ] {
-        unmap_until(cast, strategy::BROADCAST, |recorded, nr_others| {
-            let History {
-                flushes,
-                calls,
-                rounds,
-                clears,
-                ..
-            } = &recorded.history;
-            expect_counts(recorded, 1, nr_others)?;
-            let ([flush], [call]) = (&flushes[..], &calls[..]) else {
-                bail!("{flushes:?} {calls:?}");
-            };
-            expect_round(call, &rounds[0])?;
-            expect_ipi(recorded, call)?;
-            ensure!(
-                call.flush == Some(0) && call.is_full() && call.mm == 0,
-                "{call:?}"
-            );
-            ensure!(call.nr_cpus == nr_others as u64, "{call:?}");
-            ensure!(rounds[0].pages < 0, "{rounds:?}");
-            ensure!(flush.nr_mms == cast.nr_mms() as u64, "{flush:?}");
-            let mut mms: Vec<u64> = clears.iter().map(|clear| clear.mm).collect();
-            mms.sort_unstable();
-            mms.dedup();
-            ensure!(mms.len() == cast.nr_mms(), "{clears:?}");
-            Ok(())
-        })?;
+        let expected: Expected = |nr_others| (1, nr_others);
+        unmap_and_check(
+            cast,
+            strategy::BROADCAST,
+            expected,
+            |recorded, nr_others| {
+                let History {
+                    flushes,
+                    calls,
+                    rounds,
+                    clears,
+                    ..
+                } = &recorded.history;
+                let ([flush], [call]) = (&flushes[..], &calls[..]) else {
+                    bail!("{flushes:?} {calls:?}");
+                };
+                expect_round(call, &rounds[0])?;
+                expect_ipi(recorded, call)?;
+                ensure!(
+                    call.flush == Some(0) && call.is_full() && call.mm == 0,
+                    "{call:?}"
+                );
+                ensure!(call.nr_cpus == nr_others as u64, "{call:?}");
+                ensure!(rounds[0].pages < 0, "{rounds:?}");
+                ensure!(flush.nr_mms == cast.nr_mms() as u64, "{flush:?}");
+                let mut mms: Vec<u64> = clears.iter().map(|clear| clear.mm).collect();
+                mms.sort_unstable();
+                mms.dedup();
+                ensure!(mms.len() == cast.nr_mms(), "{clears:?}");
+                Ok(())
+            },
+        )?;
     }
     Ok(())
 }
 
 pub fn a_precise_flush_asks_those_of_each_mm(_: &Options) -> Result<()> {
     let cast = Cast::Processes(cpu::nr_cpus());
-    unmap_until(cast, strategy::PRECISE, |recorded, nr_others| {
-        // The driver's own mm is nowhere else: its call is no round.
-        expect_counts(recorded, nr_others, nr_others)?;
+    // The driver's own mm is nowhere else: its call is no round.
+    let expected: Expected = |nr_others| (nr_others, nr_others);
+    unmap_and_check(cast, strategy::PRECISE, expected, |recorded, _| {
         let History { calls, .. } = &recorded.history;
         ensure!(calls.len() == cast.nr_mms(), "{calls:?}");
         for (number, call) in calls.iter().enumerate() {
@@ -181,10 +202,14 @@ pub fn a_precise_flush_asks_those_of_each_mm(_: &Options) -> Result<()> {
     })
 }
 
+/// A round per page.
+fn one_each(nr_others: usize) -> (usize, usize) {
+    (NR as usize, NR as usize * nr_others)
+}
+
 pub fn each_page_is_a_round_where_it_is_flushed_by_itself(_: &Options) -> Result<()> {
     let cast = Cast::Threads(cpu::nr_cpus());
-    unmap_until(cast, strategy::PAGE, |recorded, nr_others| {
-        expect_counts(recorded, NR as usize, NR as usize * nr_others)?;
+    unmap_and_check(cast, strategy::PAGE, one_each, |recorded, _| {
         let History { calls, rounds, .. } = &recorded.history;
         ensure!(calls.len() == NR as usize, "{calls:?}");
         for (number, round) in rounds.iter().enumerate() {
@@ -197,8 +222,7 @@ pub fn each_page_is_a_round_where_it_is_flushed_by_itself(_: &Options) -> Result
 
 pub fn rounds_of_the_core_are_nobodys_calls(_: &Options) -> Result<()> {
     let cast = Cast::Threads(cpu::nr_cpus());
-    unmap_until(cast, strategy::ZAP, |recorded, nr_others| {
-        expect_counts(recorded, NR as usize, NR as usize * nr_others)?;
+    unmap_and_check(cast, strategy::ZAP, one_each, |recorded, _| {
         let History {
             flushes, rounds, ..
         } = &recorded.history;
