@@ -5,14 +5,15 @@
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use core::time::Duration;
-use std::fs;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use rustix::process::{getrlimit, kill_process, setrlimit, Resource, Rlimit, Signal};
+use rustix::time::{clock_gettime, ClockId};
 
 use crate::abi::{self, strategy};
+use crate::attempts::{caught_every_time, Attempt};
 use crate::child::Child;
 use crate::cpu;
 use crate::device::Device;
@@ -23,6 +24,7 @@ use crate::mapping::Mapping;
 use crate::reclaim::Shrinkers;
 use crate::selection::Selection;
 use crate::shared::Shared;
+use crate::stillness;
 
 crate::tests! {
     other_files_are_not_gone_by,
@@ -128,18 +130,31 @@ fn an_open_file_can_be_shared(_: &Options) -> Result<()> {
 }
 
 /// Waits until a task, known by its folder in `/proc`, sleeps in the kernel, and cannot be woken.
-pub(super) fn await_stuck(task: &str) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(5);
-    let path = format!("/proc/{task}/stat");
+/// False if the moment for which it is to wait is over before.
+pub(super) fn await_stuck(task: &str) -> Result<bool> {
     loop {
-        let stat = fs::read_to_string(&path).with_context(|| path.clone())?;
-        let state = stat.rsplit(')').next().unwrap_or("").trim_start();
-        if state.starts_with('D') {
-            return Ok(());
+        match stillness::state(task)? {
+            'D' => return Ok(true),
+            'Z' => bail!("{task} has ended, and has waited for nobody"),
+            _ if !held_moment::is_held()? => return Ok(false),
+            _ => thread::yield_now(),
         }
-        ensure!(Instant::now() < end, "{task} does not wait: {state}");
-        thread::yield_now();
     }
+}
+
+/// Does `what`, which is not to wait until the moment is over that is held. If that is over
+/// afterwards, either `what` has slept until then, or a busy host took so long.
+fn without_waiting(what: impl FnOnce() -> Result<()>) -> Result<Attempt> {
+    const LONG: Duration = Duration::from_secs(5);
+    let time_in_use = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime));
+    let (begin, begin_in_use) = (Instant::now(), time_in_use()?);
+    what()?;
+    let in_use = time_in_use()? - begin_in_use;
+    let asleep = begin.elapsed().saturating_sub(in_use);
+    let still = held_moment::is_held()?;
+    Ok(Attempt::judge(still, asleep > LONG, || {
+        format!("asleep for {asleep:?}, until it was over")
+    }))
 }
 
 pub(super) fn tid() -> u32 {
@@ -153,12 +168,16 @@ pub(super) fn await_started(tid: &AtomicU32) {
     }
 }
 
-/// A is busy with its pages; B wants to enter A's scope, and waits for A. C has nothing to do with
-/// either.
 fn to_open_and_close_waits_for_nobody(_: &Options) -> Result<()> {
     if !held_moment::can_be_held() {
         return skip("the kernel has no CONFIG_RUST_TLB_FAULTS");
     }
+    caught_every_time(1, open_and_close_beside_others)
+}
+
+/// A is busy with its pages; B wants to enter A's scope, and waits for A. C has nothing to do with
+/// either.
+fn open_and_close_beside_others() -> Result<Attempt> {
     let a = Device::open()?;
     a.enter(strategy::BROADCAST, None)?;
     let (mapping, b) = (a.map(NR_PAGES)?, Device::open()?);
@@ -183,16 +202,17 @@ fn to_open_and_close_waits_for_nobody(_: &Options) -> Result<()> {
         let held = held_moment::await_held();
         is_held.store(1, Relaxed);
         held?;
-        await_stuck(&format!("self/task/{}", waiting_tid.load(Relaxed)))?;
-        for _ in 0..10 {
-            drop(Device::open()?);
-        }
-        let still = held_moment::is_held()?;
+        let is_stuck = await_stuck(&format!("self/task/{}", waiting_tid.load(Relaxed)))?;
+        let attempt = without_waiting(|| {
+            (0..10).try_for_each(|_| {
+                drop(Device::open()?);
+                Ok(())
+            })
+        })?;
         held_moment::go_on()?;
         busy.join().expect("nobody panics")?;
         waiting.join().expect("nobody panics")?;
-        ensure!(still, "it took until A was done");
-        Ok(())
+        Ok(if is_stuck { attempt } else { Attempt::Spoilt })
     })
 }
 
@@ -201,19 +221,24 @@ fn memory_pressure_waits_for_nobody(_: &Options) -> Result<()> {
     if !held_moment::can_be_held() {
         return skip("the kernel has no CONFIG_RUST_TLB_FAULTS");
     }
+    caught_every_time(1, press_beside_a_change)
+}
+
+fn press_beside_a_change() -> Result<Attempt> {
     let shrinkers = Shrinkers::open()?;
     let (device, mapping) = written()?;
     device.idle(0, NR_PAGES, abi::IDLE_MARK)?;
-    thread::scope(|scope| {
+    let attempt = thread::scope(|scope| {
         let holder = scope.spawn(|| held_moment::hold_vmas(&mapping));
         held_moment::await_held()?;
-        shrinkers.run()?;
-        let still = held_moment::is_held()?;
+        let attempt = without_waiting(|| Ok(shrinkers.run()?))?;
         held_moment::go_on()?;
         holder.join().expect("the holder does not panic")?;
-        ensure!(still, "memory pressure waited");
-        Ok(())
+        anyhow::Ok(attempt)
     })?;
+    if !matches!(attempt, Attempt::Caught) {
+        return Ok(attempt);
+    }
     let counters = device.counters()?;
     ensure!(
         counters.nr_idle == NR_PAGES,
@@ -228,7 +253,7 @@ fn memory_pressure_waits_for_nobody(_: &Options) -> Result<()> {
     shrinkers.take_idle(&device)?;
     let counters = device.counters()?;
     ensure!(counters.nr_reclaimed == NR_PAGES, "{counters:?}");
-    Ok(())
+    Ok(attempt)
 }
 
 /// One mapping's PTEs are cleared, the others' are left, and all the pages are where they were.
@@ -238,13 +263,14 @@ fn a_killed_unmap_ends_between_two_mappings(_: &Options) -> Result<()> {
     }
     for setup in [0, abi::SETUP_PFNMAP] {
         for defer in [0, abi::UNMAP_DEFER] {
-            kill_unmap(setup, defer).with_context(|| format!("setup {setup}, flags {defer}"))?;
+            caught_every_time(1, || kill_unmap(setup, defer))
+                .with_context(|| format!("setup {setup}, flags {defer}"))?;
         }
     }
     Ok(())
 }
 
-fn kill_unmap(setup: u32, defer: u32) -> Result<()> {
+fn kill_unmap(setup: u32, defer: u32) -> Result<Attempt> {
     const NR_MAPPINGS: usize = 3;
     let device = Device::open()?;
     device.setup(setup)?;
@@ -263,16 +289,21 @@ fn kill_unmap(setup: u32, defer: u32) -> Result<()> {
         device.unmap(&all(), strategy::PRECISE, defer)?;
         Ok(())
     })?;
-    thread::scope(|scope| {
+    let in_time = thread::scope(|scope| {
         let holder = scope.spawn(|| held_moment::hold_vmas(&mappings[0]));
         held_moment::await_held()?;
         may_begin[0].store(1, Relaxed);
-        await_stuck(&unmapper.pid().as_raw_nonzero().to_string())?;
+        let is_stuck = await_stuck(&unmapper.pid().as_raw_nonzero().to_string())?;
         kill_process(unmapper.pid(), Signal::KILL)?;
+        let in_time = is_stuck && held_moment::is_held()?;
         held_moment::go_on()?;
-        holder.join().expect("the holder does not panic")
+        holder.join().expect("the holder does not panic")?;
+        anyhow::Ok(in_time)
     })?;
     unmapper.kill()?;
+    if !in_time {
+        return Ok(Attempt::Spoilt);
+    }
     let nr_ptes = device.counters()?.nr_ptes;
     ensure!(nr_ptes == NR_PAGES, "{nr_ptes} PTEs were cleared");
     // Whoever lost a page has it again, with what was in it.
@@ -288,5 +319,5 @@ fn kill_unmap(setup: u32, defer: u32) -> Result<()> {
     let counters = device.counters()?;
     let left = (counters.nr_pages_held, counters.nr_shared);
     ensure!(left == (0, 0), "{counters:?}");
-    Ok(())
+    Ok(Attempt::Caught)
 }

@@ -11,6 +11,7 @@ use anyhow::{ensure, Result};
 
 use super::{all, expect_protected, expect_released, mapped_as, read, write, NR_PAGES, STRATEGIES};
 use crate::abi;
+use crate::attempts::{caught_every_time, Attempt};
 use crate::device::{strategy_name, Device};
 use crate::held_moment;
 use crate::ktap::{skip, Options};
@@ -117,9 +118,14 @@ pub fn a_fault_leaves_what_is_there(_: &Options) -> Result<()> {
     if !held_moment::can_be_held() {
         return skip("the kernel has no CONFIG_RUST_TLB_FAULTS");
     }
+    caught_every_time(1, read_beside_a_write)
+}
+
+/// Spoilt, if the moment is over before the write has come to it.
+fn read_beside_a_write() -> Result<Attempt> {
     let (device, mapping) = mapped_as(OF_PAGES)?;
     let (writing_tid, is_held) = (AtomicU32::new(0), AtomicBool::new(false));
-    thread::scope(|scope| {
+    let is_stuck = thread::scope(|scope| {
         // To start a thread waits for whoever is in a fault.
         let writing = scope.spawn(|| {
             writing_tid.store(tid(), Relaxed);
@@ -143,11 +149,14 @@ pub fn a_fault_leaves_what_is_there(_: &Options) -> Result<()> {
         writing.join().expect("nobody panics")?;
         stuck
     })?;
+    if !is_stuck {
+        return Ok(Attempt::Spoilt);
+    }
     // By the fault that came too late, and when it was tried again.
     expect_noticed(&device, 2, "the write")?;
     let in_two = abi::UNMAP_TWO_PHASE | abi::UNMAP_WRITE_BACK;
     let reply = device.unmap(&all(), abi::strategy::PRECISE, in_two)?;
     ensure!(reply.nr_ptes == 1 && reply.nr_protected == 0, "{reply:?}");
     ensure!(reply.nr_written_back == 1, "{reply:?}");
-    Ok(())
+    Ok(Attempt::Caught)
 }
