@@ -6,13 +6,12 @@
 mod binder;
 
 use core::sync::atomic::{AtomicU64, Ordering};
-use core::time::Duration;
 use std::fs;
 
 use anyhow::{bail, ensure, Context, Result};
 
 use crate::abi::{strategy, IDLE_MARK, IDLE_UNMARK};
-use crate::child::{describe, Child};
+use crate::child::Child;
 use crate::device::Device;
 use crate::ktap::{skip, Options};
 use crate::mapping::{Mapping, PAGE_SIZE, WORDS_PER_PAGE};
@@ -96,16 +95,11 @@ impl Hoard {
 
 /// Runs `body` in a process that the kernel kills before any other, which must not come to that.
 fn run_killable(body: impl FnOnce() -> Result<()>) -> Result<()> {
-    const LIMIT: Duration = Duration::from_secs(50);
-    let mut child = Child::fork(|| {
+    let child = Child::fork(|| {
         fs::write("/proc/self/oom_score_adj", "1000")?;
         body()
     })?;
-    match child.wait_for(LIMIT)? {
-        None => bail!("no progress in {LIMIT:?}"),
-        Some(status) if status.exit_status() == Some(0) => Ok(()),
-        Some(status) => bail!("the process {}", describe(status)),
-    }
+    child.join()
 }
 
 /// Touches one page after the other, until `enough`.
