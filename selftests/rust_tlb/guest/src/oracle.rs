@@ -107,23 +107,20 @@ impl Oracle {
     }
 
     /// Waits for a pass of all members that finds every page in the TLB; no such pass comes if their
-    /// TLBs cannot hold what they use.
-    pub fn await_residency(&self, device: &Device) -> Result<bool> {
+    /// TLBs cannot hold what they use. Returns what tells whether they have kept them, from the look
+    /// at them on.
+    pub fn await_residency(&self, device: &Device) -> Result<Option<Stillness>> {
         let nr_pages = self.ledger.nr_pages();
         for _ in 0..MAX_LOOKS {
+            let stillness = Stillness::of(self.ledger.threads(self.nr_members))?;
             device.accessed(0, nr_pages, abi::ACCESSED_CLEAR)?;
             self.await_passes(1)?;
             let bits = device.accessed(0, nr_pages, abi::ACCESSED_READ)?;
             if bits.accessed == 0 && bits.mapped.count_ones() as u64 == nr_pages {
-                return Ok(true);
+                return Ok(Some(stillness));
             }
         }
-        Ok(false)
-    }
-
-    /// From now on the members are to keep what they have in their TLBs.
-    pub fn stillness(&self) -> Result<Stillness> {
-        Stillness::of(self.ledger.threads(self.nr_members))
+        Ok(None)
     }
 
     /// Unmaps `selection` under the eyes of the members. With [`abi::UNMAP_DEFER`] the old pages

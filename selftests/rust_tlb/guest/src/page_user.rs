@@ -29,15 +29,18 @@ pub enum Fate {
     GoneByAFlush,
     /// It was not, but the user was switched away, or had to look it up before.
     GoneByASwitch,
+    /// It was not, and its user has slept since then: in a fault, so it was gone by then.
+    GoneInAFault,
     /// What the test wanted to do could not be done.
     Untried,
 }
 
-const FATES: [Fate; 5] = [
+const FATES: [Fate; 6] = [
     Fate::Used,
     Fate::Gone,
     Fate::GoneByAFlush,
     Fate::GoneByASwitch,
+    Fate::GoneInAFault,
     Fate::Untried,
 ];
 
@@ -51,7 +54,7 @@ impl Fate {
             Self::Used => Attempt::Missed("the old page is in use".into()),
             // It would have been gone anyway.
             Self::GoneByASwitch | Self::Untried => Attempt::Spoilt,
-            Self::Gone | Self::GoneByAFlush => Attempt::Caught,
+            Self::Gone | Self::GoneByAFlush | Self::GoneInAFault => Attempt::Caught,
         }
     }
 
@@ -170,10 +173,12 @@ impl PageUser {
         let goes_on = self.await_uses(3);
         if goes_on && self.get(LAST_READ) != 0 {
             Ok(Fate::Used)
-        } else if !was_resident || since.all_switched()? {
+        } else if !was_resident || since.all_preempted()? {
             Ok(Fate::GoneByASwitch)
         } else if since.nr_flushed()? > 0 {
             Ok(Fate::GoneByAFlush)
+        } else if since.all_switched()? {
+            Ok(Fate::GoneInAFault)
         } else {
             Ok(Fate::Gone)
         }

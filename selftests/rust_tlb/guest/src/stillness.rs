@@ -16,7 +16,7 @@ use crate::tlb_events::{counter, TlbEvents};
 /// How things were at one moment.
 pub struct Stillness {
     threads: Vec<u64>,
-    switches: Vec<u64>,
+    switches: Vec<Switches>,
     nr_flushed: u64,
 }
 
@@ -42,6 +42,13 @@ impl Stillness {
         Ok(pairs.all(|(now, then)| now != then))
     }
 
+    /// Whether each of the threads was switched away against its will: not asleep, in a fault or so.
+    pub fn all_preempted(&self) -> Result<bool> {
+        let now = switches(&self.threads)?;
+        let mut pairs = now.iter().zip(&self.switches);
+        Ok(pairs.all(|(now, then)| now.involuntary != then.involuntary))
+    }
+
     /// Whether none of them was.
     pub fn none_switched(&self) -> Result<bool> {
         Ok(switches(&self.threads)? == self.switches)
@@ -53,21 +60,26 @@ impl Stillness {
     }
 }
 
-fn switches(threads: &[u64]) -> Result<Vec<u64>> {
+/// How often a thread of any process was switched away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Switches {
+    voluntary: u64,
+    involuntary: u64,
+}
+
+fn switches(threads: &[u64]) -> Result<Vec<Switches>> {
     threads.iter().map(|&thread| nr_switches(thread)).collect()
 }
 
-/// How often a thread of any process was switched away.
-fn nr_switches(thread: u64) -> Result<u64> {
+fn nr_switches(thread: u64) -> Result<Switches> {
     let path = format!("/proc/{thread}/status");
     let status = fs::read_to_string(&path).context(path)?;
-    let counts = ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"];
-    let counts = counts.map(|name| counter(&status.replace('\t', " "), name));
-    counts
-        .iter()
-        .copied()
-        .sum::<Option<u64>>()
-        .context("a thread without counts of switches")
+    let status = status.replace('\t', " ");
+    let count = |name| counter(&status, name).context("a thread without counts of switches");
+    Ok(Switches {
+        voluntary: count("voluntary_ctxt_switches:")?,
+        involuntary: count("nonvoluntary_ctxt_switches:")?,
+    })
 }
 
 fn nr_flushed() -> Result<u64> {
@@ -96,6 +108,6 @@ mod tests {
     fn who_sleeps_is_switched_away() {
         let before = nr_switches(this_thread()).unwrap();
         std::thread::sleep(core::time::Duration::from_millis(5));
-        assert!(nr_switches(this_thread()).unwrap() > before);
+        assert!(nr_switches(this_thread()).unwrap().voluntary > before.voluntary);
     }
 }
