@@ -170,8 +170,8 @@ impl Watch<'_> {
         Ok(bits.accessed != 0)
     }
 
-    /// What became of the page, now that it is flushed. A CPU that flushed everything because it did
-    /// not believe the ring is no excuse.
+    /// What became of the page, now that it is flushed: gone by a flush, if a CPU flushed everything
+    /// because it did not believe the ring.
     pub fn fate(&self) -> Result<Fate> {
         let is_stale = self.stage.is_stale(self.file, self.page)?;
         let grown = Counts::read()?.grown(&self.before)?;
@@ -179,7 +179,9 @@ impl Watch<'_> {
         let doubted = grown.iter().any(|(name, _)| is_doubt(name));
         Ok(if is_stale {
             Fate::Used
-        } else if doubted || !self.has_walked()? {
+        } else if doubted {
+            Fate::GoneByAFlush
+        } else if !self.has_walked()? {
             Fate::Gone
         } else {
             Fate::GoneByASwitch
