@@ -88,10 +88,27 @@ impl Race<'_> {
         core::sync::atomic::fence(Acquire);
         if epoch.is_multiple_of(2) && self.epoch.load(Relaxed) == epoch {
             self.tally.nr_checked.fetch_add(1, Relaxed);
-            if found != value {
+            if found != value && !self.is_found_later(at, value, epoch) {
                 self.tally.nr_lost.fetch_add(1, Relaxed);
             }
         }
+    }
+
+    /// Reclaim takes a clean page of a file out of all mappings, and out of the file, before it
+    /// flushes: until then, what was written to the page that takes its place is not found by a
+    /// translation that is there still. That ends with the turn of the one who takes pages; a write
+    /// that is lost is lost for good.
+    fn is_found_later(&self, at: usize, value: u64, epoch: u64) -> bool {
+        let nr_drops = self.nr_drops();
+        let is_found = || self.fixed.word(at).load(Relaxed) == value;
+        while self.nr_drops() < nr_drops + 2 && !self.stop.load(Relaxed) {
+            if is_found() {
+                return true;
+            }
+            core::hint::spin_loop();
+        }
+        // By then it may have been thrown away.
+        is_found() || self.stop.load(Relaxed) || self.epoch.load(Acquire) != epoch
     }
 
     fn write_on(&self, writer: usize) -> Result<()> {
