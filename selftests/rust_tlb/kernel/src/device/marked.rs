@@ -32,6 +32,8 @@ proptest! {
             from = (chunk + 1) * PTRS_PER_PTE;
         }
         prop_assert_eq!(marks.take(from), None);
+        // Those that were taken are gone.
+        prop_assert_eq!(marks.take(first * PTRS_PER_PTE), None);
         prop_assert_eq!(marks.nr(), set.range(..first).count());
     }
 }
