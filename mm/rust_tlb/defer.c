@@ -108,13 +108,13 @@ bool tlb_defer_is_traced(void)
 
 #ifdef CONFIG_RUST_TLB_RING
 /*
- * As arch_tlbbatch_add_pending() does after its increment. With INVLPGB there
- * are no rings, and this is not for it.
+ * As arch_tlbbatch_add_pending() does after its increment, but only for CPUs
+ * that run @mm. With INVLPGB there are no rings, and this is not for it.
  */
 static void note_cpus(struct arch_tlbflush_unmap_batch *batch,
 		      struct mm_struct *mm)
 {
-	cpumask_or(&batch->cpumask, &batch->cpumask, mm_cpumask(mm));
+	flush_ring_note_cpus(mm, &batch->cpumask);
 	mmu_notifier_arch_invalidate_secondary_tlbs(mm, 0, -1UL);
 }
 #endif
@@ -192,7 +192,8 @@ void tlb_defer_add_pending(struct arch_tlbflush_unmap_batch *batch,
  * Owe @mm a flush of @runs, words of rust/kernel/mm/tlb/run.rs; of everything
  * if @mm has no ring to say that in.
  *
- * H1: as tlb_defer_add_pending(); mm_cpumask() is read after the last increment.
+ * H1: as tlb_defer_add_pending(); mm_cpumask(), and what its CPUs have loaded, is
+ * read after the last increment.
  * Context: as tlb_defer_add_pending().
  */
 void tlb_defer_publish(struct arch_tlbflush_unmap_batch *batch,

@@ -10,6 +10,7 @@
 #define NOTRACE
 #endif
 
+#include <linux/cpumask.h>
 #include <linux/debugfs.h>
 #include <linux/flush_ring.h>
 #include <linux/gfp.h>
@@ -261,6 +262,31 @@ bool __flush_ring_catch_up(struct mm_struct *mm, u64 local, u64 *gen, int who,
 	*nr_pages = nr;
 	run_ahead(mm, gen);
 	return true;
+}
+
+/*
+ * Add to @cpus those that may have stale translations of @mm and do not drop
+ * them by themselves: in mm_cpumask(), and running it, or switching. A batch's
+ * flush names no mm, so that should_flush_tlb() asks all of them, those, too,
+ * that have been elsewhere for long.
+ *
+ * It is should_flush_tlb()'s own reasoning, a little earlier. A CPU that has
+ * something else loaded when it is looked at here says that it is switching
+ * before it comes back, and reads the generation after that: it sees the new
+ * one (litmus: ring-running).
+ * Context: after the last increment of the generation, which is a full barrier.
+ */
+void flush_ring_note_cpus(struct mm_struct *mm, struct cpumask *cpus)
+{
+	int cpu;
+
+	for_each_cpu(cpu, mm_cpumask(mm)) {
+		struct mm_struct *loaded_mm =
+			READ_ONCE(per_cpu(cpu_tlbstate.loaded_mm, cpu));
+
+		if (loaded_mm == mm || loaded_mm == LOADED_MM_SWITCHING)
+			__cpumask_set_cpu(cpu, cpus);
+	}
 }
 
 /* Drop @nr_strides translations of the mm that is loaded. */

@@ -11,6 +11,7 @@
 #ifndef _ASM_X86_FLUSH_RING_H
 #define _ASM_X86_FLUSH_RING_H
 
+#include <linux/cpumask_types.h>
 #include <linux/jump_label.h>
 #include <linux/mm_types.h>
 #include <linux/types.h>
@@ -35,6 +36,7 @@ void flush_ring_publish_next(struct mm_struct *mm, const u64 *runs,
 			     unsigned long nr_runs);
 bool __flush_ring_catch_up(struct mm_struct *mm, u64 local, u64 *gen, int who,
 			   unsigned long *nr_pages);
+void flush_ring_note_cpus(struct mm_struct *mm, struct cpumask *cpus);
 void flush_ring_invalidate(unsigned long start, unsigned long nr_strides,
 			   unsigned int stride_shift);
 

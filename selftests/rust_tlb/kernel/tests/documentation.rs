@@ -134,6 +134,7 @@ const KERNEL_FUNCTIONS: &[&str] = &[
     "sgx_reclaimer_block",
     "sgx_reclaimer_write",
     "sgx_zap_enclave_ptes",
+    "should_flush_tlb",
     "tlb_free_vmas",
     "try_to_migrate_one",
     "try_to_unmap_flush",

@@ -10,6 +10,7 @@ use crate::device::Device;
 use crate::flush_ring;
 use crate::ktap::skip;
 
+mod asked;
 mod controls;
 mod exact;
 mod lazy;
@@ -18,6 +19,7 @@ mod pending;
 mod silent;
 mod victim;
 
+use asked::*;
 use controls::*;
 use exact::*;
 use lazy::*;
@@ -33,6 +35,7 @@ crate::tests! {
     auto_is_exact_for_few_pages_only,
     without_a_ring_everything_is_flushed,
     without_a_flush_nothing_is_lost,
+    a_cpu_that_runs_another_mm_is_not_asked,
     slots_are_used_again,
     a_lazy_cpu_catches_up_exactly,
     a_lazy_cpu_that_missed_much_flushes_everything,

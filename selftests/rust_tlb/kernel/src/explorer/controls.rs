@@ -132,6 +132,22 @@ fn generation_read_before_the_mask_is_set() {
     });
 }
 
+/// X has left, and is still in the mask; under its PCID it has the old translation.
+#[test]
+fn running_cpus_found_before_the_generation() {
+    let scene = || two().elsewhere(X).untrimmed(X).decisions(X, 1);
+    let first = scene()
+        .program(A, unmap(0, PAGE_A))
+        .program(A, [Op::Running(0)])
+        .program(
+            A,
+            [Op::Bump(0, bit(PAGE_A)), Op::Publish(0, vec![run(PAGE_A)])],
+        )
+        .program(A, end(Info::BATCH));
+    let kept = scene().program(A, batch(0, PAGE_A));
+    is_found("C2 running first", &first, &kept, ACCESS);
+}
+
 #[test]
 fn published_slot_extended() {
     let more = |late: bool| {
@@ -311,6 +327,14 @@ fn local_generation_ahead() {
 fn switching_cpu_not_asked() {
     breaks("C10 switching", Broken::SwitchingIsNotAsked, ACCESS, || {
         two().decisions(X, 2).program(A, munmap(0, PAGE_A))
+    });
+}
+
+/// As a batch looks for those that run the address space.
+#[test]
+fn switching_cpu_left_out_of_a_batch() {
+    breaks("C10 left out", Broken::SwitchingIsNotAsked, ACCESS, || {
+        two().decisions(X, 2).program(A, batch(0, PAGE_A))
     });
 }
 

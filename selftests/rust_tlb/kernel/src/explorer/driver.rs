@@ -67,6 +67,7 @@ pub(super) enum Call {
     },
     /// Answered with nothing, as are all that follow.
     Mask(u8),
+    Running(u8),
     Send(Info),
     /// The contents of a frame are saved.
     Save(u8),
@@ -293,14 +294,19 @@ impl policy::Machine for Below<'_> {
         self.0.ceiling
     }
 
-    fn add_pending(&mut self, mm: &Space, _range: PageRange) {
-        self.0.ask(Call::Bump(mm.0));
-        self.0.ask(Call::Mask(mm.0));
+    /// As `tlb_defer_add_pending()`.
+    fn add_pending(&mut self, mm: &Space, range: PageRange) {
+        if self.0.ask(Call::FindRing(mm.0)) != 0 {
+            self.0.publish(mm.0, &[run_of(range)]);
+            self.0.ask(Call::Running(mm.0));
+        } else {
+            self.add_everything(mm);
+        }
     }
 
     /// No driver here frees tables.
-    fn add_pending_table(&mut self, mm: &Space, range: PageRange) {
-        self.add_pending(mm, range);
+    fn add_pending_table(&mut self, mm: &Space, _range: PageRange) {
+        self.add_everything(mm);
     }
 
     fn note_batched(&mut self, mm: &Space) {
@@ -310,12 +316,12 @@ impl policy::Machine for Below<'_> {
     /// As `tlb_defer_publish()`.
     fn publish(&mut self, mm: &Space, runs: &[Run]) {
         if self.0.ask(Call::FindRing(mm.0)) == 0 {
-            return self.add_pending(mm, PageRange::ALL);
+            return self.add_everything(mm);
         }
         for runs in runs.chunks(NR_RUNS) {
             self.0.publish(mm.0, runs);
         }
-        self.0.ask(Call::Mask(mm.0));
+        self.0.ask(Call::Running(mm.0));
     }
 
     fn flush_pending(&mut self) {
@@ -324,9 +330,7 @@ impl policy::Machine for Below<'_> {
 
     /// `flush_tlb_mm_range()`.
     fn flush_mm(&mut self, mm: &Space, range: Option<PageRange>) {
-        let run = range.map_or(Run::FULL, |range| {
-            Run::new(range.start(), range.end(), PAGE_SHIFT as u32, false)
-        });
+        let run = range.map_or(Run::FULL, run_of);
         if self.0.ask(Call::FindRing(mm.0)) != 0 {
             self.0.publish(mm.0, &[run]);
         } else {
@@ -335,6 +339,18 @@ impl policy::Machine for Below<'_> {
         self.0.ask(Call::Mask(mm.0));
         self.0.ask(Call::Send(Info::range(mm.0, pages_of(range))));
     }
+}
+
+impl Below<'_> {
+    /// `arch_tlbbatch_add_pending()`.
+    fn add_everything(&mut self, mm: &Space) {
+        self.0.ask(Call::Bump(mm.0));
+        self.0.ask(Call::Mask(mm.0));
+    }
+}
+
+fn run_of(range: PageRange) -> Run {
+    Run::new(range.start(), range.end(), PAGE_SHIFT as u32, false)
 }
 
 /// Each bit is a page.

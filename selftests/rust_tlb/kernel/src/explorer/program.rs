@@ -85,6 +85,8 @@ pub(super) enum Op {
     Extend(u8, Run),
     /// Asks the CPUs that are in `mm_cpumask()` now.
     Mask(u8),
+    /// Asks those of them that run the address space now, or switch: `flush_ring_note_cpus()`.
+    Running(u8),
     /// Asks them, and waits.
     Send(Info),
     /// What was cleared is not used any more.
@@ -156,6 +158,7 @@ impl Move<'_> {
             Op::PublishNext(mm, runs) => self.publish(*mm, runs, true),
             Op::Extend(mm, run) => self.extend(*mm, *run),
             Op::Mask(mm) => self.read_mask(*mm) && self.next(),
+            Op::Running(mm) => !self.find_running(*mm) || self.next(),
             Op::Send(info) => self
                 .send(*info)
                 .is_some_and(|is_over| !is_over || self.next()),
@@ -409,6 +412,36 @@ impl Move<'_> {
         true
     }
 
+    /// A step a CPU of the mask. Returns whether that was the last.
+    fn find_running(&mut self, mm: u8) -> bool {
+        let cpumask = self.state.mms[usize::from(mm)].cpumask;
+        let nr_cpus = self.on.nr_cpus as u8;
+        let next = |from: u8| (from..nr_cpus).find(|cpu| cpumask & 1 << cpu != 0);
+        let Some(target) = next(self.cpu().task.stage) else {
+            return true;
+        };
+        let own = self.cpu().loaded.mm;
+        let seen = self.state.cpus[usize::from(target)].seen.mm;
+        let loaded = if target == self.cpu { own } else { seen };
+        self.say(|| format!("{} has loaded {}", trace::name(target), trace::mm(loaded)));
+        if self.may_use(loaded, mm) {
+            self.cpu().task.mask |= 1 << target;
+        } else {
+            self.saw(Witness::RunsAnother);
+        }
+        self.cpu().task.stage = target + 1;
+        next(target + 1).is_none()
+    }
+
+    /// Whether a CPU that has loaded this may use translations of `mm`.
+    fn may_use(&mut self, loaded: u8, mm: u8) -> bool {
+        if loaded == SWITCHING {
+            self.saw(Witness::SwitchingAsked);
+            return !self.on.is_broken(Broken::SwitchingIsNotAsked);
+        }
+        loaded == mm
+    }
+
     // on_each_cpu_cond_mask()
 
     /// Two stages a CPU, one for itself, and one to wait. Returns whether that was the last;
@@ -466,11 +499,7 @@ impl Move<'_> {
         let Some(mm) = info.mm else {
             return true;
         };
-        if loaded == SWITCHING {
-            self.saw(Witness::SwitchingAsked);
-            return !self.on.is_broken(Broken::SwitchingIsNotAsked);
-        }
-        loaded == mm || info.trims
+        self.may_use(loaded, mm) || info.trims
     }
 
     fn queue(&mut self, target: u8) -> Taken {
@@ -679,6 +708,11 @@ impl Move<'_> {
             Call::FindRing(mm) => Some(self.state.mms[usize::from(mm)].has_ring.into()),
             Call::Ring { mm, access } => self.access(mm, access),
             Call::Mask(mm) => self.read_mask(mm).then_some(0),
+            Call::Running(mm) if !self.find_running(mm) => return Called::GoesOn,
+            Call::Running(_) => {
+                self.cpu().task.stage = 0;
+                Some(0)
+            }
             Call::Send(info) => match self.send(info) {
                 Some(false) => return Called::GoesOn,
                 sent => sent.map(|_| self.cpu().task.stage = 0).map(|()| 0),

@@ -85,6 +85,12 @@ impl Machine {
         self
     }
 
+    /// It is in the mask of mm0 still.
+    pub(super) fn untrimmed(mut self, cpu: usize) -> Self {
+        self.start.mms[0].cpumask |= 1 << cpu;
+        self
+    }
+
     /// Nothing is mapped at a page, and nobody remembers that there was.
     pub(super) fn unmapped(mut self, mm: u8, page: u8) -> Self {
         let pte = self.start.pte(mm, page).expect("has a table");
@@ -139,19 +145,25 @@ pub(super) fn unmap(mm: u8, page: u8) -> Vec<Op> {
     vec![Op::Lock(mm), Op::Clear(mm, page), Op::Unlock(mm)]
 }
 
-/// The flush of a batch with one address space: a generation for a page, then the mask.
+/// A generation for a page, then the mask.
 pub(super) fn publish(mm: u8, page: u8) -> Vec<Op> {
-    vec![
-        Op::Bump(mm, bit(page)),
-        Op::Publish(mm, vec![run(page)]),
-        Op::Mask(mm),
-    ]
+    publish_to(mm, page, Op::Mask(mm))
+}
+
+/// The same for a batch: of the mask, it asks who runs the address space.
+pub(super) fn publish_batch(mm: u8, page: u8) -> Vec<Op> {
+    publish_to(mm, page, Op::Running(mm))
+}
+
+fn publish_to(mm: u8, page: u8, cpus: Op) -> Vec<Op> {
+    let publish = Op::Publish(mm, vec![run(page)]);
+    vec![Op::Bump(mm, bit(page)), publish, cpus]
 }
 
 /// A batch of the policy `ring`, with one page.
 pub(super) fn batch(mm: u8, page: u8) -> Vec<Op> {
     let end = [Op::Send(Info::BATCH), Op::Free];
-    [unmap(mm, page), publish(mm, page), end.into()].concat()
+    [unmap(mm, page), publish_batch(mm, page), end.into()].concat()
 }
 
 /// `flush_tlb_mm_range()` of one page, which publishes as well, and the unmap before it.

@@ -7,8 +7,8 @@ use super::{
     machine::{Broken, Machine, Step},
     program::{Info, Op},
     scenes::{
-        batch, bit, free_table, munmap, publish, run, run_of, unmap, A, B, PAGE_A, PAGE_B, PAGE_C,
-        X,
+        batch, bit, free_table, munmap, publish, publish_batch, run, run_of, unmap, A, B, PAGE_A,
+        PAGE_B, PAGE_C, X,
     },
     search::{exhaust, Report},
     trace::columns,
@@ -151,8 +151,8 @@ fn of_two_mms() -> Vec<Op> {
     [
         unmap(0, PAGE_A),
         unmap(1, PAGE_B),
-        publish(0, PAGE_A),
-        publish(1, PAGE_B),
+        publish_batch(0, PAGE_A),
+        publish_batch(1, PAGE_B),
         ends,
     ]
     .concat()
@@ -223,6 +223,37 @@ fn a_ring_comes_late() {
             Witness::CaughtUp(1),
         ],
     );
+}
+
+/// X is in the mask and runs something else: whether it comes back or not, nobody has to ask it.
+#[test]
+fn who_runs_another_address_space_is_not_asked() {
+    let machine = two()
+        .elsewhere(X)
+        .untrimmed(X)
+        .decisions(X, 1 + more())
+        .program(A, batch(0, PAGE_A));
+    let all_of = [Witness::RunsAnother, Witness::SwitchFlushed];
+    holds("elsewhere", &machine, &all_of);
+}
+
+/// Whoever runs it is found long before the flush, at each deferral.
+#[test]
+fn deferrals_find_who_runs_it_before_the_flush() {
+    let defer = |page| [unmap(0, page), publish_batch(0, page)].concat();
+    let machine = two()
+        .elsewhere(X)
+        .untrimmed(X)
+        .decisions(X, 2 + more())
+        .program(A, defer(PAGE_A))
+        .program(A, defer(PAGE_B))
+        .program(A, [Op::Send(Info::BATCH), Op::Free]);
+    let all_of = [
+        Witness::RunsAnother,
+        Witness::SwitchFlushed,
+        Witness::ExactInterrupt,
+    ];
+    holds("deferred elsewhere", &machine, &all_of);
 }
 
 /// Too many pages, and what is no range.

@@ -35,6 +35,8 @@ pub(super) enum Witness {
     /// A CPU was switching when it was asked.
     SwitchingAsked,
     LazySkipped,
+    /// A CPU in the mask was not asked, as it runs another address space.
+    RunsAnother,
     /// A CPU took an address space's PCID from another.
     AsidReused,
 }
