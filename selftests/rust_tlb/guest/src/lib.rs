@@ -40,6 +40,7 @@ pub mod attempts;
 pub mod barrier;
 pub mod bench;
 pub mod binder;
+pub mod bracket_watch;
 pub mod busy;
 pub mod child;
 pub mod complaint;

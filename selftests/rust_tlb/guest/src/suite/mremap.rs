@@ -10,6 +10,7 @@ use crate::ktap::skip;
 use crate::mremap_runs::Runs;
 
 mod allocations;
+mod bracket;
 mod contents;
 mod memory;
 mod races;
@@ -18,6 +19,7 @@ mod stale;
 mod window;
 
 use allocations::{control_an_allocation_under_the_locks, nothing_is_allocated_under_the_locks};
+use bracket::{control_a_bracket_that_ends_before_the_flush, the_bracket_ends_after_the_flush};
 use contents::{contents_survive, contents_survive_without_memory};
 use races::{
     a_race_with_a_punch, a_race_with_a_truncate, a_race_with_compaction, a_race_with_reclaim,
@@ -45,6 +47,8 @@ crate::tests! {
     control_a_stop_without_its_flush,
     control_a_flush_by_pmd,
     a_punch_waits_for_the_flush,
+    the_bracket_ends_after_the_flush,
+    control_a_bracket_that_ends_before_the_flush,
     nothing_is_allocated_under_the_locks,
     control_an_allocation_under_the_locks,
     contents_survive,
