@@ -12,7 +12,7 @@ RUNNER := scripts/runner.sh
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help tools source overlay kernel module run test model bench events trace perf bpftrace kcsan litmus mutants frames binder binder-tests series stress shell lint setup-matrix clean distclean
+.PHONY: help tools source overlay kernel module run test model bench events hooks trace perf bpftrace kcsan litmus mutants frames binder binder-tests series stress shell lint setup-matrix clean distclean
 
 ifeq ($(V),0)
 Q := @
@@ -23,6 +23,7 @@ help:
 	@echo 'make test      from a bare machine to all tests; ends in N passed, N failed, N skipped'
 	@echo 'make bench     all strategies side by side: results.json, plots and a page in build/bench/; QUICK=1: in 3 minutes'
 	@echo 'make events    what the trace events cost: instructions with them, and without (a kernel of its own)'
+	@echo 'make hooks     what the ring of flushes costs those who have none: instructions of the kernel'"'"'s own paths'
 	@echo 'make trace     what a flush is made of, by ftrace: one batch on all CPUs, and totals by strategy; build/trace/'
 	@echo 'make perf      the same by perf: events counted, and how long each flush took whom; build/trace/'
 	@echo 'make bpftrace  questions to the same events by programs of one line; build/trace/'
@@ -41,7 +42,7 @@ help:
 	@echo 'make tools     find the tools; what is missing is installed, or for others than root, unpacked into the cache'
 	@echo 'make source    fetch the kernel, or copy KSRC, into the cache'
 	@echo 'make overlay   put this project onto the copy; with KSRC=, onto that tree itself'
-	@echo 'make kernel    build the patched kernel: CONFIG=run (default), bench, test, kcsan or bench-noevents'
+	@echo 'make kernel    build the patched kernel: CONFIG=run (default), bench, test, kcsan, bench-noevents or bench-noring'
 	@echo 'make module    build rust_tlb.ko alone: KDIR=a built, patched kernel (default: ours, CONFIG=)'
 	@echo 'make setup-matrix  the set-up on fresh machines, each a Debian in a folder (root, debootstrap, an hour and more)'
 	@echo 'make clean     remove build/'
@@ -60,6 +61,7 @@ run: export STEPS = 7
 test: export STEPS = 7
 bench: export STEPS = 9
 events: export STEPS = 11
+hooks: export STEPS = 11
 trace: export STEPS = 7
 perf: export STEPS = 7
 bpftrace: export STEPS = 7
@@ -107,6 +109,11 @@ events: tools
 	$(Q)scripts/kernel-build.sh bench-noevents
 	$(Q)scripts/kernel-build.sh bench
 	$(Q)$(RUNNER) events
+
+hooks: tools
+	$(Q)scripts/kernel-build.sh bench-noring
+	$(Q)scripts/kernel-build.sh bench
+	$(Q)$(RUNNER) hooks
 
 trace: tools
 	$(Q)scripts/kernel-build.sh bench

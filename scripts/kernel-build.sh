@@ -14,7 +14,7 @@ source "$TOP/scripts/kernel-make.sh"
 # shellcheck source=scripts/kernel-version.sh
 source "$TOP/scripts/kernel-version.sh"
 
-CONFIG_NAME=${1:?which configuration: run, bench, test, kcsan or bench-noevents?}
+CONFIG_NAME=${1:?which configuration: run, bench, test, kcsan, bench-noevents or bench-noring?}
 LOG=$OUT/kernel-$CONFIG_NAME.log
 # About how many lines a first build says: what progress is measured by until a first build has been seen.
 EXPECTED=1900

@@ -25,7 +25,7 @@ FRAGMENTS=("${FRAGMENTS[@]/%/.config}")
 KEY_FILE=$BUILD/.rust-tlb-config
 
 for fragment in "${FRAGMENTS[@]}"; do
-    [[ -f $fragment ]] || die "there is no configuration '$1': CONFIG is run, bench, test, kcsan or bench-noevents"
+    [[ -f $fragment ]] || die "there is no configuration '$1': CONFIG is run, bench, test, kcsan, bench-noevents or bench-noring"
 done
 load_tools
 KEY=$(cat "${FRAGMENTS[@]}" "$TOOLS_ENV" "$TOP/scripts/kernel-make.sh" | sha256sum)

@@ -76,6 +76,9 @@ enum Command {
     #[cfg(feature = "bench")]
     /// Measures what the trace events cost, on the kernels `bench` and `bench-noevents`.
     Events,
+    #[cfg(feature = "bench")]
+    /// Measures what the ring's hooks cost the kernel's own paths, on `bench` and `bench-noring`.
+    Hooks,
     /// Runs all tests of tests.list, here and on the `test` kernel.
     Test {
         /// Only those whose line in the list contains this.
@@ -191,6 +194,10 @@ fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
         #[cfg(feature = "bench")]
         Command::Events => {
             bench::events::run(&machine("bench-noevents")?, &machine("bench")?, &places)
+        }
+        #[cfg(feature = "bench")]
+        Command::Hooks => {
+            bench::hooks::run(&machine("bench-noring")?, &machine("bench")?, &places)
         }
         Command::Test { only, config } => {
             let selection = match config.as_str() {

@@ -15,7 +15,7 @@ use crate::device::Device;
 use super::cast::{Cast, Placement};
 use super::plan::Sweep;
 use super::row::Row;
-use super::stage::Stage;
+use super::stage::{FileSetup, Stage};
 use super::way::{device, Pages, Way, RELEASE};
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -96,7 +96,7 @@ pub fn run(nr_cpus: usize, nr_rounds: usize, emit: fn(&Row) -> Result<()>) -> Re
 }
 
 impl Place {
-    fn measure(&self, way: Way, setup: u32, nr_cpus: usize, nr_rounds: usize) -> Result<Row> {
+    fn measure(&self, way: Way, flags: u32, nr_cpus: usize, nr_rounds: usize) -> Result<Row> {
         let pages = Pages {
             nr: self.nr,
             stride: self.stride,
@@ -106,7 +106,11 @@ impl Place {
             nr_cpus,
             placement: Placement::All,
         };
-        let stage = Stage::set_up(cast, pages.span(), setup)?;
+        let setup = FileSetup {
+            flags,
+            ..FileSetup::default()
+        };
+        let stage = Stage::new(cast, pages.span(), setup)?;
         let unmapped = Device::open()?;
         let rounds = |way: Way| -> Result<Vec<_>> {
             let round = |_| way.round(&stage, &unmapped, pages).context(way.name);
@@ -117,6 +121,7 @@ impl Place {
         let sweep = Sweep {
             axis: self.axis,
             cast,
+            setup,
             pages: vec![pages],
         };
         let control = rounds(RELEASE)?;

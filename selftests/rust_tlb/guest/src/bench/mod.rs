@@ -9,6 +9,7 @@
 //! - [`victims`] is what those lose who are interrupted.
 //! - [`moves`] is what `mremap()` costs.
 //! - [`binder`] is what a real driver's shrinker costs.
+//! - [`hooks`] is what the kernel's own paths cost where the ring has hooks.
 //! - [`headline`] is the workload that batched flushes were invented for.
 //! - [`page_tables`] is the one that freeing empty page tables was argued for with.
 //! - [`stale`] is whether they were flushed at all.
@@ -22,6 +23,7 @@ pub mod check;
 pub mod clock;
 pub mod exact;
 pub mod headline;
+pub mod hooks;
 pub mod mapped_file;
 pub mod moves;
 pub mod page_tables;

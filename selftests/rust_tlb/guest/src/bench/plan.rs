@@ -3,7 +3,9 @@
 //! What is measured: along which axis what changes, and what stays.
 
 use super::cast::{Cast, Placement};
+use super::stage::FileSetup;
 use super::way::Pages;
+use crate::abi::SETUP_PFNMAP;
 
 /// Measurements in one cast.
 #[derive(Clone, Debug)]
@@ -11,6 +13,7 @@ pub struct Sweep {
     /// What changes from one measurement to the next.
     pub axis: &'static str,
     pub cast: Cast,
+    pub setup: FileSetup,
     pub pages: Vec<Pages>,
 }
 
@@ -28,6 +31,8 @@ pub struct Effort {
 const NR_PAGES: u64 = 512;
 /// As few as a ranged flush takes.
 const NR_FEW_PAGES: u64 = 16;
+/// Mappings of the same file that show none of the pages.
+const NR_BYSTANDERS: usize = 1000;
 
 impl Effort {
     /// Everything, along all axes.
@@ -36,6 +41,9 @@ impl Effort {
         plan.extend(self.over_mms());
         plan.extend(self.over_cpus());
         plan.extend(self.over_placements());
+        if !self.quick {
+            plan.extend(self.over_setups());
+        }
         plan
     }
 
@@ -54,6 +62,7 @@ impl Effort {
         Sweep {
             axis: "pages",
             cast: self.cast(1, Placement::All),
+            setup: FileSetup::default(),
             pages: pages.collect(),
         }
     }
@@ -63,6 +72,7 @@ impl Effort {
         let sweep = |nr_mms| Sweep {
             axis: "mms",
             cast: self.cast(nr_mms, Placement::All),
+            setup: FileSetup::default(),
             pages: fixed(),
         };
         numbers.into_iter().map(sweep).collect()
@@ -77,6 +87,7 @@ impl Effort {
                 nr_cpus,
                 ..self.cast(1, Placement::All)
             },
+            setup: FileSetup::default(),
             pages: fixed(),
         };
         there_are.map(sweep).collect()
@@ -87,9 +98,28 @@ impl Effort {
         let sweep = |placement| Sweep {
             axis: "placement",
             cast: self.cast(1, placement),
+            setup: FileSetup::default(),
             pages: fixed(),
         };
         placements.into_iter().map(sweep).collect()
+    }
+
+    /// Pages that are mapped by their numbers, and a file that is mapped in many places.
+    fn over_setups(self) -> [Sweep; 2] {
+        let pfnmap = FileSetup {
+            flags: SETUP_PFNMAP,
+            ..FileSetup::default()
+        };
+        let bystanders = FileSetup {
+            nr_bystanders: NR_BYSTANDERS,
+            ..FileSetup::default()
+        };
+        [("pfnmap", pfnmap), ("bystanders", bystanders)].map(|(axis, setup)| Sweep {
+            axis,
+            cast: self.cast(1, Placement::All),
+            setup,
+            pages: [run_of_many(), fixed()].concat(),
+        })
     }
 
     fn cast(self, nr_mms: usize, placement: Placement) -> Cast {
@@ -99,6 +129,13 @@ impl Effort {
             placement,
         }
     }
+}
+
+fn run_of_many() -> Vec<Pages> {
+    vec![Pages {
+        nr: NR_PAGES,
+        stride: 1,
+    }]
 }
 
 /// A few neighbours, and many that are not.

@@ -39,10 +39,20 @@ pub struct Cost {
     pub kept: f64,
 }
 
+/// How an open file of the device is set up, and what is mapped of it beside the pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileSetup {
+    /// `SETUP_*`.
+    pub flags: u32,
+    /// Mappings of a page that is not taken back.
+    pub nr_bystanders: usize,
+}
+
 /// A device, mapped by all members of the cast.
 pub struct Stage {
     device: Device,
     mapping: Arc<Mapping>,
+    _bystanders: Vec<Mapping>,
     script: Arc<Script>,
     /// The first one has the lead.
     crews: Vec<Crew>,
@@ -57,16 +67,11 @@ pub struct Stage {
 impl Stage {
     /// Maps the first `nr_pages` of a new open file in every process of the cast; and as many of
     /// ordinary shared memory, if there is only one.
-    pub fn new(cast: Cast, nr_pages: u64) -> Result<Self> {
-        Self::set_up(cast, nr_pages, 0)
-    }
-
-    /// With the open file set up: `SETUP_*`.
-    pub fn set_up(cast: Cast, nr_pages: u64, setup: u32) -> Result<Self> {
+    pub fn new(cast: Cast, nr_pages: u64, setup: FileSetup) -> Result<Self> {
         // One more: see `Stage::settle()`.
         let nr_pages = nr_pages + 1;
         let device = Device::open()?;
-        device.setup(setup)?;
+        device.setup(setup.flags)?;
         let file = match cast.nr_mms {
             1 => Some(MappedFile::in_memory(nr_pages)?),
             _ => None,
@@ -92,7 +97,11 @@ impl Stage {
             let crews = parts.iter().map(crew).collect::<Result<_>>()?;
             (mapping, crews)
         };
+        // Of the same page, so that no two become one.
+        let bystander = |_| Mapping::new(&device, nr_pages, 1);
+        let bystanders: Result<_, _> = (0..setup.nr_bystanders).map(bystander).collect();
         Ok(Self {
+            _bystanders: bystanders?,
             device,
             mapping,
             script,

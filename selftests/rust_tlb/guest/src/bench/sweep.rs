@@ -28,7 +28,7 @@ pub fn run(
     mut emit: impl FnMut(Pages, Vec<Row>) -> Result<()>,
 ) -> Result<()> {
     let span = sweep.pages.iter().map(|pages| pages.span()).max();
-    let stage = Stage::new(sweep.cast, span.context("no pages")?)?;
+    let stage = Stage::new(sweep.cast, span.context("no pages")?, sweep.setup)?;
     let unmapped = Device::open()?;
     let ways = WAYS.into_iter().chain([RELEASE]);
     let ways: Vec<Way> = ways

@@ -12,7 +12,7 @@ use serde::Serialize;
 use rust_tlb_guest::bench::check::Check;
 use rust_tlb_guest::bench::plan::Effort;
 use rust_tlb_guest::bench::way::WAYS;
-use rust_tlb_guest::bench::{binder, exact, headline, moves, page_tables, stale, sweep, victims};
+use rust_tlb_guest::bench::{binder, exact, headline, hooks, moves, page_tables, stale, sweep, victims};
 use rust_tlb_guest::cpu;
 
 /// Measures what it costs to take pages back, in each way that there is.
@@ -72,6 +72,15 @@ enum Part {
     },
     /// One page per 2 MiB of 50 GiB: what is left of the page tables
     PageTables,
+    /// What the kernel's own paths cost where the ring of flushes has hooks
+    Hooks {
+        /// Rounds of each
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// In processes that have a ring
+        #[arg(long)]
+        ringed: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -85,6 +94,7 @@ fn main() -> ExitCode {
         Part::Victims => victims(&options),
         Part::Headline { path } => headline(&options, path),
         Part::PageTables => tables(&options),
+        Part::Hooks { rounds, ringed } => pass_hooks(*rounds, *ringed),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -204,6 +214,12 @@ fn headline(options: &Options, path: &str) -> Result<()> {
 fn tables(options: &Options) -> Result<()> {
     cpu::pin_driver()?;
     page_tables::run(options.quick, |row| tell("PAGE_TABLES", &row))
+}
+
+fn pass_hooks(nr_rounds: usize, ringed: bool) -> Result<()> {
+    cpu::pin_driver()?;
+    ensure!(cpu::nr_cpus() >= 2, "a second CPU is needed");
+    hooks::run(ringed, nr_rounds, |row| tell("HOOKS", row))
 }
 
 fn tell(word: &str, result: &impl Serialize) -> Result<()> {

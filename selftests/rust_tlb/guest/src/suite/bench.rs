@@ -8,6 +8,7 @@ use crate::bench::cast::{Cast, Placement};
 use crate::bench::check::Check;
 use crate::bench::plan::{Effort, Sweep};
 use crate::bench::row::Row;
+use crate::bench::stage::FileSetup;
 use crate::bench::sweep;
 use crate::bench::way::Pages;
 use crate::cpu;
@@ -33,6 +34,7 @@ fn measure(options: &Options) -> Result<(Vec<Row>, Check)> {
             nr_cpus,
             placement: Placement::All,
         },
+        setup: FileSetup::default(),
         pages: PAGES.to_vec(),
     };
     let effort = Effort {

@@ -13,6 +13,7 @@ use crate::vm::Machine;
 
 use super::said::{Row, Said};
 use super::session::{self, Part};
+use super::text;
 
 /// A strategy that has all the events.
 const STRATEGY: &str = "broadcast";
@@ -65,16 +66,12 @@ fn find<'a>(rows: &'a [Row], nr_pages: u64, layout: &str) -> Result<&'a Row> {
 
 fn table(lines: &[(&str, Vec<f64>)]) -> String {
     let heads = POINTS.map(|(nr_pages, layout)| format!("{nr_pages} {layout}"));
-    let mut text = format!("  {:<18}", "events");
-    heads
-        .iter()
-        .for_each(|head| text += &format!("  {head:>14}"));
-    for (what, numbers) in lines {
-        text += &format!("\n  {what:<18}");
-        let places = heads.iter().zip(numbers);
-        places.for_each(|(_, number)| text += &format!("  {number:>14.0}"));
-    }
-    text
+    let heads = [String::from("events")].into_iter().chain(heads);
+    let row = |(what, numbers): &(&str, Vec<f64>)| {
+        let numbers = numbers.iter().map(|number| format!("{number:.0}"));
+        [(*what).into()].into_iter().chain(numbers).collect()
+    };
+    text::table(heads.collect(), lines.iter().map(row))
 }
 
 #[cfg(test)]
@@ -88,12 +85,11 @@ mod tests {
     }
 
     #[test]
-    fn numbers_stand_below_their_heads() {
+    fn a_line_for_each_way() {
         let lines = [("off", vec![6000.4, 2400.0, 2500.0])];
-        let expected = [
-            "  events                1 contiguous  512 contiguous   512 scattered",
-            "  off                           6000            2400            2500",
-        ];
-        assert_eq!(table(&lines), expected.join("\n"));
+        let table = table(&lines);
+        let words: Vec<_> = table.split_whitespace().collect();
+        let heads = "events 1 contiguous 512 contiguous 512 scattered";
+        assert_eq!(words.join(" "), format!("{heads} off 6000 2400 2500"));
     }
 }

@@ -7,14 +7,17 @@
 //! - [`results`] is what is written, [`merge`] makes rows of what two boots measured, [`targets`]
 //!   holds them against what was aimed at.
 //! - [`moves`] is what `mremap()` costs, [`binder`] what a real driver's shrinker does.
-//! - [`events`] compares kernels with trace events and without.
+//! - [`events`] compares kernels with trace events and without, [`hooks`] with the ring and without.
 //! - [`chart`] draws, [`plots`] chooses what, [`page`] is the HTML, [`tables`] its tables.
+//! - [`numbers`] is the page of the documentation; [`text`] makes tables for it, and for terminals.
 
 mod binder;
 mod chart;
 pub mod events;
+pub mod hooks;
 mod merge;
 mod moves;
+mod numbers;
 mod page;
 mod plots;
 mod results;
@@ -24,6 +27,7 @@ mod sample;
 mod session;
 mod tables;
 mod targets;
+mod text;
 
 use std::fs;
 use std::process::ExitCode;
@@ -92,6 +96,7 @@ fn write(results: &Results, places: &Places) -> Result<()> {
     results::validate(&serde_json::from_str(&json)?)?;
     let page = folder.join("index.html");
     fs::write(&page, page::render(results, &plots))?;
+    fs::write(folder.join("numbers.rst"), numbers::page(results))?;
     for path in [&folder.join("results.json"), &page] {
         let shown = path.strip_prefix(&places.top).unwrap_or(path);
         println!("      {}", shown.display());

@@ -131,6 +131,14 @@ pub struct PageTables {
     pub nr_tables_freed: u64,
 }
 
+/// What one of the kernel's own paths costs, once through it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hooks {
+    pub path: String,
+    pub ticks: Spread,
+}
+
 /// All that was said.
 #[derive(Default)]
 pub struct Said {
@@ -147,6 +155,7 @@ pub struct Said {
     /// Moves where time passes, and where instructions are counted.
     pub moves: [Vec<moves::Measured>; 2],
     pub page_tables: Vec<PageTables>,
+    pub hooks: Vec<Hooks>,
     /// Scans of Rust Binder's shrinker, likewise.
     pub binder: [Vec<binder::Measured>; 2],
 }
@@ -176,6 +185,7 @@ impl Said {
             "VICTIMS" => keep(&mut self.victims, rest),
             "HEADLINE" => keep(&mut self.headline, rest),
             "PAGE_TABLES" => keep(&mut self.page_tables, rest),
+            "HOOKS" => keep(&mut self.hooks, rest),
             "PROGRESS" => return progress(rest),
             _ => return Ok(Heard::Text(line)),
         }

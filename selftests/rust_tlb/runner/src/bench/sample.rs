@@ -62,7 +62,7 @@ fn a_move(how: &str) -> Value {
 }
 
 fn scans(how: &str, nr_rounds: f64, transactions: f64, counted: bool) -> Value {
-    let transactions = (!counted).then(|| spread(transactions));
+    let transactions = counted.then(|| spread(transactions));
     json!({
         "how": how, "nr_processes": 8, "nr_pages": 96, "nr_samples": 3,
         "rounds_per_scan": spread(nr_rounds), "ipis_per_scan": spread(7.0 * nr_rounds),

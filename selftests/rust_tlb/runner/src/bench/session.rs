@@ -40,8 +40,8 @@ pub struct Part {
 /// Rounds of each measurement, in the quick bench and in the full one. Those that are counted are nearly all the same, and slow.
 const TIMED_ROUNDS: [&str; 2] = ["5", "15"];
 const COUNTED_ROUNDS: [&str; 2] = ["3", "5"];
-/// In which transactions are counted.
-const TURNS: [&str; 2] = ["2", "7"];
+/// In which transactions are counted: by the clock that counts instructions, where they nearly repeat.
+const TURNS: [&str; 2] = ["1", "3"];
 
 /// What is done, in this order.
 pub fn parts(machine: &Machine, quick: bool) -> [Part; 3] {
@@ -60,11 +60,7 @@ pub fn parts(machine: &Machine, quick: bool) -> [Part; 3] {
                 of("sweeps", TIMED_ROUNDS),
                 of("exact", TIMED_ROUNDS),
                 of("moves", COUNTED_ROUNDS),
-                [
-                    of("binder", COUNTED_ROUNDS),
-                    vec!["--turns", TURNS[usize::from(!quick)]],
-                ]
-                .concat(),
+                of("binder", COUNTED_ROUNDS),
                 vec!["stale"],
             ],
         },
@@ -80,7 +76,11 @@ pub fn parts(machine: &Machine, quick: bool) -> [Part; 3] {
                 of("exact", COUNTED_ROUNDS),
                 of("moves", COUNTED_ROUNDS),
                 vec!["page-tables"],
-                of("binder", COUNTED_ROUNDS),
+                [
+                    of("binder", COUNTED_ROUNDS),
+                    vec!["--turns", TURNS[usize::from(!quick)]],
+                ]
+                .concat(),
             ],
         },
         Part {
@@ -111,6 +111,34 @@ pub fn events(what: &'static str, machine: &Machine, on: bool) -> Part {
             "--rounds",
             COUNTED_ROUNDS[0],
         ]],
+    }
+}
+
+/// Who may have a ring of flushes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Rings {
+    /// Nobody: the hooks are branches that are patched out.
+    Unused,
+    /// As long as the module is loaded.
+    Others,
+    All,
+}
+
+/// The kernel's own paths, for `make hooks`.
+pub fn hooks(what: &'static str, machine: &Machine, rings: Rings) -> Part {
+    let mut command = vec!["hooks"];
+    command.extend((rings == Rings::All).then_some("--ringed"));
+    Part {
+        name: "bench-hooks",
+        what,
+        machine: machine.counting(),
+        quick: false,
+        pages_per_device: guest::PAGES_PER_DEVICE,
+        prepare: match rings {
+            Rings::Unused => "rmmod rust_tlb",
+            _ => "true",
+        },
+        commands: vec![command],
     }
 }
 

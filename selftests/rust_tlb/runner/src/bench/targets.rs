@@ -21,12 +21,21 @@ pub struct Target {
 
 /// Pages at which a batch is compared.
 const MANY: u64 = 512;
+/// Axes on which one thing is other than elsewhere.
+const PFNMAP: &str = "pfnmap";
+const BYSTANDERS: &str = "bystanders";
 
 /// All aims.
 pub fn judge(rows: &[Row]) -> Vec<Target> {
     let most_rounds = rows.iter().filter(|row| row.strategy == "broadcast");
     let most_rounds = most_rounds.map(|row| row.rounds_max).max();
-    let of = |layout, nr| Place { rows, layout, nr };
+    let on = |axis, layout, nr| Place {
+        rows,
+        axis,
+        layout,
+        nr,
+    };
+    let of = |layout, nr| on("pages", layout, nr);
     let mut targets = vec![
         target(
             "flush rounds of a broadcast, the most of all numbers of pages, processes and CPUs",
@@ -40,6 +49,11 @@ pub fn judge(rows: &[Row]) -> Vec<Target> {
         of("contiguous", 1).compare("precise", "zap", 1.0),
     ];
     targets.extend(EXACT.iter().flat_map(|place| place.judge(rows)));
+    // Only the full bench has these.
+    if rows.iter().any(|row| row.axis == PFNMAP) {
+        targets.push(on(PFNMAP, "contiguous", MANY).compare("broadcast", "unmap_mapping", 0.5));
+        targets.push(of("contiguous", MANY).with_bystanders("broadcast"));
+    }
     targets
 }
 
@@ -112,6 +126,7 @@ pub fn target(name: &str, aim: f64, measured: Option<f64>, own: Option<f64>) -> 
 /// Where two strategies are compared: in one process, all CPUs busy.
 struct Place<'a> {
     rows: &'a [Row],
+    axis: &'static str,
     layout: &'static str,
     nr: u64,
 }
@@ -122,7 +137,12 @@ impl Place<'_> {
             1 => "1 page".into(),
             nr => format!("{nr} {} pages", self.layout),
         };
-        let name = format!("instructions per page, {pages}: {ours} / {theirs}");
+        let by = if self.axis == PFNMAP {
+            " by number"
+        } else {
+            ""
+        };
+        let name = format!("instructions per page, {pages}{by}: {ours} / {theirs}");
         let pair = self.row(ours).zip(self.row(theirs));
         let ratio = |value: fn(&Row) -> f64| pair.map(|(ours, theirs)| value(ours) / value(theirs));
         // The least of the rounds, in which no timer ticked: a tick is more than what is compared.
@@ -130,9 +150,24 @@ impl Place<'_> {
         target(&name, aim, ratio(|row| row.instructions_per_page_min), own)
     }
 
+    /// What mappings cost that have nothing to do with the pages.
+    fn with_bystanders(self, strategy: &str) -> Target {
+        let without = self.row(strategy);
+        let place = Self {
+            axis: BYSTANDERS,
+            ..self
+        };
+        let pair = place.row(strategy).zip(without);
+        let ratio = pair.map(|(with, without)| {
+            with.instructions_per_page_min / without.instructions_per_page_min
+        });
+        let name = format!("instructions per page, {strategy}: with 1000 more mappings / without");
+        target(&name, 1.02, ratio, None)
+    }
+
     fn row(&self, strategy: &str) -> Option<&Row> {
         self.rows.iter().find(|row| {
-            row.axis == "pages"
+            row.axis == self.axis
                 && row.strategy == strategy
                 && row.layout == self.layout
                 && row.nr_pages == self.nr
@@ -188,6 +223,38 @@ mod tests {
         let met: Vec<bool> = targets.iter().map(|target| target.met).collect();
         assert_eq!(met[..5], [false, false, false, true, true]);
         assert!(as_text(&targets).contains("MISSED"));
+    }
+
+    #[test]
+    fn one_thing_that_is_other_than_elsewhere_is_judged() {
+        let mut rows = sample::results().rows;
+        let on = |axis: &str, instructions: f64, rows: &[Row]| -> Vec<Row> {
+            let many = rows.iter().filter(|row| row.nr_pages == MANY).cloned();
+            many.map(|row| Row {
+                axis: axis.into(),
+                instructions_per_page_min: match row.strategy.as_str() {
+                    "broadcast" => instructions,
+                    _ => 1000.0,
+                },
+                ..row
+            })
+            .collect()
+        };
+        let without = rows.iter().find(|row| {
+            (row.strategy.as_str(), row.layout.as_str(), row.nr_pages)
+                == ("broadcast", "contiguous", MANY)
+        });
+        let without = without.unwrap().instructions_per_page_min;
+        let others = [
+            on(PFNMAP, 400.0, &rows),
+            on(BYSTANDERS, 1.01 * without, &rows),
+        ];
+        rows.extend(others.concat());
+        let targets = judge(&rows);
+        let last = &targets[targets.len() - 2..];
+        assert!(last[0].name.contains("by number"), "{last:?}");
+        assert_eq!(last[0].measured, Some(0.4));
+        assert!(last.iter().all(|target| target.met), "{last:?}");
     }
 
     #[test]
