@@ -68,14 +68,19 @@ bool tlb_defer_is_being_killed(void);
 
 /*
  * A locked page table of a VMA, whether its PTEs own references, whether it is
- * locked by way of another one, and what its rss has yet to lose.
+ * locked by way of another one, and what its rss has yet to lose. Or a leaf, that
+ * is a PMD which maps all that a table would: then there is no PTE, the lock is
+ * that of the PMD, and @leafval what was in it when it was locked, or cleared.
  */
 struct tlb_defer_table {
 	struct vm_area_struct *vma;
 	pte_t *pte;
+	pmd_t *leaf;
+	pmd_t leafval;
 	spinlock_t *ptl;
 	bool maps_pfns;
 	bool shares_lock;
+	bool is_leaf_cleared;
 	int nr_cleared[NR_MM_COUNTERS];
 };
 

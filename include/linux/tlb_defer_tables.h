@@ -42,6 +42,8 @@ struct tlb_defer_tables {
 enum tlb_defer_table_fate
 tlb_defer_table_take(struct tlb_defer_tables *tables,
 		     struct vm_area_struct *vma, unsigned long addr);
+void tlb_defer_announce(struct mm_struct *mm, bool tells);
+void tlb_defer_retract(struct mm_struct *mm, bool tells);
 void tlb_defer_tables_taken(void);
 void tlb_defer_tables_free(struct tlb_defer_tables *tables);
 void tlb_defer_add_pending_table(struct arch_tlbflush_unmap_batch *batch,

@@ -3,9 +3,12 @@
 #ifndef _LINUX_TLB_HOLD_H
 #define _LINUX_TLB_HOLD_H
 
+#include <linux/types.h>
+
 #ifdef CONFIG_RUST_TLB_FAULTS
 void tlb_hold_fault(void);
 void tlb_hold_tables(void);
+bool tlb_hold_passes_leaf(void);
 #else
 static inline void tlb_hold_fault(void)
 {
@@ -13,6 +16,11 @@ static inline void tlb_hold_fault(void)
 
 static inline void tlb_hold_tables(void)
 {
+}
+
+static inline bool tlb_hold_passes_leaf(void)
+{
+	return false;
 }
 #endif
 

@@ -23,6 +23,7 @@
 #include <linux/rmap.h>
 #include <linux/sched/signal.h>
 #include <linux/tlb_defer.h>
+#include <linux/tlb_defer_huge.h>
 #include <linux/tlb_hold.h>
 #include <linux/workqueue.h>
 
@@ -349,14 +350,16 @@ bool tlb_defer_vma_is_fresh(const struct vm_area_struct *vma)
 }
 
 /*
- * Bracket the clearing of PTEs in [@start, @end) for secondary MMUs, and keep
- * the high-water mark of the rss before it falls.
+ * Bracket the clearing of PTEs in [@start, @end) for secondary MMUs, with the
+ * leaves that they may be in, and keep the high-water mark of the rss before it
+ * falls.
  * Context: may sleep, so before the page-table lock.
  */
 void tlb_defer_invalidate_start(struct mmu_notifier_range *range,
 				struct vm_area_struct *vma,
 				unsigned long start, unsigned long end)
 {
+	tlb_defer_widen(vma, &start, &end);
 	mmu_notifier_range_init(range, MMU_NOTIFY_CLEAR, 0, vma->vm_mm, start,
 				end);
 	update_hiwater_rss(vma->vm_mm);
@@ -395,8 +398,8 @@ bool tlb_defer_is_being_killed(void)
 
 /*
  * Lock the page table of @vma that maps @addr; @table->pte is the entry of
- * @addr then. Returns false if there is no such table (normal: tables come and
- * go, see PT_RECLAIM).
+ * @addr then. Where there is a leaf, lock that instead. Returns false if
+ * there is neither (normal: tables come and go, see PT_RECLAIM).
  * Context: tlb_defer_rmap_lock() is held on the file that @vma maps, or @vma's
  * own lock, or the mmap_lock: each keeps the upper page tables. Under the first,
  * mprotect() changes flags meanwhile, but not those looked at here.
@@ -412,9 +415,15 @@ bool tlb_defer_pte_lock(struct tlb_defer_table *table,
 		.vma = vma,
 		.maps_pfns = kind == VM_PFNMAP,
 	};
-	if (pmd)
+	if (!pmd)
+		return false;
+	do {
+		if (tlb_defer_leaf_lock(table, pmd))
+			return true;
 		table->pte = pte_offset_map_lock(vma->vm_mm, pmd, addr,
 						 &table->ptl);
+		/* A leaf that came in between is not "no table". */
+	} while (!table->pte && tlb_defer_is_leaf(pmd));
 	return table->pte;
 }
 
@@ -429,7 +438,8 @@ void tlb_defer_pte_unlock(struct tlb_defer_table *table)
 				       -table->nr_cleared[i]);
 	if (!table->shares_lock)
 		spin_unlock(table->ptl);
-	pte_unmap(table->pte);
+	if (!table->leaf)
+		pte_unmap(table->pte);
 }
 
 /*
@@ -572,7 +582,8 @@ bool tlb_defer_page_is_bad(struct page *page)
  * Lock the PTE of @vmf, in a table that is made if there is none. Returns 0 if
  * it is locked and empty; else what the handler has to return, with nothing
  * locked. VM_FAULT_NOPAGE has the access tried again: something is mapped there
- * already, or the table is gone again (PT_RECLAIM), as in finish_fault().
+ * already, be it by a leaf, or the table is gone again (PT_RECLAIM), as in
+ * finish_fault().
  */
 static vm_fault_t lock_empty_pte(struct vm_fault *vmf, pte_t **pte,
 				 spinlock_t **ptl)

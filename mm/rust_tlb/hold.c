@@ -12,7 +12,8 @@
  * munmap() does; "mmap" locks the mappings of the writer. All last until
  * somebody writes "go", ten seconds at most; "tables" half a second, since
  * others may wait for that thread with a lock that the writer of "go" needs.
- * Reads as 1 while one is held.
+ * Reads as 1 while one is held. "leaf TID" breaks a rule, until "go": that
+ * thread's walks pass over leaves, which map PMD_SIZE as a whole.
  */
 
 #include <linux/debugfs.h>
@@ -33,6 +34,7 @@
 static DECLARE_WAIT_QUEUE_HEAD(let_go);
 static pid_t waited_for;
 static pid_t waited_for_tables;
+static pid_t passes_leaves;
 static bool is_held;
 static bool is_over;
 
@@ -62,6 +64,12 @@ void tlb_hold_fault(void)
 void tlb_hold_tables(void)
 {
 	hold_if(&waited_for_tables, MAX_HOLD_TABLES);
+}
+
+/* Context: any, for the walks of this task. */
+bool tlb_hold_passes_leaf(void)
+{
+	return unlikely(READ_ONCE(passes_leaves) == task_pid_nr(current));
 }
 
 static int hold_mmap(void)
@@ -121,6 +129,7 @@ static int obey(const char *order)
 	pid_t tid;
 
 	if (!strcmp(order, "go")) {
+		WRITE_ONCE(passes_leaves, 0);
 		WRITE_ONCE(is_over, true);
 		wake_up_all(&let_go);
 		return 0;
@@ -132,6 +141,10 @@ static int obey(const char *order)
 	}
 	if (sscanf(order, "tables %d", &tid) == 1) {
 		WRITE_ONCE(waited_for_tables, tid);
+		return 0;
+	}
+	if (sscanf(order, "leaf %d", &tid) == 1) {
+		WRITE_ONCE(passes_leaves, tid);
 		return 0;
 	}
 	if (!strcmp(order, "mmap"))

@@ -78,21 +78,42 @@ unlock_pmd:
 	return fate;
 }
 
+/*
+ * A PMD of @mm is about to be cleared, and is flushed later: whoever finds it
+ * empty has no PTE to flush, and must not return early all the same. Every gather
+ * of @mm ends in a full flush from here on, if @tells, until
+ * tlb_defer_retract().
+ * Context: any. @mm is kept meanwhile; it may be without users.
+ */
+void tlb_defer_announce(struct mm_struct *mm, bool tells)
+{
+	mmgrab(mm);
+	if (tells)
+		inc_tlb_flush_pending(mm);
+}
+
+/*
+ * Undo one tlb_defer_announce(), with the same @tells.
+ * Context: the flush has been made, or nothing was cleared. May sleep.
+ */
+void tlb_defer_retract(struct mm_struct *mm, bool tells)
+{
+	if (tells)
+		dec_tlb_flush_pending(mm);
+	mmdrop(mm);
+}
+
 /* T4: from before the PMD is cleared until after the flush. */
 static void announce(const struct tlb_defer_tables *tables,
 		     struct mm_struct *mm)
 {
-	mmgrab(mm);
-	if (!breaks(tables, TLB_DEFER_BREAK_PENDING))
-		inc_tlb_flush_pending(mm);
+	tlb_defer_announce(mm, !breaks(tables, TLB_DEFER_BREAK_PENDING));
 }
 
 static void retract(const struct tlb_defer_tables *tables,
 		    struct mm_struct *mm)
 {
-	if (!breaks(tables, TLB_DEFER_BREAK_PENDING))
-		dec_tlb_flush_pending(mm);
-	mmdrop(mm);
+	tlb_defer_retract(mm, !breaks(tables, TLB_DEFER_BREAK_PENDING));
 }
 
 /*

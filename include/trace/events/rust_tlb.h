@@ -35,7 +35,8 @@
 		{ 7, "scope" },				\
 		{ 8, "asked" },				\
 		{ 9, "other" },				\
-		{ 10, "dropped" })
+		{ 10, "dropped" },			\
+		{ 11, "leaf" })
 
 /* As `Touched` in rust/kernel/mm/tlb/policy.rs. */
 #define show_rust_tlb_touch(why)			\

@@ -34,6 +34,7 @@ use crate::{
 mod callbacks;
 mod charge;
 mod gather;
+mod huge;
 mod mapping;
 mod moving;
 mod tables;
@@ -44,6 +45,7 @@ pub(super) use self::{
     callbacks::*,
     charge::*,
     gather::*,
+    huge::*,
     mapping::*,
     moving::*,
     tables::*,
@@ -246,7 +248,8 @@ pub(super) fn is_being_killed() -> bool {
     unsafe { bindings::tlb_defer_is_being_killed() }
 }
 
-/// A locked page table of a VMA. Its `pte` is the entry of the address that it was locked for.
+/// A locked page table of a VMA. Its `pte` is the entry of the address that it was locked for. Or a
+/// leaf: then `leaf` is not null, and there are no PTEs.
 pub(super) type RawTable = bindings::tlb_defer_table;
 
 /// # Safety
@@ -272,6 +275,21 @@ pub(super) unsafe fn pte_unlock(table: &mut RawTable) {
     unsafe { bindings::tlb_defer_pte_unlock(table) }
 }
 
+/// What C found in an entry that it cleared.
+#[inline(never)]
+fn cleared(found: u32) -> Option<Cleared> {
+    (found & bindings::TLB_DEFER_CLEARED != 0).then_some(Cleared {
+        dirty: found & bindings::TLB_DEFER_DIRTY != 0,
+        writable: found & bindings::TLB_DEFER_WRITABLE != 0,
+    })
+}
+
+/// What C found in an Accessed bit.
+#[inline(never)]
+fn young(found: u32) -> Option<bool> {
+    (found & bindings::TLB_DEFER_MAPPED != 0).then_some(found & bindings::TLB_DEFER_YOUNG != 0)
+}
+
 /// Clears `pte` if it maps `page`; returns what was in it if it did.
 ///
 /// # Safety
@@ -279,7 +297,7 @@ pub(super) unsafe fn pte_unlock(table: &mut RawTable) {
 /// - `table` must come from [`pte_lock`] in this task, not have been unlocked yet, and its VMA be
 ///   valid.
 /// - That VMA must be a `VM_MIXEDMAP` or a `VM_PFNMAP` mapping that is not copy-on-write.
-/// - `pte` must be the table's entry for `addr`.
+/// - `pte` must be the table's entry for `addr`: it is no leaf.
 /// - The caller's own reference to `page` must be kept until the flush.
 #[inline(never)]
 pub(super) unsafe fn clear_pte(
@@ -289,11 +307,7 @@ pub(super) unsafe fn clear_pte(
     page: &Page,
 ) -> Option<Cleared> {
     // SAFETY: As promised by the caller.
-    let found = unsafe { bindings::tlb_defer_clear_pte(table, addr, pte, page.as_ptr()) };
-    (found & bindings::TLB_DEFER_CLEARED != 0).then_some(Cleared {
-        dirty: found & bindings::TLB_DEFER_DIRTY != 0,
-        writable: found & bindings::TLB_DEFER_WRITABLE != 0,
-    })
+    cleared(unsafe { bindings::tlb_defer_clear_pte(table, addr, pte, page.as_ptr()) })
 }
 
 /// Write-protects `pte` if it maps `page` and is writable and clean; returns whether it did.
@@ -327,8 +341,7 @@ pub(super) unsafe fn test_young(
     clear: bool,
 ) -> Option<bool> {
     // SAFETY: As promised by the caller.
-    let found = unsafe { bindings::tlb_defer_test_young(table, addr, pte, clear) };
-    (found & bindings::TLB_DEFER_MAPPED != 0).then_some(found & bindings::TLB_DEFER_YOUNG != 0)
+    young(unsafe { bindings::tlb_defer_test_young(table, addr, pte, clear) })
 }
 
 /// Returns whether someone else cleared PTEs of `mm` and has yet to flush them (H2).

@@ -28,6 +28,7 @@ use super::{
             Pte,
             Reasons, //
         },
+        mappings::Announced,
         moves::{
             Move,
             Permit, //
@@ -262,6 +263,7 @@ impl Mapping for Movable<'_> {
         = OldTable<'m>
     where
         Self: 'm;
+    type Announced = Announced;
 
     fn mm(&self) -> &Mm {
         self.vma.mm()
@@ -275,6 +277,22 @@ impl Mapping for Movable<'_> {
         let rmap = RmapLocked::lock(self.vma);
         let table = PageTable::lock(self.vma, addr)?;
         Some(OldTable { table, _rmap: rmap })
+    }
+
+    fn leaf(table: &OldTable<'_>) -> Option<PageRange> {
+        table.table.leaf()
+    }
+
+    fn announce(&self) -> Announced {
+        Announced::new(self.mm())
+    }
+
+    fn is_announced(&self, by: &Announced) -> bool {
+        by.is_of(self.mm())
+    }
+
+    fn flush_now(&self, range: PageRange) {
+        mechanism::flush_range(self.mm(), range);
     }
 
     fn invalidating<R>(&self, range: PageRange, f: impl FnOnce() -> R) -> R {
@@ -332,6 +350,14 @@ impl Move for Movable<'_> {
         // SAFETY: By the type invariants the VMA is valid, and the `mmap_lock` held; it contains
         // `addr`.
         unsafe { mechanism::prepare_table(self.vma.as_raw(), addr, table) }
+    }
+
+    fn split_leaf(&self, addr: usize) {
+        if self.vma.window().is_some_and(|w| w.range().contains(addr)) {
+            // SAFETY: By the type invariants the VMA is valid, and the `mmap_lock` held; it contains
+            // `addr`.
+            unsafe { mechanism::split_leaf(self.vma.as_raw(), addr) }
+        }
     }
 
     fn lock_beside<'m>(&'m self, addr: usize, old: &'m OldTable<'_>) -> Option<PageTable<'m>> {
@@ -396,10 +422,6 @@ impl Move for Movable<'_> {
 
     fn settle_others(&self) {
         mechanism::settle_others(self.mm());
-    }
-
-    fn flush_now(&self, range: PageRange) {
-        mechanism::flush_range(self.mm(), range);
     }
 
     fn look(&self, pte: Pte<'_>) -> Look {

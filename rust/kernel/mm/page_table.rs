@@ -5,6 +5,10 @@
 //! The lowest level only, under its page-table lock (PTL). An address without a table is normal:
 //! tables are made by faults and freed when they are empty, at any time the lock is not held.
 //!
+//! Where a table would be there may be a *leaf*: one entry, a level above, that maps all that a table
+//! would (2 MiB), under the lock of that entry. It has one Accessed and one Dirty bit for all of it, is
+//! cleared as a whole, and never write-protected here.
+//!
 //! C headers: [`include/linux/pgtable.h`](srctree/include/linux/pgtable.h),
 //! [`include/linux/tlb_defer.h`](srctree/include/linux/tlb_defer.h)
 
@@ -36,8 +40,9 @@ use core::ptr::NonNull;
 /// # Invariants
 ///
 /// - `table` comes from `pte_lock` or `pte_lock_beside` on `_vma`, and its lock is held by this task.
-/// - `table.pte` is the entry of `addr`, and `addr` lies in `range`.
-/// - `range` lies in the VMA, and one page table maps all of it.
+/// - `addr` lies in `range`. `table.leaf` is null if and only if this is a table: then `table.pte` is
+///   the entry of `addr`.
+/// - `range` lies in the VMA, and one page table, or the leaf, maps all of it.
 pub struct PageTable<'v> {
     table: mechanism::RawTable,
     addr: usize,
@@ -47,9 +52,9 @@ pub struct PageTable<'v> {
 }
 
 impl<'v> PageTable<'v> {
-    /// Locks the page table that maps `addr`.
+    /// Locks the page table that maps `addr`, or the leaf.
     ///
-    /// Returns [`None`] if `addr` is outside of `vma`, or if there is no page table for it.
+    /// Returns [`None`] if `addr` is outside of `vma`, or if there is neither for it.
     ///
     /// # Context
     ///
@@ -59,7 +64,7 @@ impl<'v> PageTable<'v> {
         // SAFETY: A `Vma` is locked by its invariants, and maps `addr`.
         let table = unsafe { mechanism::pte_lock(vma.as_raw(), addr) }?;
         // INVARIANT: `table` was locked for `addr` of this VMA, and `table_of` returns what one
-        // table maps.
+        // table maps, and so a leaf.
         Some(Self {
             table,
             addr,
@@ -130,9 +135,14 @@ impl<'v> PageTable<'v> {
         self.range
     }
 
-    /// Returns the entry of `addr`.
+    /// Returns what the leaf maps, if this is one.
+    pub fn leaf(&self) -> Option<PageRange> {
+        (!self.table.leaf.is_null()).then_some(self.range)
+    }
+
+    /// Returns the entry of `addr`. A leaf has none.
     fn pte(&self, addr: usize) -> Option<NonNull<bindings::pte_t>> {
-        if !self.range.contains(addr) {
+        if self.leaf().is_some() || !self.range.contains(addr) {
             return None;
         }
         let index = (addr >> PAGE_SHIFT) as isize - (self.addr >> PAGE_SHIFT) as isize;
@@ -143,21 +153,36 @@ impl<'v> PageTable<'v> {
     /// Returns whether the page at `addr` was accessed, or [`None`] if none is mapped there.
     ///
     /// With `clear`, clears the Accessed bit and does *not* flush: a CPU that has the translation
-    /// in its TLB does not set the bit again.
+    /// in its TLB does not set the bit again. That of a leaf is the bit of all its pages: as long as
+    /// this exists, they all answer what it was before.
     pub fn test_young(&mut self, addr: usize, clear: bool) -> Option<bool> {
+        if self.leaf().is_some_and(|leaf| leaf.contains(addr)) {
+            // SAFETY: By the type invariants it is a leaf of `_vma`, which is valid, and locked.
+            return unsafe { mechanism::test_young_leaf(&self.table, clear) };
+        }
         let pte = self.pte(addr)?;
         // SAFETY: `pte` is the entry of `addr`. By the type invariants the table is that of `_vma`,
         // which is valid, and locked.
         unsafe { mechanism::test_young(&self.table, addr, pte.as_ptr(), clear) }
     }
 
-    /// Clears the PTE of `addr` if it maps `page`, and undoes its accounting.
+    /// Clears the PTE of `addr` if it maps `page`, and undoes its accounting. A leaf that maps `page`
+    /// there is cleared as a whole, and answers for each of its pages that it was.
     pub(super) fn clear<P: StalePage>(
         &mut self,
         addr: usize,
         page: &P,
         _permit: &Permit,
     ) -> Option<Cleared> {
+        if self.leaf().is_some_and(|leaf| leaf.contains(addr)) {
+            // SAFETY:
+            // - By the type invariants it is a leaf of `_vma`, which is valid, and locked; it maps
+            //   `addr`.
+            // - `page` owns a reference (`StalePage`), and is in a batch (`Permit`), which keeps it
+            //   until the flush. A leaf is made of `DriverPage`s: each of the others is kept until a
+            //   batch over the same mappings has taken it out, and flushed what this one owes (H2).
+            return unsafe { mechanism::clear_leaf(&mut self.table, addr, page.page()) };
+        }
         let pte = self.pte(addr)?;
         // SAFETY:
         // - By the type invariants the table is that of `_vma`, which is valid, and locked.
@@ -169,7 +194,7 @@ impl<'v> PageTable<'v> {
     }
 
     /// Write-protects the PTE of `addr` if it maps `page` and is writable and clean. Returns
-    /// whether it did.
+    /// whether it did: a leaf is not.
     pub(super) fn protect<P: StalePage>(
         &mut self,
         addr: usize,

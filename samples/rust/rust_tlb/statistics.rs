@@ -29,7 +29,7 @@ const NR_BUCKETS: usize = 24;
 /// Names of [`Why`], by number.
 const WHYS: [&str; Why::NR] = [
     "end", "dirty", "phase", "refault", "full", "old", "pressure", "scope", "asked", "other",
-    "dropped",
+    "dropped", "leaf",
 ];
 
 /// Names of [`Reason`], by number.

@@ -121,6 +121,11 @@ impl<F: Flush + ?Sized> Drop for Owed<F> {
 pub struct Batch<P: Stale, F: Flush + ?Sized> {
     owed: Owed<F>,
     entries: Entries<P>,
+    /// What flushes did that could not be left to the caller.
+    early: Report,
+    /// Those are left out: the negative control.
+    #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+    defers_leaves: bool,
 }
 
 /// A full batch gives back the page that it has no room for.
@@ -157,6 +162,9 @@ impl<P: Stale, F: Flush + ?Sized> Batch<P, F> {
                 list: KVVec::with_capacity(nr_pages, flags)?,
                 nr_unmapped: 0,
             },
+            early: Report::default(),
+            #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+            defers_leaves: false,
         })
     }
 
@@ -177,6 +185,29 @@ impl<P: Stale, F: Flush + ?Sized> Batch<P, F> {
     /// Returns what the flush is owed for.
     pub fn owed(&self) -> Report {
         self.owed.0.owed()
+    }
+
+    /// Returns what flushes did, since the last call, that could not be left to [`Batch::flush`]: those
+    /// for leaves of 2 MiB, at the end of [`Staging::unmap`] and of either phase of an unmap. What
+    /// nobody asks for here is in the report of the next flush.
+    pub fn flushed_early(&mut self) -> Report {
+        core::mem::take(&mut self.early)
+    }
+
+    /// Leaves the flush of leaves to later, too: the negative control.
+    #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+    pub fn defer_leaves(&mut self) {
+        self.defers_leaves = true;
+    }
+
+    /// Leaves were cleared: flushes what is owed, unless that is to show what happens then.
+    fn flush_leaves(&mut self) {
+        #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+        if core::mem::take(&mut self.defers_leaves) {
+            return;
+        }
+        let report = self.owed.flush(Why::Leaf);
+        self.early.merge(report);
     }
 
     /// Returns the pages that wait for the flush, sorted by their offset, and the policy.
@@ -259,7 +290,8 @@ impl<P: Stale, F: Flush + ?Sized> Batch<P, F> {
 
     fn send_because(mut self, why: Why) -> Sent<P, F> {
         self.entries.unstage();
-        let report = self.owed.send(why);
+        let mut report = self.flushed_early();
+        report.merge(self.owed.send(why));
         Sent {
             batch: self,
             report,
@@ -324,16 +356,22 @@ impl<'b, P: Stale, F: Flush + ?Sized> Staging<'b, P, F> {
     /// owed: other CPUs may use the pages until then. If another CPU has cleared PTEs of such a
     /// mapping and has yet to flush them, that flush is owed too.
     ///
+    /// What is mapped as a whole is unmapped as a whole, which counts as one PTE, and flushed before this returns, with all else that the batch owes: others who change
+    /// mappings of that process could not see that a flush is owed ([`Batch::flushed_early`]).
+    ///
     /// What someone else put there is left alone: a PTE is cleared only if it maps the very page
     /// that was staged for its offset.
     ///
     /// The caller has to keep the pages from being mapped again meanwhile, for example by the lock
     /// under which its fault handler looks them up. If it does not, a page that was faulted in
-    /// again has another reference, and is not exclusive after the flush.
+    /// again has another reference, and is not exclusive after the flush. Where there are leaves, that
+    /// is so for all pages that one of them maps: a small page of it would come to TLBs beside the
+    /// leaf, which no CPU has to bear.
     ///
     /// # Context
     ///
-    /// May sleep. Takes the lock of `mappings` (of a file: `i_mmap_rwsem`), then page-table locks.
+    /// May sleep: IRQs enabled, no spinlock held. Takes the lock of `mappings` (of a file:
+    /// `i_mmap_rwsem`), then page-table locks.
     pub fn unmap<T>(self, mappings: &T) -> usize
     where
         T: Mappings<Mapping: Unmap<P, Mm = F::Mm>>,
@@ -379,7 +417,13 @@ impl<P: Stale, F: Flush + ?Sized> Walked<'_, P, F> {
         A: Action<T::Mapping, P>,
     {
         let entries = self.batch.entries.list.get(self.from..).unwrap_or(&[]);
-        Change::walk(mappings, entries, &mut *self.batch.owed.0, action)
+        let (walk, leaves) = Change::walk(mappings, entries, &mut *self.batch.owed.0, action);
+        if walk.nr_leaves > 0 {
+            self.batch.flush_leaves();
+        }
+        // Others need not be told any more.
+        drop(leaves);
+        walk
     }
 
     /// The last walk left none of the pages mapped in `mappings`.
@@ -448,6 +492,9 @@ impl<P: Stale, F: Flush + ?Sized> Flushed<P, F> {
         Batch {
             owed: self.owed,
             entries: self.entries,
+            early: Report::default(),
+            #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+            defers_leaves: false,
         }
     }
 }

@@ -24,6 +24,7 @@ use super::{
     StalePage, //
 };
 use crate::{
+    bindings,
     mm::{
         mechanism,
         page_table::PageTable,
@@ -37,7 +38,10 @@ use crate::{
     },
     sync::ArcBorrow, //
 };
-use core::cell::Cell;
+use core::{
+    cell::Cell,
+    ptr::NonNull, //
+};
 
 /// All mappings of a file over a driver's data, in all processes. They are locked (`i_mmap_rwsem`)
 /// while a walk goes through them.
@@ -169,11 +173,41 @@ impl Mappings for OneMapping<'_> {
     }
 }
 
+/// All who change mappings of an address space flush all of it until this is dropped.
+///
+/// # Invariants
+///
+/// `mm` comes from `announce`, and was not retracted.
+pub struct Announced {
+    mm: NonNull<bindings::mm_struct>,
+}
+
+impl Announced {
+    pub(crate) fn new(mm: &Mm) -> Self {
+        // INVARIANT: It is announced here.
+        Self {
+            mm: mechanism::announce(mm),
+        }
+    }
+
+    pub(crate) fn is_of(&self, mm: &Mm) -> bool {
+        core::ptr::eq(self.mm.as_ptr(), mm.as_raw())
+    }
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants.
+        unsafe { mechanism::retract(self.mm) }
+    }
+}
+
 impl Sealed for Vma {}
 
 impl Mapping for Vma {
     type Mm = Mm;
     type Table<'m> = PageTable<'m>;
+    type Announced = Announced;
 
     fn mm(&self) -> &Mm {
         self.mm()
@@ -185,6 +219,22 @@ impl Mapping for Vma {
 
     fn lock(&self, addr: usize) -> Option<PageTable<'_>> {
         PageTable::lock(self, addr)
+    }
+
+    fn leaf(table: &PageTable<'_>) -> Option<PageRange> {
+        table.leaf()
+    }
+
+    fn announce(&self) -> Announced {
+        Announced::new(self.mm())
+    }
+
+    fn is_announced(&self, by: &Announced) -> bool {
+        by.is_of(self.mm())
+    }
+
+    fn flush_now(&self, range: PageRange) {
+        mechanism::flush_range(self.mm(), range);
     }
 
     fn invalidating<R>(&self, range: PageRange, f: impl FnOnce() -> R) -> R {

@@ -217,6 +217,18 @@ where
         Some((addr, front, rest))
     }
 
+    /// Leaves nothing of `pgoffs` mapped as a whole, in either mapping: none comes while it moves.
+    fn split_leaves(&self, at: &At<'_, M>, pgoffs: &[usize]) {
+        if let Some(old) = pgoffs.first().and_then(|pgoff| at.page(*pgoff)) {
+            at.mapping.split_leaf(old.start());
+        }
+        let mut rest = pgoffs;
+        while let Some((addr, _, behind)) = self.split(rest) {
+            self.to.split_leaf(addr);
+            rest = behind;
+        }
+    }
+
     /// Makes what page tables `pgoffs` need in the new mapping.
     fn prepare(&self, mut pgoffs: &[usize]) -> Result {
         while let Some((addr, _, rest)) = self.split(pgoffs) {
@@ -239,6 +251,7 @@ where
         if self.done.is_cut_short {
             return true;
         }
+        self.split_leaves(at, pgoffs);
         if let Some((_, new)) = self.whole(at, pgoffs) {
             if self.to.prepare(new.start(), false).is_ok() && self.move_whole(at, pgoffs) {
                 return true;

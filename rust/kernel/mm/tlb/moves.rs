@@ -8,7 +8,9 @@
 //!
 //! In this order, for each page table:
 //!
-//! 1. A table for the new address is made, with no lock but the `mmap_lock`.
+//! 1. A table for the new address is made, with no lock but the `mmap_lock`. What is mapped as a whole
+//!    there, or at the old address, is unmapped and flushed before: it does not move, and is mapped
+//!    again by the next use of either address.
 //! 2. The rmap of the file is locked for writing, then the page table of the old address, then that
 //!    of the new one, unless they share a lock. Who walks the rmap for reading comes before all of
 //!    this or after it, and so meets a page once: at its old address, or at its new one.
@@ -106,6 +108,9 @@ pub trait Move: Mapping {
     /// - `ENOMEM`: there is no memory for it.
     fn prepare(&self, addr: usize, table: bool) -> Result;
 
+    /// Sees to it that there is no leaf at `addr`: what it maps is unmapped, and flushed. May sleep.
+    fn split_leaf(&self, addr: usize);
+
     /// Locks the page table that maps `addr`, beside `old`; [`None`] if there is none.
     fn lock_beside<'m>(&'m self, addr: usize, old: &'m Self::Table<'_>)
         -> Option<Self::Nested<'m>>;
@@ -138,9 +143,6 @@ pub trait Move: Mapping {
     /// Flushes what others have cleared in this process, noted, and not flushed yet. Page tables are
     /// locked.
     fn settle_others(&self);
-
-    /// Flushes `range`. Page tables are locked.
-    fn flush_now(&self, range: PageRange);
 
     /// Looks at the page of `pte`, and does not wait.
     fn look(&self, pte: Pte<'_>) -> Look;

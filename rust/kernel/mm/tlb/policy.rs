@@ -97,6 +97,16 @@ pub struct Report {
     pub nr_calls: usize,
 }
 
+impl Report {
+    /// Adds what another flush of the same batch did. Address spaces that are in both count once.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.nr_ptes += other.nr_ptes;
+        self.nr_mms = self.nr_mms.max(other.nr_mms);
+        self.dirty |= other.dirty;
+        self.nr_calls += other.nr_calls;
+    }
+}
+
 /// Which policy it is, for those who watch: numbered as in `include/trace/events/rust_tlb.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
@@ -141,11 +151,13 @@ pub enum Why {
     Other = 9,
     /// The batch is dropped.
     Dropped = 10,
+    /// A leaf was cleared, whose flush cannot be left to later.
+    Leaf = 11,
 }
 
 impl Why {
     /// How many there are.
-    pub const NR: usize = 11;
+    pub const NR: usize = 12;
 }
 
 /// Why a range is owed a flush: numbered as in `include/trace/events/rust_tlb.h`.

@@ -14,7 +14,9 @@
 //! 4. flush, as ever.
 //!
 //! That is a second round, but for all pages, and only if there was a PTE to protect. The order is
-//! in the types: nothing but a flush makes a [`Quiesced`].
+//! in the types: nothing but a flush makes a [`Quiesced`]. What is mapped as a whole, by a leaf, is
+//! never write-protected: the first phase clears it, counts it as written to if it was writable, and
+//! flushes it before it ends.
 //!
 //! Pure.
 

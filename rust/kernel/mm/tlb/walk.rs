@@ -16,8 +16,14 @@
 //!    dropped, so that munmap, mprotect, mremap and madvise, which take the same lock, see that a
 //!    flush is owed (H4).
 //!
+//! Where there is a *leaf*, which maps all that a page table would (2 MiB), it is changed as a whole if
+//! any of the items is mapped by it. Others would find neither a PTE nor a table, and return early: so
+//! they are told before it is cleared ([`Mapping::announce`]), until [`Leaves`] is dropped, and
+//! whoever walks flushes before that.
+//!
 //! Rules H1 to H14 are those of
-//! [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst).
+//! [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst), those of leaves are in
+//! [`Documentation/mm/tlb_batch_huge.rst`](srctree/Documentation/mm/tlb_batch_huge.rst).
 //!
 //! Pure: the host's tests run this very source.
 
@@ -30,7 +36,8 @@ use super::{
         Flush,
         Record,
         Report,
-        Touched, //
+        Touched,
+        MAX_MMS, //
     },
     range::{
         PageRange,
@@ -65,10 +72,12 @@ pub trait Mappings: Sealed {
 pub trait Mapping: Sealed {
     /// Its address space.
     type Mm;
-    /// A page table of it, locked. Dropped, it is unlocked.
+    /// A page table of it, or a leaf, locked. Dropped, it is unlocked.
     type Table<'m>
     where
         Self: 'm;
+    /// What has others flush all of an address space, until it is dropped.
+    type Announced;
 
     /// Returns the address space.
     fn mm(&self) -> &Self::Mm;
@@ -76,8 +85,21 @@ pub trait Mapping: Sealed {
     /// Returns which part of the file it shows, and where; [`None`] if it is empty.
     fn window(&self) -> Option<Window>;
 
-    /// Locks the page table that maps `addr`; [`None`] if there is none.
+    /// Locks the page table that maps `addr`, or the leaf; [`None`] if there is neither.
     fn lock(&self, addr: usize) -> Option<Self::Table<'_>>;
+
+    /// Returns what the leaf maps, if it is one.
+    fn leaf(table: &Self::Table<'_>) -> Option<PageRange>;
+
+    /// Tells whoever changes mappings of this address space that it owes a flush of all of it, also
+    /// where it finds nothing to clear. Does not sleep: something is locked.
+    fn announce(&self) -> Self::Announced;
+
+    /// Returns whether `by` tells it.
+    fn is_announced(&self, by: &Self::Announced) -> bool;
+
+    /// Flushes `range`. Page tables are locked.
+    fn flush_now(&self, range: PageRange);
 
     /// Calls `f` between the notifications that tell secondary MMUs that PTEs in `range` are being
     /// changed.
@@ -96,7 +118,8 @@ pub trait Mapping: Sealed {
 
 /// A mapping that pages `P` of a batch can be taken out of.
 pub trait Unmap<P>: Mapping {
-    /// Clears the PTE of `addr` if it maps `page`; returns what was in it if it did.
+    /// Clears the PTE of `addr` if it maps `page`; returns what was in it if it did. A leaf is cleared
+    /// as a whole, and returns the same for each of the pages that it mapped.
     fn clear(
         table: &mut Self::Table<'_>,
         addr: usize,
@@ -105,8 +128,44 @@ pub trait Unmap<P>: Mapping {
     ) -> Option<Cleared>;
 
     /// Write-protects the PTE of `addr` if it maps `page` and is writable and clean; returns
-    /// whether it did.
+    /// whether it did. A leaf is not.
     fn protect(table: &mut Self::Table<'_>, addr: usize, page: &P, permit: &Permit) -> bool;
+}
+
+/// Address spaces in which leaves were cleared: others are told until this is dropped, and that is
+/// after the flush.
+///
+/// # Invariants
+///
+/// Those of `announced` that are something come first; no two are of one address space.
+pub(super) struct Leaves<A> {
+    announced: [Option<A>; MAX_MMS],
+}
+
+impl<A> Leaves<A> {
+    fn new() -> Self {
+        // INVARIANT: None.
+        Self {
+            announced: [const { None }; MAX_MMS],
+        }
+    }
+
+    /// Sees to it that the address space of `mapping` is announced. Returns whether it is: there is
+    /// no room for more than [`MAX_MMS`].
+    fn announce<M: Mapping<Announced = A>>(&mut self, mapping: &M) -> bool {
+        for place in &mut self.announced {
+            match place {
+                Some(by) if mapping.is_announced(by) => return true,
+                Some(_) => {}
+                None => {
+                    // INVARIANT: The first that is nothing; none before is of this address space.
+                    *place = Some(mapping.announce());
+                    return true;
+                }
+            }
+        }
+        false
+    }
 }
 
 /// Says that the page of a PTE is in a batch, which keeps it until the policy has flushed, and that
@@ -271,7 +330,7 @@ pub trait Action<M: Mapping, P> {
     ) -> Option<Changed>;
 }
 
-/// How many PTEs a walk changed.
+/// How many PTEs a walk changed. A leaf counts as one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Walk {
     /// PTEs that it cleared.
@@ -280,6 +339,8 @@ pub struct Walk {
     pub nr_protected: usize,
     /// Of those that it cleared, how many were dirty.
     pub nr_dirty: usize,
+    /// Of those that it cleared, how many were leaves.
+    pub nr_leaves: usize,
 }
 
 impl Walk {
@@ -300,33 +361,35 @@ impl Walk {
 }
 
 /// Changes PTEs of the pages of a batch, and tells its policy.
-pub(super) struct Change<'p, F: ?Sized, A> {
+pub(super) struct Change<'p, F: ?Sized, A, L> {
     policy: &'p mut F,
     action: A,
     done: Walk,
+    leaves: Leaves<L>,
 }
 
-impl<'p, F: ?Sized, A> Change<'p, F, A> {
-    /// Changes all that `mappings` have of `entries`, which are sorted.
+impl<'p, F: ?Sized, A, L> Change<'p, F, A, L> {
+    /// Changes all that `mappings` have of `entries`, which are sorted. If it cleared leaves, the
+    /// policy has to be flushed before what this returns is dropped.
     pub(super) fn walk<T, P>(
         mappings: &T,
         entries: &[Entry<P>],
         policy: &'p mut F,
         action: A,
-    ) -> Walk
+    ) -> (Walk, Leaves<L>)
     where
-        T: Mappings,
+        T: Mappings<Mapping: Mapping<Announced = L>>,
         F: Record<Mm = <T::Mapping as Mapping>::Mm>,
         A: Action<T::Mapping, P>,
     {
-        let done = Walk::default();
         let mut change = Self {
             policy,
             action,
-            done,
+            done: Walk::default(),
+            leaves: Leaves::new(),
         };
         walk(mappings, entries, &mut change);
-        change.done
+        (change.done, change.leaves)
     }
 
     /// Pages without a PTE of ours to change, if someone else has cleared PTEs of this mm and has
@@ -385,9 +448,64 @@ impl<'p, F: ?Sized, A> Change<'p, F, A> {
         }
         all
     }
+
+    /// Changes a leaf, in the place of the page table of all `entries`. It goes as a whole: the flush
+    /// has to cover all of it, and comes before whoever changes mappings of that address space
+    /// returns, since what it finds is neither a PTE nor a table.
+    fn visit_leaf<M, P>(
+        &mut self,
+        at: &At<'_, M>,
+        mut table: M::Table<'_>,
+        leaf: PageRange,
+        entries: &[Entry<P>],
+    ) where
+        M: Mapping<Announced = L>,
+        F: Record<Mm = M::Mm>,
+        A: Action<M, P>,
+    {
+        // Before it is cleared. If there is nothing to clear, they flush for nothing.
+        let is_announced = self.leaves.announce(at.mapping);
+        let (mut all, mut is_cleared) = (None, false);
+        for entry in entries {
+            let Some(page) = at.page(entry.pgoff) else {
+                continue;
+            };
+            let (addr, permit) = (page.start(), Permit(()));
+            let changed = self
+                .action
+                .change(at.mapping, &mut table, addr, &entry.page, &permit);
+            match changed {
+                // It is one entry, and was counted.
+                Some(_) if is_cleared => {}
+                Some(changed) => {
+                    is_cleared = true;
+                    self.policy.cleared(at.mapping.mm(), leaf);
+                    extend(&mut all, self.done.count(leaf, changed));
+                }
+                // The leaf maps another page there. That a flush is owed is so at least since above.
+                None => {
+                    let pgoff = core::iter::once(entry.pgoff);
+                    if let Some(pending) = self.owed_elsewhere(at, pgoff) {
+                        extend(&mut all, pending);
+                    }
+                }
+            }
+        }
+        // H1, H4: as for a table.
+        if let Some(pending) = all {
+            record(self.policy, at.mapping, pending, Touched::Unmapped);
+        }
+        if is_cleared {
+            self.done.nr_leaves += 1;
+            if !is_announced {
+                at.mapping.flush_now(leaf);
+            }
+        }
+        drop(table);
+    }
 }
 
-impl<M, P, F, A> Visitor<M, Entry<P>> for Change<'_, F, A>
+impl<M, P, F, A> Visitor<M, Entry<P>> for Change<'_, F, A, M::Announced>
 where
     M: Mapping,
     F: Record<Mm = M::Mm> + ?Sized,
@@ -402,6 +520,9 @@ where
             }
             return;
         };
+        if let Some(leaf) = M::leaf(&table) {
+            return self.visit_leaf(at, table, leaf, entries);
+        }
         // H1, H4: after the PTEs were changed, before their lock is released.
         if let Some(pending) = self.change_all(at, &mut table, entries) {
             record(self.policy, at.mapping, pending, Touched::Unmapped);

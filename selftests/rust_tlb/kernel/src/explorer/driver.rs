@@ -404,6 +404,7 @@ impl Mapping for Shown<'_> {
         = Locked<'m>
     where
         Self: 'm;
+    type Announced = ();
 
     fn mm(&self) -> &Space {
         &SPACES[usize::from(self.mm)]
@@ -416,6 +417,19 @@ impl Mapping for Shown<'_> {
     fn lock(&self, _addr: usize) -> Option<Locked<'_>> {
         (self.calls.ask(Call::Lock(self.mm)) != 0).then_some(Locked(self))
     }
+
+    /// There are none.
+    fn leaf(_table: &Locked<'_>) -> Option<PageRange> {
+        None
+    }
+
+    fn announce(&self) {}
+
+    fn is_announced(&self, _by: &()) -> bool {
+        false
+    }
+
+    fn flush_now(&self, _range: PageRange) {}
 
     fn invalidating<R>(&self, _range: PageRange, f: impl FnOnce() -> R) -> R {
         f()

@@ -76,6 +76,7 @@ impl Mapping for Process<'_> {
         = Locked<'m>
     where
         Self: 'm;
+    type Announced = ();
 
     fn mm(&self) -> &ModelMm {
         &MMS[self.mm]
@@ -94,6 +95,21 @@ impl Mapping for Process<'_> {
             table.is_locked
         });
         is_there.then_some(Locked(self))
+    }
+
+    /// There are none here: see `leaves`.
+    fn leaf(_table: &Locked<'_>) -> Option<PageRange> {
+        None
+    }
+
+    fn announce(&self) {}
+
+    fn is_announced(&self, _by: &()) -> bool {
+        false
+    }
+
+    fn flush_now(&self, range: PageRange) {
+        self.meanwhile.with(|w| w.flush_mm(self.mm, Some(range)));
     }
 
     fn invalidating<R>(&self, _range: PageRange, f: impl FnOnce() -> R) -> R {

@@ -4,6 +4,7 @@
 
 mod access;
 mod events;
+mod leaves;
 mod lost_writes;
 mod machine;
 mod mappings;

@@ -215,6 +215,7 @@ impl Mapping for Side<'_> {
         = Locked<'m>
     where
         Self: 'm;
+    type Announced = ();
 
     fn mm(&self) -> &ModelMm {
         &MMS[0]
@@ -231,6 +232,22 @@ impl Mapping for Side<'_> {
     fn lock(&self, _addr: usize) -> Option<Locked<'_>> {
         self.place.pass();
         Some(Locked::lock(self.place))
+    }
+
+    /// There are none.
+    fn leaf(_table: &Locked<'_>) -> Option<PageRange> {
+        None
+    }
+
+    fn announce(&self) {}
+
+    fn is_announced(&self, _by: &()) -> bool {
+        false
+    }
+
+    fn flush_now(&self, range: PageRange) {
+        assert!(self.place.is_rmap_locked.get());
+        self.place.world.with(|w| w.flush_mm(0, Some(range)));
     }
 
     fn invalidating<R>(&self, _range: PageRange, f: impl FnOnce() -> R) -> R {
@@ -306,6 +323,8 @@ impl<'p> Move for Side<'p> {
         }
     }
 
+    fn split_leaf(&self, _addr: usize) {}
+
     fn lock_beside<'m>(&'m self, _addr: usize, old: &'m Locked<'_>) -> Option<&'m Place> {
         Some(old.0)
     }
@@ -350,11 +369,6 @@ impl<'p> Move for Side<'p> {
 
     fn settle_others(&self) {
         self.place.nr_settled.set(self.place.nr_settled.get() + 1);
-    }
-
-    fn flush_now(&self, range: PageRange) {
-        assert!(self.place.is_rmap_locked.get());
-        self.place.world.with(|w| w.flush_mm(0, Some(range)));
     }
 
     fn look(&self, pte: Pte<'_>) -> Look {

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Mappings of PMD_SIZE for the Rust abstractions in rust/kernel/mm/: of memory by
+ * its frame numbers. The contract of each function stands with its definition in
+ * mm/rust_tlb/huge.c.
+ */
+#ifndef _LINUX_TLB_DEFER_HUGE_H
+#define _LINUX_TLB_DEFER_HUGE_H
+
+#include <linux/mm_types.h>
+
+struct tlb_defer_table;
+
+#ifdef CONFIG_RUST_TLB
+
+void tlb_defer_widen(const struct vm_area_struct *vma, unsigned long *start,
+		     unsigned long *end);
+bool tlb_defer_is_leaf(pmd_t *pmd);
+bool tlb_defer_leaf_lock(struct tlb_defer_table *table, pmd_t *pmd);
+unsigned int tlb_defer_clear_leaf(struct tlb_defer_table *table,
+				  unsigned long addr, struct page *page);
+unsigned int tlb_defer_test_young_leaf(const struct tlb_defer_table *table,
+				       bool clear);
+void tlb_defer_split_leaf(struct vm_area_struct *vma, unsigned long addr);
+
+#endif /* CONFIG_RUST_TLB */
+#endif /* _LINUX_TLB_DEFER_HUGE_H */

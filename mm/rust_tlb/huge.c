@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Mappings of PMD_SIZE by frame numbers: how a walk over page tables takes them
+ * out. What they are cleared for, and when they are flushed, is decided in
+ * rust/kernel/mm/tlb/walk.rs and batch.rs.
+ */
+
+#include <linux/mm.h>
+#include <linux/tlb_defer.h>
+#include <linux/tlb_defer_huge.h>
+#include <linux/tlb_hold.h>
+
+#include "../internal.h"
+
+/*
+ * Extend [@start, @end), of which PTEs are to be changed, to all that goes with
+ * it: a leaf is cleared as a whole. Nothing is added if @vma has no leaves.
+ * Context: [@start, @end) lies in @vma, which is locked in one of the ways of
+ * tlb_defer_pte_lock().
+ */
+void tlb_defer_widen(const struct vm_area_struct *vma, unsigned long *start,
+		     unsigned long *end)
+{
+	if (!vma->vm_ops || !vma->vm_ops->huge_fault)
+		return;
+	*start = max(vma->vm_start, *start & PMD_MASK);
+	*end = min(vma->vm_end, ALIGN(*end, PMD_SIZE));
+}
+
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+/*
+ * Whether @pmd maps PMD_SIZE as a whole, and has no table.
+ * Context: any; without the lock of @pmd, it may change.
+ */
+bool tlb_defer_is_leaf(pmd_t *pmd)
+{
+	return pmd_trans_huge(pmdp_get_lockless(pmd)) &&
+	       !tlb_hold_passes_leaf();
+}
+
+/*
+ * Lock @pmd, if it is a leaf. Returns whether it is: @table has no PTEs then.
+ * Context: as tlb_defer_pte_lock(), for the VMA of @table.
+ */
+bool tlb_defer_leaf_lock(struct tlb_defer_table *table, pmd_t *pmd)
+{
+	spinlock_t *ptl;
+
+	if (likely(!tlb_defer_is_leaf(pmd)))
+		return false;
+
+	ptl = pmd_lock(table->vma->vm_mm, pmd);
+	if (!tlb_defer_is_leaf(pmd)) {
+		spin_unlock(ptl);
+		return false;
+	}
+	table->ptl = ptl;
+	table->leaf = pmd;
+	table->leafval = pmdp_get(pmd);
+	return true;
+}
+
+/*
+ * Clear the leaf that @table is, if it maps @page at @addr, unless that was done
+ * for another one of its pages. What is returned is as for tlb_defer_clear_pte():
+ * whether the leaf was dirty is true of each of its pages.
+ *
+ * Context: as tlb_defer_clear_pte(); moreover tlb_defer_announce() was called for
+ * the mm, and its end follows the flush; or the flush comes before the unlock.
+ */
+unsigned int tlb_defer_clear_leaf(struct tlb_defer_table *table,
+				  unsigned long addr, struct page *page)
+{
+	unsigned long nr = (addr & ~PMD_MASK) >> PAGE_SHIFT;
+
+	if (!table->maps_pfns ||
+	    pmd_pfn(table->leafval) + nr != page_to_pfn(page))
+		return 0;
+
+	if (!table->is_leaf_cleared) {
+		table->is_leaf_cleared = true;
+		/* An xchg: what the CPU set in Accessed and Dirty is not lost. */
+		table->leafval = pmdp_huge_get_and_clear(table->vma->vm_mm,
+							 addr & PMD_MASK,
+							 table->leaf);
+	}
+	return TLB_DEFER_CLEARED |
+	       (pmd_dirty(table->leafval) ? TLB_DEFER_DIRTY : 0) |
+	       (pmd_write(table->leafval) ? TLB_DEFER_WRITABLE : 0);
+}
+
+/*
+ * As tlb_defer_test_young(), for a leaf: it has one Accessed bit for all of its
+ * pages. As long as it is locked, the answer stays that of when it was locked.
+ */
+unsigned int tlb_defer_test_young_leaf(const struct tlb_defer_table *table,
+				       bool clear)
+{
+	bool young = pmd_young(table->leafval);
+
+	if (clear && young)
+		pmdp_test_and_clear_young(table->vma, 0, table->leaf);
+	return TLB_DEFER_MAPPED | (young ? TLB_DEFER_YOUNG : 0);
+}
+
+/*
+ * If what is mapped at @addr is mapped as a whole, unmap that, and flush it
+ * before its lock is released: it is mapped again by the next use.
+ * Context: may sleep; the mmap_lock is held.
+ */
+void tlb_defer_split_leaf(struct vm_area_struct *vma, unsigned long addr)
+{
+	pmd_t *pmd = mm_find_pmd(vma->vm_mm, addr);
+
+	if (pmd && tlb_defer_is_leaf(pmd))
+		__split_huge_pmd(vma, pmd, addr, false);
+}
+#else
+bool tlb_defer_is_leaf(pmd_t *pmd)
+{
+	return false;
+}
+
+bool tlb_defer_leaf_lock(struct tlb_defer_table *table, pmd_t *pmd)
+{
+	return false;
+}
+
+unsigned int tlb_defer_clear_leaf(struct tlb_defer_table *table,
+				  unsigned long addr, struct page *page)
+{
+	return 0;
+}
+
+unsigned int tlb_defer_test_young_leaf(const struct tlb_defer_table *table,
+				       bool clear)
+{
+	return 0;
+}
+
+void tlb_defer_split_leaf(struct vm_area_struct *vma, unsigned long addr)
+{
+}
+#endif

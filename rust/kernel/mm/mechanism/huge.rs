@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Shims for mappings of 2 MiB, which have a leaf where others have a page table; contracts in
+//! [`mm/rust_tlb/huge.c`](srctree/mm/rust_tlb/huge.c).
+
+use super::{
+    cleared,
+    young,
+    RawTable, //
+};
+use crate::{
+    bindings,
+    mm::{
+        tlb::walk::Cleared,
+        Mm, //
+    },
+    page::Page, //
+};
+use core::ptr::NonNull;
+
+/// Clears the leaf that `table` is, if it maps `page` at `addr`; returns what was in it if it did,
+/// also if that was for another page before.
+///
+/// # Safety
+///
+/// - `table` must come from [`pte_lock`](super::pte_lock) in this task, be a leaf, not have been
+///   unlocked yet, and its VMA be valid.
+/// - `addr` must lie in what the leaf maps.
+/// - The caller's own reference to `page` must be kept until the flush, and so must be all pages that
+///   the leaf maps.
+#[inline(never)]
+pub(in crate::mm) unsafe fn clear_leaf(
+    table: &mut RawTable,
+    addr: usize,
+    page: &Page,
+) -> Option<Cleared> {
+    // SAFETY: As promised by the caller. That others are told until the flush keeps *them* from
+    // returning early; what a page is kept by does not depend on it.
+    cleared(unsafe { bindings::tlb_defer_clear_leaf(table, addr, page.as_ptr()) })
+}
+
+/// Whether the leaf that `table` is was accessed; with `clear`, clears the Accessed bit.
+///
+/// # Safety
+///
+/// `table` must come from [`pte_lock`](super::pte_lock) in this task, be a leaf, not have been unlocked
+/// yet, and its VMA be valid.
+#[inline(never)]
+pub(in crate::mm) unsafe fn test_young_leaf(table: &RawTable, clear: bool) -> Option<bool> {
+    // SAFETY: As promised by the caller.
+    young(unsafe { bindings::tlb_defer_test_young_leaf(table, clear) })
+}
+
+/// If there is a leaf at `addr`, unmaps and flushes what it maps.
+///
+/// # Safety
+///
+/// `vma` must be valid and contain `addr`, and its `mmap_lock` be held.
+#[inline(never)]
+pub(in crate::mm) unsafe fn split_leaf(vma: *mut bindings::vm_area_struct, addr: usize) {
+    // SAFETY: As promised by the caller.
+    unsafe { bindings::tlb_defer_split_leaf(vma, addr) }
+}
+
+/// Pins `mm`, and has every gather of it end in a full flush until [`retract`].
+#[inline(never)]
+pub(in crate::mm) fn announce(mm: &Mm) -> NonNull<bindings::mm_struct> {
+    // SAFETY: `mm` is a reference, and so valid; it is pinned from here on.
+    unsafe {
+        bindings::tlb_defer_announce(mm.as_raw(), true);
+        NonNull::new_unchecked(mm.as_raw())
+    }
+}
+
+/// # Safety
+///
+/// `mm` must come from [`announce`], and not have been retracted yet.
+#[inline(never)]
+pub(in crate::mm) unsafe fn retract(mm: NonNull<bindings::mm_struct>) {
+    // SAFETY: The caller promises that it is pinned, and announced once more than it was retracted.
+    unsafe { bindings::tlb_defer_retract(mm.as_ptr(), true) }
+}
