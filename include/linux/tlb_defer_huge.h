@@ -7,12 +7,15 @@
 #ifndef _LINUX_TLB_DEFER_HUGE_H
 #define _LINUX_TLB_DEFER_HUGE_H
 
+#include <linux/gfp_types.h>
 #include <linux/mm_types.h>
 
 struct tlb_defer_table;
 
 #ifdef CONFIG_RUST_TLB
 
+struct page *tlb_defer_alloc_huge(gfp_t gfp);
+vm_fault_t tlb_defer_insert_huge(struct vm_fault *vmf, struct page *page);
 void tlb_defer_widen(const struct vm_area_struct *vma, unsigned long *start,
 		     unsigned long *end);
 bool tlb_defer_is_leaf(pmd_t *pmd);

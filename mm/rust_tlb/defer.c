@@ -398,7 +398,7 @@ bool tlb_defer_is_being_killed(void)
 
 /*
  * Lock the page table of @vma that maps @addr; @table->pte is the entry of
- * @addr then. Where there is a leaf, lock that instead. Returns false if
+ * @addr then. Where there is a leaf, lock that instead (L3). Returns false if
  * there is neither (normal: tables come and go, see PT_RECLAIM).
  * Context: tlb_defer_rmap_lock() is held on the file that @vma maps, or @vma's
  * own lock, or the mmap_lock: each keeps the upper page tables. Under the first,

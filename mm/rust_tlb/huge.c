@@ -1,16 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Mappings of PMD_SIZE by frame numbers: how a walk over page tables takes them
- * out. What they are cleared for, and when they are flushed, is decided in
- * rust/kernel/mm/tlb/walk.rs and batch.rs.
+ * Mappings of PMD_SIZE by frame numbers: how they are made for Rust, and how a
+ * walk over page tables takes them out. What they are cleared for, and when they
+ * are flushed, is decided in rust/kernel/mm/tlb/walk.rs and batch.rs; why it is
+ * right, in Documentation/mm/tlb_batch_huge.rst. L1 to L6 below are its rules.
  */
 
+#include <linux/gfp.h>
 #include <linux/mm.h>
+#include <linux/mm_inline.h>
 #include <linux/tlb_defer.h>
 #include <linux/tlb_defer_huge.h>
 #include <linux/tlb_hold.h>
 
+#include <asm/tlbflush.h>
+
 #include "../internal.h"
+
+/*
+ * Allocate memory of PMD_SIZE, aligned to that, as pages of their own: each is
+ * freed by itself. Returns the first one, or NULL if there is none to be had
+ * without much ado.
+ * Context: may sleep, as @gfp says.
+ */
+struct page *tlb_defer_alloc_huge(gfp_t gfp)
+{
+	struct page *page = alloc_pages(gfp | __GFP_NORETRY | __GFP_NOWARN,
+					PMD_ORDER);
+
+	if (page)
+		split_page(page, PMD_ORDER);
+	return page;
+}
 
 /*
  * Extend [@start, @end), of which PTEs are to be changed, to all that goes with
@@ -29,6 +50,40 @@ void tlb_defer_widen(const struct vm_area_struct *vma, unsigned long *start,
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 /*
+ * Map the PMD_SIZE of memory that begins with @page around the address of @vmf.
+ * Returns VM_FAULT_FALLBACK if it has to be mapped page by page, with nothing
+ * done; else VM_FAULT_NOPAGE, also if somebody else was faster.
+ *
+ * L2: a page table that was freed here may be in use by CPUs until its flush: with
+ * a leaf in its place they could have translations of both sizes, which no CPU has
+ * to bear. Who has cleared the PMD has raised tlb_flush_pending before, and on x86
+ * whoever sees the one sees the other: so the flush can be made here.
+ *
+ * Context: ->huge_fault of a PMD, or ->fault, in a VM_PFNMAP mapping that is not
+ * copy-on-write; may sleep, IRQs enabled. All of the range lies in the VMA: of
+ * that, vmf_insert_pfn_pmd() looks at the start alone (L1). Nobody else maps
+ * anything there meanwhile. The memory is kept until the leaf and its copies are
+ * gone and flushed.
+ */
+vm_fault_t tlb_defer_insert_huge(struct vm_fault *vmf, struct page *page)
+{
+	unsigned long addr = vmf->address & PMD_MASK;
+	struct vm_area_struct *vma = vmf->vma;
+
+	VM_WARN_ON_ONCE(addr < vma->vm_start ||
+			vma->vm_end - addr < PMD_SIZE);
+	if (!IS_ALIGNED(page_to_pfn(page), HPAGE_PMD_NR))
+		return VM_FAULT_FALLBACK;
+	if (!pmd_none(pmdp_get_lockless(vmf->pmd)))
+		return VM_FAULT_FALLBACK;
+
+	if (mm_tlb_flush_pending(vma->vm_mm))
+		flush_tlb_mm_range(vma->vm_mm, addr, addr + PMD_SIZE,
+				   PAGE_SHIFT, true);
+	return vmf_insert_pfn_pmd(vmf, page_to_pfn(page), false);
+}
+
+/*
  * Whether @pmd maps PMD_SIZE as a whole, and has no table.
  * Context: any; without the lock of @pmd, it may change.
  */
@@ -39,7 +94,7 @@ bool tlb_defer_is_leaf(pmd_t *pmd)
 }
 
 /*
- * Lock @pmd, if it is a leaf. Returns whether it is: @table has no PTEs then.
+ * Lock @pmd, if it is a leaf (L3). Returns whether it is: @table has no PTEs then.
  * Context: as tlb_defer_pte_lock(), for the VMA of @table.
  */
 bool tlb_defer_leaf_lock(struct tlb_defer_table *table, pmd_t *pmd)
@@ -66,7 +121,7 @@ bool tlb_defer_leaf_lock(struct tlb_defer_table *table, pmd_t *pmd)
  * whether the leaf was dirty is true of each of its pages.
  *
  * Context: as tlb_defer_clear_pte(); moreover tlb_defer_announce() was called for
- * the mm, and its end follows the flush; or the flush comes before the unlock.
+ * the mm, and its end follows the flush; or the flush comes before the unlock (L4).
  */
 unsigned int tlb_defer_clear_leaf(struct tlb_defer_table *table,
 				  unsigned long addr, struct page *page)
@@ -116,6 +171,11 @@ void tlb_defer_split_leaf(struct vm_area_struct *vma, unsigned long addr)
 		__split_huge_pmd(vma, pmd, addr, false);
 }
 #else
+vm_fault_t tlb_defer_insert_huge(struct vm_fault *vmf, struct page *page)
+{
+	return VM_FAULT_FALLBACK;
+}
+
 bool tlb_defer_is_leaf(pmd_t *pmd)
 {
 	return false;

@@ -55,8 +55,12 @@
 //!   the contents calls [`Batch::flush_dirty`] first.
 //! - A fault after 3 maps whatever the fault handler gives it. If that is *another* page, the
 //!   handler has to flush the batch first, or two CPUs see two pages at one address.
-//! - x86-64 only, pages of one size only. Page tables that are empty stay, unless they are taken out
-//!   before the flush: [`tables`]. The kernel's own way for one process is [`gather`].
+//! - x86-64 only. Pages of one size only, but what is mapped by frame numbers may be mapped by 2 MiB
+//!   ([`VmFault::insert_huge`]): such a leaf is flushed before [`Staging::unmap`] returns. Page tables
+//!   that are empty stay, unless they are taken out before the flush: [`tables`]. The kernel's own way
+//!   for one process is [`gather`].
+//!
+//! [`VmFault::insert_huge`]: super::vm_ops::VmFault::insert_huge
 //!
 //! # Examples
 //!

@@ -11,7 +11,12 @@
 use super::{
     mechanism,
     tlb::{
+        range::PageRange,
         walk::Place,
+        window::{
+            Window,
+            PTRS_PER_PTE, //
+        },
         DriverPage, //
     },
     virt::{
@@ -38,6 +43,7 @@ use crate::{
 };
 use core::{
     marker::PhantomData,
+    ops::Range,
     ptr::NonNull, //
 };
 
@@ -59,6 +65,27 @@ pub trait VmOperations: 'static {
     ///
     /// The `mmap_lock` is held for reading.
     fn fault(data: ArcBorrow<'_, Self::Data>, vmf: &VmFault<'_>) -> Result<(), FaultError>;
+
+    /// A page was touched where no page table is, in a place where one could map all that a page
+    /// table maps (2 MiB) as a whole: [`VmFault::insert_huge`] does. If this returns `false`, because
+    /// that cannot be, [`VmOperations::fault`] is called next. It is called for a write to what is
+    /// mapped read-only as a whole, too: return `false`, and it is split, and comes back page by page.
+    ///
+    /// Without `CONFIG_TRANSPARENT_HUGEPAGE` it is never called.
+    ///
+    /// # Errors
+    ///
+    /// See [`FaultError`].
+    ///
+    /// # Context
+    ///
+    /// The `mmap_lock` is held for reading, or the lock of the VMA alone.
+    fn huge_fault(
+        _data: ArcBorrow<'_, Self::Data>,
+        _vmf: &VmFault<'_>,
+    ) -> Result<bool, FaultError> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// A VMA was copied: by fork, mremap or a split. The `mmap_lock` is held for writing. A fork
     /// copies the PTEs only after this: to unmap here would not keep the child from having them.
@@ -173,7 +200,8 @@ impl VmFault<'_> {
 
     /// Returns whether the VMA is of `kind` alone.
     fn is_in(&self, kind: vm_flags_t) -> bool {
-        // SAFETY: The VMA of a fault is valid, and its flags do not change under the `mmap_lock`.
+        // SAFETY: The VMA of a fault is valid, and its flags do not change under the `mmap_lock`, or
+        // its own lock.
         let vm_flags = unsafe { (*self.vma()).__bindgen_anon_2.vm_flags };
         vm_flags & (flags::MIXEDMAP | flags::PFNMAP) == kind
     }
@@ -216,6 +244,91 @@ impl VmFault<'_> {
         // SAFETY: By the type invariants, and the VMA is VM_PFNMAP. `page` knows that it is mapped,
         // and is not freed before it is unmapped and flushed.
         inserted(unsafe { mechanism::insert_pfn(self.vmf.as_ptr(), page.page()) })
+    }
+
+    /// Returns which pages of the file would be mapped as a whole around the fault. [`None`] if that
+    /// cannot be: the VMA does not cover all of it, at its start or at its end, or the offset in the
+    /// file is not aligned as the address is.
+    pub fn leaf_pgoffs(&self) -> Option<Range<usize>> {
+        // SAFETY: By the type invariants `vmf` is valid, and so is its VMA; that keeps its place and
+        // offset during the fault, under the `mmap_lock` or its own lock.
+        let (address, bounds, pgoff) = unsafe {
+            (
+                (*self.vmf.as_ptr()).__bindgen_anon_1.address,
+                (*self.vma()).__bindgen_anon_1.__bindgen_anon_1,
+                mechanism::vma_pgoff(self.vma()),
+            )
+        };
+        let range = PageRange::new(bounds.vm_start, bounds.vm_end)?;
+        Window::new(range, pgoff).leaf_of(address)
+    }
+
+    /// Maps all that a page table would map around the fault, as a whole and by frame numbers, as
+    /// [`VmFault::insert_pfn`] does one page; for [`VmOperations::huge_fault`]. `page_at` returns the
+    /// page at an offset of the file. Returns whether it is mapped now. It is not, and nothing was
+    /// done, unless
+    ///
+    /// - there are [such offsets](VmFault::leaf_pgoffs),
+    /// - there is a page at each of them, and they are one behind the other in memory, aligned to all
+    ///   of it, as [`ExclusivePage::alloc_huge`](super::tlb::ExclusivePage::alloc_huge) makes them, and
+    /// - neither a page table nor a leaf is there.
+    ///
+    /// Flushes first what others have cleared in that process and have yet to flush: a page table that
+    /// went from this very place may be in use until then, and no CPU has to bear translations of two
+    /// sizes.
+    ///
+    /// The caller keeps pages from being mapped there meanwhile, one by one or otherwise, for example
+    /// by the lock under which its fault handlers look them up. If it does not, no page is lost, but
+    /// translations of two sizes may meet.
+    ///
+    /// A page is unmapped by a batch as any other; see
+    /// [`Staging::unmap`](super::tlb::Staging::unmap) for what goes with it.
+    ///
+    /// # Errors
+    ///
+    /// - [`FaultError::Sigbus`]: the VMA does not map frame numbers, or one of the pages is mapped over
+    ///   other data, in another file, or at another offset already.
+    ///
+    /// # Context
+    ///
+    /// May send IPIs and wait for them: IRQs enabled, no spinlock held.
+    pub fn insert_huge<'p>(
+        &self,
+        page_at: impl Fn(usize) -> Option<&'p DriverPage>,
+    ) -> Result<bool, FaultError> {
+        if !self.is_in(flags::PFNMAP) {
+            return Err(FaultError::Sigbus);
+        }
+        let Some(pgoffs) = self.leaf_pgoffs() else {
+            return Ok(false);
+        };
+        let Some(first) = page_at(pgoffs.start) else {
+            return Ok(false);
+        };
+        let start = first.page().as_ptr();
+        // The page that is right at the `nr`th place.
+        let right = |nr, pgoff| {
+            let page: Option<&DriverPage> = page_at(pgoff);
+            page.filter(|page| page.page().as_ptr() == start.wrapping_add(nr))
+        };
+        let mut places = pgoffs.clone().enumerate();
+        if !places.all(|(nr, pgoff)| right(nr, pgoff).is_some()) {
+            return Ok(false);
+        }
+        let place = self.place();
+        // Asked once more: those that note it have to be those that are mapped.
+        let note = |(nr, pgoff)| right(nr, pgoff).is_some_and(|p| p.note_mapped(place, pgoff));
+        if !pgoffs.enumerate().all(note) {
+            return Err(FaultError::Sigbus);
+        }
+        // SAFETY:
+        // - By the type invariants, and the VMA is VM_PFNMAP. All that the leaf maps lies in it.
+        // - So many pages, which are one behind the other from `first` on, have just noted that they
+        //   are mapped: none of them is freed before it is unmapped and flushed.
+        match unsafe { mechanism::insert_huge(self.vmf.as_ptr(), first.page()) } {
+            bindings::vm_fault_reason_VM_FAULT_FALLBACK => Ok(false),
+            fault => inserted(fault).map(|()| true),
+        }
     }
 
     fn place(&self) -> Place {
@@ -297,8 +410,11 @@ impl<T: VmOperations> VmOperationsVTable<T> {
     /// # Safety
     ///
     /// `vmf` must be valid, for a fault in a VMA set up by [`VmaNew::set_vm_ops`] for `T`.
-    unsafe fn handle(vmf: *mut bindings::vm_fault, handler: Handler<T>) -> Result<(), FaultError> {
-        // SAFETY: The VMA of a fault is valid during the fault; the `mmap_lock` is held.
+    unsafe fn handle<R>(
+        vmf: *mut bindings::vm_fault,
+        handler: Handler<T, R>,
+    ) -> Result<R, FaultError> {
+        // SAFETY: The VMA of a fault is valid during the fault; the `mmap_lock` is held, or its own.
         let data = unsafe { Self::data((*vmf).__bindgen_anon_1.vma) };
         // INVARIANT: As promised by the caller, for the time of this call.
         let vmf = VmFault {
@@ -316,6 +432,25 @@ impl<T: VmOperations> VmOperationsVTable<T> {
         // SAFETY: As promised by the caller.
         match unsafe { Self::handle(vmf, T::fault) } {
             Ok(()) => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
+            Err(error) => error.into_raw(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As `handle`. For PMDs, `vmf` has that of its address.
+    unsafe extern "C" fn huge_fault(
+        vmf: *mut bindings::vm_fault,
+        order: c_uint,
+    ) -> bindings::vm_fault_t {
+        // A PUD, for example: 1 GiB.
+        if order != PTRS_PER_PTE.trailing_zeros() {
+            return bindings::vm_fault_reason_VM_FAULT_FALLBACK;
+        }
+        // SAFETY: As promised by the caller.
+        match unsafe { Self::handle(vmf, T::huge_fault) } {
+            Ok(true) => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
+            Ok(false) => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
             Err(error) => error.into_raw(),
         }
     }
@@ -354,6 +489,11 @@ impl<T: VmOperations> VmOperationsVTable<T> {
         open: Some(Self::open),
         close: Some(Self::close),
         fault: Some(Self::fault),
+        huge_fault: if T::HAS_HUGE_FAULT {
+            Some(Self::huge_fault)
+        } else {
+            None
+        },
         mremap: if T::HAS_MREMAP {
             Some(Self::mremap)
         } else {
@@ -374,8 +514,8 @@ impl<T: VmOperations> VmOperationsVTable<T> {
 }
 
 /// One of the functions of `T` that handle a fault.
-type Handler<T> =
-    fn(ArcBorrow<'_, <T as VmOperations>::Data>, &VmFault<'_>) -> Result<(), FaultError>;
+type Handler<T, R> =
+    fn(ArcBorrow<'_, <T as VmOperations>::Data>, &VmFault<'_>) -> Result<R, FaultError>;
 
 /// VMAs may be split. Not generic, so it has one address: by that, [`is_ours`] recognises VMAs that
 /// [`VmaNew::set_vm_ops`] set up.

@@ -9,6 +9,7 @@ use super::{
     RawTable, //
 };
 use crate::{
+    alloc::Flags,
     bindings,
     mm::{
         tlb::walk::Cleared,
@@ -17,6 +18,31 @@ use crate::{
     page::Page, //
 };
 use core::ptr::NonNull;
+
+/// Allocates as many pages as a page table maps, one behind the other in memory and aligned to all of
+/// them. Each is the caller's, by one reference.
+#[inline(never)]
+pub(in crate::mm) fn alloc_huge(flags: Flags) -> Option<NonNull<bindings::page>> {
+    // SAFETY: It has no duties but those of the context, which `flags` say.
+    NonNull::new(unsafe { bindings::tlb_defer_alloc_huge(flags.as_raw()) })
+}
+
+/// # Safety
+///
+/// - `vmf` must belong to a fault that is being handled in this task, and have the PMD of its address:
+///   in a `VM_PFNMAP` VMA that is not copy-on-write.
+/// - All that a page table maps around its address must lie in that VMA.
+/// - `first` and the pages behind it, as many as a page table maps, must be kept until the leaf, and
+///   its copies, are gone and flushed.
+#[inline(never)]
+pub(in crate::mm) unsafe fn insert_huge(
+    vmf: *mut bindings::vm_fault,
+    first: &Page,
+) -> bindings::vm_fault_t {
+    // SAFETY: As promised by the caller. That nobody maps anything there meanwhile keeps sizes apart
+    // in TLBs; no memory depends on it, for a leaf goes in only where the PMD is empty under its lock.
+    unsafe { bindings::tlb_defer_insert_huge(vmf, first.as_ptr()) }
+}
 
 /// Clears the leaf that `table` is, if it maps `page` at `addr`; returns what was in it if it did,
 /// also if that was for another page before.

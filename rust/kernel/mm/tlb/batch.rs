@@ -356,7 +356,8 @@ impl<'b, P: Stale, F: Flush + ?Sized> Staging<'b, P, F> {
     /// owed: other CPUs may use the pages until then. If another CPU has cleared PTEs of such a
     /// mapping and has yet to flush them, that flush is owed too.
     ///
-    /// What is mapped as a whole is unmapped as a whole, which counts as one PTE, and flushed before this returns, with all else that the batch owes: others who change
+    /// What is mapped as a whole ([`VmFault::insert_huge`]) is unmapped as a whole, which counts as one
+    /// PTE, and flushed before this returns, with all else that the batch owes: others who change
     /// mappings of that process could not see that a flush is owed ([`Batch::flushed_early`]).
     ///
     /// What someone else put there is left alone: a PTE is cleared only if it maps the very page
@@ -372,6 +373,8 @@ impl<'b, P: Stale, F: Flush + ?Sized> Staging<'b, P, F> {
     ///
     /// May sleep: IRQs enabled, no spinlock held. Takes the lock of `mappings` (of a file:
     /// `i_mmap_rwsem`), then page-table locks.
+    ///
+    /// [`VmFault::insert_huge`]: kernel::mm::vm_ops::VmFault::insert_huge
     pub fn unmap<T>(self, mappings: &T) -> usize
     where
         T: Mappings<Mapping: Unmap<P, Mm = F::Mm>>,

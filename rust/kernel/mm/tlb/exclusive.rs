@@ -4,12 +4,14 @@
 
 use super::{
     batch::Settled,
+    window::PTRS_PER_PTE,
     StalePage, //
 };
 use crate::{
     alloc::Flags,
     mm::mechanism,
     page::{
+        BorrowedPage,
         Page,
         PAGE_SIZE, //
     },
@@ -55,6 +57,36 @@ impl ExclusivePage {
     pub fn alloc_zeroed(flags: Flags) -> Result<Self> {
         // INVARIANT: The page was just allocated; nobody knows of it.
         Ok(Self(Page::alloc_page(flags | __GFP_ZERO)?))
+    }
+
+    /// Allocates zeroed pages, one behind the other in memory and aligned to all of them: as many as
+    /// a page table maps, to be mapped as a whole ([`VmFault::insert_huge`]). They are pages of their
+    /// own.
+    ///
+    /// # Errors
+    ///
+    /// - `ENOMEM` if there are none, or not without much ado.
+    ///
+    /// # Context
+    ///
+    /// May sleep, as `flags` say.
+    ///
+    /// [`VmFault::insert_huge`]: crate::mm::vm_ops::VmFault::insert_huge
+    pub fn alloc_huge(flags: Flags) -> Result<KVec<Self>> {
+        let mut pages = KVec::with_capacity(PTRS_PER_PTE, flags)?;
+        let first = mechanism::alloc_huge(flags | __GFP_ZERO).ok_or(ENOMEM)?;
+        for nr in 0..PTRS_PER_PTE {
+            // SAFETY: There are so many `struct page`s, one behind the other.
+            let page = unsafe { first.add(nr) };
+            // SAFETY: It is valid, and stays so: the reference goes with it.
+            let page = unsafe { BorrowedPage::from_raw(page) };
+            // SAFETY: The one reference to the page is ours, and is given away here, once: `page` does
+            // not put it when it is dropped.
+            let page = unsafe { core::ptr::read(&*page) };
+            // INVARIANT: The page was just allocated; nobody knows of it. There is room.
+            let _ = pages.push_within_capacity(Self(page));
+        }
+        Ok(pages)
     }
 
     /// Returns whether the memory of the page has turned out to be bad since. What is left to do is

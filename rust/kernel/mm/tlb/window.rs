@@ -6,6 +6,7 @@
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
 use super::range::PageRange;
+use core::ops::Range;
 use kernel::page::{
     PAGE_SHIFT,
     PAGE_SIZE, //
@@ -87,6 +88,16 @@ impl Window {
             start.saturating_add(span).min(self.range.end()),
         )
     }
+
+    /// Returns which pages of the file a leaf would map that is in the place of the page table of
+    /// `addr`; [`None`] if there can be none: the window has to show all of it, to its end, and the
+    /// offset in the file to be aligned as the address is.
+    pub fn leaf_of(&self, addr: usize) -> Option<Range<usize>> {
+        let table = self.table_of(addr)?;
+        let first = self.pgoff_of(table.start())?;
+        let is_whole = table.span_pages() == PTRS_PER_PTE && first % PTRS_PER_PTE == 0;
+        is_whole.then_some(first..first.saturating_add(PTRS_PER_PTE))
+    }
 }
 
 #[cfg(any(test, CONFIG_RUST_TLB_KUNIT_TEST))]
@@ -152,5 +163,24 @@ mod tests {
         );
         assert_eq!(w.table_of((2 * n + 1) * P), None);
         assert_eq!(w.table_of(0), None);
+    }
+
+    #[test]
+    fn a_leaf_is_shown_to_both_its_ends() {
+        let n = PTRS_PER_PTE;
+        let w = window(n - 2, 3 * n - 1, 2 * n - 2);
+        for (addr, expected) in [
+            (n - 3, None),
+            (n - 1, None),
+            (n, Some(2 * n..3 * n)),
+            (2 * n - 1, Some(2 * n..3 * n)),
+            (2 * n, None),
+            (3 * n - 2, None),
+        ] {
+            assert_eq!(w.leaf_of(addr * P), expected);
+        }
+        // Address and offset are not aligned alike.
+        assert_eq!(window(n, 3 * n, 1).leaf_of(n * P), None);
+        assert_eq!(window(n, 2 * n, n).leaf_of(n * P), Some(n..2 * n));
     }
 }
