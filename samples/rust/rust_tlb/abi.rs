@@ -214,6 +214,9 @@ pub const UNMAP_LIST: u32 = 1 << 0;
 /// [`UNMAP_WRITE_BACK`], when it is full ([`Describe::max_pending`]) or old
 /// ([`Describe::max_age_ms`]), under memory pressure, and at the last close. More than
 /// [`Describe::max_pending`] pages in one call is `E2BIG`. In a [`SCOPE`] it goes without saying.
+///
+/// If a leaf was cleared ([`SETUP_HUGE`]), what is owed by then is flushed before this returns, and
+/// counts in [`Unmap::nr_flush_calls`]; the pages stay in the batch all the same.
 pub const UNMAP_DEFER: u32 = 1 << 1;
 /// [`Unmap::flags`]: free the pages instead of keeping them in the device's pool.
 pub const UNMAP_FREE: u32 = 1 << 2;
@@ -238,6 +241,9 @@ pub const UNMAP_BREAK_TABLES_RECHECK: u32 = 1 << 25;
 pub const UNMAP_BREAK_TABLES_PENDING: u32 = 1 << 26;
 /// [`Unmap::flags`]: do not ask CPUs in lazy mode to flush.
 pub const UNMAP_BREAK_TABLES_LAZY: u32 = 1 << 27;
+/// [`Unmap::flags`]: with [`UNMAP_DEFER`] (else `EINVAL`), leave the flush of leaves to later, too
+/// ([`SETUP_HUGE`]): a negative control. `EOPNOTSUPP` without `CONFIG_RUST_TLB_FAULTS`.
+pub const UNMAP_BREAK_LEAVES: u32 = 1 << 28;
 /// [`Unmap::flags`]: open a gather with a spinlock held, and another one with IRQs off, where it
 /// may not be: a negative control. Nothing is zapped under them. `EOPNOTSUPP` without
 /// `CONFIG_RUST_TLB_FAULTS`. Only for [`strategy::GATHER`].
@@ -250,7 +256,8 @@ pub const UNMAP_BREAK_RELEASE: u32 = 1 << 30;
 /// come first: a negative control. `EOPNOTSUPP` without `CONFIG_RUST_TLB_FAULTS`.
 pub const UNMAP_BREAK_WRITE_BACK: u32 = 1 << 31;
 
-/// Argument of [`UNMAP`]. After it returned without [`UNMAP_DEFER`], no CPU can reach the pages
+/// Argument of [`UNMAP`]. A leaf ([`SETUP_HUGE`]) is cleared if any of its pages is taken; the others
+/// stay, and are mapped again by the next fault. After it returned without [`UNMAP_DEFER`], no CPU can reach the pages
 /// through the mapping any more; each is poisoned with [`POISON`] (unless someone else, such as a
 /// GUP user, still holds a reference to it), and goes back to the pool or is freed. Pages of the
 /// range that are not populated are passed over, and so are saved contents.
@@ -281,8 +288,8 @@ pub struct Unmap {
     pub reserved: u32,
     /// Out: pages taken from the device.
     pub nr_pages: u64,
-    /// Out: PTEs cleared by the walk; zero for `zap`, `unmap_mapping` and `gather`, where the core
-    /// clears them.
+    /// Out: PTEs cleared by the walk, where a leaf counts as one; zero for `zap`, `unmap_mapping` and
+    /// `gather`, where the core clears them.
     pub nr_ptes: u64,
     /// Out: address spaces in which PTEs were cleared, in this call and in earlier ones of the same
     /// batch, at most 16 are told apart; zero for `zap`, `unmap_mapping` and `gather`.
@@ -377,8 +384,10 @@ pub struct Counters {
     /// Parts of the file, as long as a page table, that were marked for later
     /// ([`SETUP_FREE_TABLES_LATER`]).
     pub nr_tables_later: u64,
+    /// Faults that mapped as a whole what a page table maps ([`SETUP_HUGE`]); not in `nr_faults`.
+    pub nr_huge_faults: u64,
     /// Zero.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 5],
 }
 
 /// [`Accessed::op`]: read the Accessed bits.
@@ -389,7 +398,8 @@ pub const ACCESSED_CLEAR: u32 = 1;
 pub const ACCESSED_MAX_PAGES: u64 = 64;
 
 /// Argument of [`ACCESSED`]: the residency probe. A bit that stays clear although a CPU touched the
-/// page says that the CPU had the translation in its TLB.
+/// page says that the CPU had the translation in its TLB. A leaf has one bit for all of its pages, and
+/// to clear it for one of them clears it for all.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(CONFIG_RUST_TLB, derive(FromBytes, IntoBytes, Immutable))]
@@ -447,6 +457,12 @@ pub const SETUP_FREE_TABLES: u32 = 1 << 4;
 /// flush of their own for those of all processes, or when memory is short. That is so for all pages
 /// that were unmapped by a batch, whatever flushes it.
 pub const SETUP_FREE_TABLES_LATER: u32 = 1 << 5;
+/// [`Setup::flags`]: with [`SETUP_PFNMAP`] and without [`SETUP_NOTIFY`] (else `EINVAL`), what a page
+/// table would map (2 MiB) is mapped as a whole, by a leaf: where a fault finds neither a table nor a
+/// page in all of it, the mapping covers it, offset and address are aligned to it, and there is memory
+/// for that. Everywhere else, and in a kernel without `CONFIG_TRANSPARENT_HUGEPAGE`, pages are mapped
+/// one by one.
+pub const SETUP_HUGE: u32 = 1 << 6;
 
 /// Argument of [`SETUP`]: `EBUSY` if the file was mapped or populated before.
 #[repr(C)]
@@ -544,7 +560,8 @@ pub const MOVE_MAX_HOLD_MS: u32 = 1000;
 /// Argument of [`MOVE`]. Both ranges lie in mappings of this open file in the caller's process, and
 /// show the same pages of it. Afterwards what was mapped at an old address is mapped at the new one;
 /// the next use of the old address maps the page there, too. What is mapped at a new address already
-/// stays mapped at both. A whole page table moves as it is, where both ranges have one, and the new
+/// stays mapped at both. What is mapped by a leaf, at either address, does not move: it is unmapped and
+/// flushed, and mapped again page by page by the next use. A whole page table moves as it is, where both ranges have one, and the new
 /// one is not there yet. Until a deferred move has returned, CPUs of the caller's process may use an
 /// old address for a page that was taken meanwhile ([`UNMAP`]): such a page is not used again before.
 ///

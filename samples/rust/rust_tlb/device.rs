@@ -4,6 +4,7 @@
 
 use crate::{
     abi,
+    huge::Huge,
     moves,
     open_files,
     pressure,
@@ -109,6 +110,7 @@ impl MiscDevice for Device {
         match (pages.setup.pfnmap, pages.setup.notify) {
             (false, false) => vma.set_vm_ops::<Store>(store).map(|_| ()),
             (false, true) => vma.set_vm_ops::<Notified>(store).map(|_| ()),
+            (true, false) if pages.setup.huge => vma.set_pfn_vm_ops::<Huge>(store),
             (true, false) => vma.set_pfn_vm_ops::<Store>(store),
             (true, true) => vma.set_pfn_vm_ops::<Notified>(store),
         }?;

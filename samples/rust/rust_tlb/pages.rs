@@ -179,6 +179,21 @@ impl Pages {
         Populated::Now
     }
 
+    /// Fills `pgoffs` with `block`, as many pages, in that order. All of them are free, and have room.
+    pub(crate) fn fill_block(
+        &mut self,
+        pgoffs: core::ops::Range<usize>,
+        block: KVec<ExclusivePage>,
+    ) {
+        self.is_set_up = true;
+        for (pgoff, page) in pgoffs.zip(block) {
+            // There is nothing, and room.
+            if self.slots.fill(pgoff, DriverPage::new(page)).is_ok() {
+                self.counters.nr_pages_held += 1;
+            }
+        }
+    }
+
     /// Flushes if the page that was at `pgoff` waits for that. Of flushes that are owed for other
     /// files, in the same process or not, it knows nothing.
     pub(crate) fn flush_if_pending(&mut self, pgoff: usize) {

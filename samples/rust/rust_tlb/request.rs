@@ -19,10 +19,12 @@ use crate::{
         SETUP_BREAK_MAP,
         SETUP_FREE_TABLES,
         SETUP_FREE_TABLES_LATER,
+        SETUP_HUGE,
         SETUP_NOTIFY,
         SETUP_PFNMAP,
         SETUP_RING,
         UNMAP_BREAK_CONTEXT,
+        UNMAP_BREAK_LEAVES,
         UNMAP_BREAK_RELEASE,
         UNMAP_BREAK_TABLES_LAZY,
         UNMAP_BREAK_TABLES_LOCK,
@@ -140,6 +142,16 @@ fn check_context_control(flags: u32, strategy: u32) -> Result {
     }
 }
 
+/// Refuses to leave the flush of leaves to later, where nothing else is.
+fn check_leaf_control(flags: u32) -> Result {
+    match (flags & UNMAP_BREAK_LEAVES != 0, flags & UNMAP_DEFER != 0) {
+        (false, _) => Ok(()),
+        (true, false) => Err(EINVAL),
+        (true, true) if cfg!(CONFIG_RUST_TLB_FAULTS) => Ok(()),
+        (true, true) => Err(EOPNOTSUPP),
+    }
+}
+
 /// Returns whether pages are to be released too early.
 fn breaks_release(flags: u32, strategy: u32) -> Result<bool> {
     if flags & UNMAP_BREAK_RELEASE == 0 {
@@ -162,6 +174,7 @@ const ALL_SETUP_FLAGS: u32 = SETUP_PFNMAP
     | SETUP_RING
     | SETUP_FREE_TABLES
     | SETUP_FREE_TABLES_LATER
+    | SETUP_HUGE
     | SETUP_BREAK_MAP;
 
 /// What becomes of page tables that an unmap leaves empty.
@@ -198,6 +211,8 @@ pub(crate) struct Setup {
     /// With a ring of flushes for who maps it.
     pub(crate) ring: bool,
     pub(crate) empty_tables: EmptyTables,
+    /// As a whole, where that can be.
+    pub(crate) huge: bool,
     /// Not at all.
     pub(crate) break_map: bool,
 }
@@ -213,6 +228,10 @@ impl Setup {
         if flags & !ALL_SETUP_FLAGS != 0 {
             return Err(EINVAL);
         }
+        let huge = flags & SETUP_HUGE != 0;
+        if huge && flags & (SETUP_PFNMAP | SETUP_NOTIFY) != SETUP_PFNMAP {
+            return Err(EINVAL);
+        }
         let break_map = flags & SETUP_BREAK_MAP != 0;
         if break_map && !cfg!(CONFIG_RUST_TLB_FAULTS) {
             return Err(EOPNOTSUPP);
@@ -222,6 +241,7 @@ impl Setup {
             notify: flags & SETUP_NOTIFY != 0,
             ring: flags & SETUP_RING != 0,
             empty_tables: EmptyTables::new(flags)?,
+            huge,
             break_map,
         })
     }
@@ -292,6 +312,7 @@ const ALL_FLAGS: u32 = TABLE_CONTROLS
     | UNMAP_WRITE_BACK
     | UNMAP_TWO_PHASE
     | UNMAP_BREAK_CONTEXT
+    | UNMAP_BREAK_LEAVES
     | UNMAP_BREAK_RELEASE
     | UNMAP_BREAK_WRITE_BACK;
 
@@ -311,6 +332,9 @@ pub(crate) struct UnmapRequest {
     pub(crate) broken_tables: BrokenTables,
     /// A page table that maps something may be lost.
     pub(crate) loses_tables: bool,
+    /// Leave the flush of leaves to later, too.
+    #[cfg(CONFIG_RUST_TLB_FAULTS)]
+    pub(crate) break_leaves: bool,
     /// Release the pages before the flush.
     pub(crate) break_release: bool,
     pub(crate) source: Source,
@@ -336,6 +360,7 @@ impl UnmapRequest {
         }
         check_table_controls(flags, strategy)?;
         check_context_control(flags, strategy)?;
+        check_leaf_control(flags)?;
         let two_phase = flags & UNMAP_TWO_PHASE != 0;
         if two_phase && !strategy::batches(strategy) {
             return Err(EINVAL);
@@ -351,6 +376,8 @@ impl UnmapRequest {
             #[cfg(CONFIG_RUST_TLB_FAULTS)]
             broken_tables: BrokenTables::new(flags),
             loses_tables: flags & UNMAP_BREAK_TABLES_RECHECK != 0,
+            #[cfg(CONFIG_RUST_TLB_FAULTS)]
+            break_leaves: flags & UNMAP_BREAK_LEAVES != 0,
             break_release: breaks_release(flags, strategy)?,
             source: if flags & UNMAP_LIST != 0 {
                 list(limits, arg)?

@@ -17,6 +17,7 @@
 //! - `unmap`: the strategies.
 //! - `store`: what an open file and its mappings share; faults, deadlines, what memory pressure
 //!   takes.
+//! - `huge`: mappings of 2 MiB.
 //! - `open_files`, `pressure`: all open files; the shrinker that goes around them.
 //! - `scope`: unmaps that share a flush, also across open files.
 //! - `moves`: PTEs that go from one mapping to another.
@@ -39,6 +40,7 @@ mod abi;
 mod broken_tables;
 mod deferred;
 mod device;
+mod huge;
 mod later;
 mod marks;
 mod membership;

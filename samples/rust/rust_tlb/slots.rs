@@ -279,6 +279,11 @@ impl<P, C> Slots<P, C> {
         self.nr_idle
     }
 
+    /// Returns whether nothing is at any of `pgoffs`, and no flush is owed.
+    pub(crate) fn are_free(&self, mut pgoffs: core::ops::Range<usize>) -> bool {
+        pgoffs.all(|pgoff| self.find(pgoff) == Found::Nothing)
+    }
+
     /// Returns whether there is a page in any of the page tables' worth of slots that `first` to
     /// `last` are in. Where there is none, page tables that show only those are empty, once what was
     /// taken out of them is unmapped.

@@ -188,12 +188,23 @@ impl Store {
         }
     }
 
+    /// Allocates as many pages as a page table maps, one behind the other in memory, at the expense
+    /// of who opened the file.
+    ///
+    /// # Errors
+    ///
+    /// - `ENOMEM`: there are none.
+    pub(crate) fn alloc_block(&self) -> Result<KVec<ExclusivePage>> {
+        self.payer
+            .charge(|| ExclusivePage::alloc_huge(GFP_KERNEL_ACCOUNT))
+    }
+
     /// Allocates memory for the slots of `nr` pages, at the expense of who opened the file.
     ///
     /// # Errors
     ///
     /// - `ENOMEM`: there is none.
-    fn alloc_room(&self, nr: usize) -> Result<Room> {
+    pub(crate) fn alloc_room(&self, nr: usize) -> Result<Room> {
         self.payer.charge(|| Ok(Room::new(nr, GFP_KERNEL_ACCOUNT)?))
     }
 

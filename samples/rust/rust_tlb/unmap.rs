@@ -106,6 +106,10 @@ impl Target<'_> {
         let defer = request.defer || pages.membership.is_some();
         pages.is_broken |= request.is_broken();
         let mut work = self.open_batch(pages, request, defer, out)?;
+        #[cfg(CONFIG_RUST_TLB_FAULTS)]
+        if request.break_leaves {
+            work.batch.defer_leaves();
+        }
         let nr_before = work.nr_pages();
         let mut staging = work.batch.stage();
         for &pgoff in self.pgoffs {
@@ -122,10 +126,14 @@ impl Target<'_> {
         out.nr_protected = done.nr_protected as u64;
         out.nr_redirtied = done.nr_redirtied as u64;
         out.nr_pages = (work.nr_pages() - nr_before) as u64;
-        out.nr_mms = work.batch.owed().nr_mms.max(done.report.nr_mms) as u64;
-        self.count_calls(pages, done.report.nr_calls, out);
-        if done.report.nr_calls > 0 {
-            STATISTICS.why(Why::Phase);
+        let early = work.batch.flushed_early();
+        let nr_mms = work.batch.owed().nr_mms.max(early.nr_mms);
+        out.nr_mms = nr_mms.max(done.report.nr_mms) as u64;
+        for (report, why) in [(early, Why::Leaf), (done.report, Why::Phase)] {
+            self.count_calls(pages, report.nr_calls, out);
+            if report.nr_calls > 0 {
+                STATISTICS.why(why);
+            }
         }
         if mappings.is_cut_short() {
             pages.counters.nr_ptes += out.nr_ptes;

@@ -216,3 +216,17 @@ fn a_page_that_was_taken_is_remembered() {
     assert_eq!(slots.unmark_idle(1), (false, false));
     assert_eq!(slots.nr_idle(), 0);
 }
+
+/// A page is there, or a flush is owed: no block of pages goes in.
+#[test]
+fn a_block_wants_all_its_places_free() {
+    let mut slots = Slots::<Page, Page>::new(NR_PAGES, GFP_KERNEL).unwrap();
+    assert!(slots.are_free(0..NR_PAGES));
+    assert!(!slots.are_free(0..NR_PAGES + 1), "behind the end");
+    fill(&mut slots, 2, 7).unwrap();
+    assert!(slots.are_free(0..2) && !slots.are_free(0..NR_PAGES));
+    assert_eq!(slots.take(2, Until::Settled), Some(7));
+    assert!(!slots.are_free(0..NR_PAGES), "pending");
+    assert_eq!(slots.settle(2, 7, false), Some(7));
+    assert!(slots.are_free(0..NR_PAGES));
+}

@@ -22,7 +22,9 @@ pub fn setup_refuses_bad_arguments(_: &Options) -> Result<()> {
         ensure!(answer == Err(Errno::INVAL), "{flags:#x}: {answer:?}");
         Ok(())
     };
-    bad(1 << 6, [0; 3])?;
+    bad(1 << 7, [0; 3])?;
+    // Only of frame numbers.
+    bad(abi::SETUP_HUGE, [0; 3])?;
     // Which says when, but not what.
     bad(abi::SETUP_FREE_TABLES_LATER, [0; 3])?;
     bad(1 << 31, [0; 3])?;

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Mappings of what a page table would map, as a whole.
+//!
+//! The pages of it are one behind the other in memory, and pages like all others beyond that: each is
+//! unmapped, released and freed by itself. Where one is missing, or is another one, faults map page by
+//! page.
+
+use crate::store::{
+    LockedPages,
+    Store, //
+};
+use core::ops::Range;
+use kernel::{
+    mm::{
+        tlb::window::PTRS_PER_PTE,
+        vm_ops::{
+            FaultError,
+            VmFault,
+            VmOperations, //
+        }, //
+    },
+    prelude::*,
+    sync::ArcBorrow, //
+};
+
+/// As [`Store`], for mappings that may be huge.
+pub(crate) struct Huge;
+
+#[vtable]
+impl VmOperations for Huge {
+    type Data = Store;
+
+    fn fault(store: ArcBorrow<'_, Store>, vmf: &VmFault<'_>) -> Result<(), FaultError> {
+        <Store as VmOperations>::fault(store, vmf)
+    }
+
+    // As every fault, and every unmap until its flush, it holds the pages' lock from the look at them
+    // on: no small page is mapped beside the leaf.
+    fn huge_fault(store: ArcBorrow<'_, Store>, vmf: &VmFault<'_>) -> Result<bool, FaultError> {
+        let Some(pgoffs) = vmf.leaf_pgoffs() else {
+            return Ok(false);
+        };
+        let mut pages = lock_filled(&store, pgoffs);
+        let is_mapped = vmf.insert_huge(|pgoff| pages.get(pgoff))?;
+        pages.counters.nr_huge_faults += u64::from(is_mapped);
+        Ok(is_mapped)
+    }
+
+    fn mremap(store: ArcBorrow<'_, Store>, nr_pages: usize) -> Result {
+        <Store as VmOperations>::mremap(store, nr_pages)
+    }
+}
+
+/// Locks the pages, with a block of them at `pgoffs` if there was nothing, and there is memory.
+fn lock_filled(store: &Store, pgoffs: Range<usize>) -> LockedPages<'_> {
+    let pages = store.lock();
+    if !pages.slots.are_free(pgoffs.clone()) {
+        return pages;
+    }
+    drop(pages);
+    let room = store.alloc_room(PTRS_PER_PTE);
+    let block = store.alloc_block();
+    let mut pages = store.lock();
+    if let (Ok(room), Ok(block), true) = (room, block, pages.slots.are_free(pgoffs.clone())) {
+        pages.slots.grow(pgoffs.start, room);
+        pages.fill_block(pgoffs, block);
+    }
+    pages
+}
