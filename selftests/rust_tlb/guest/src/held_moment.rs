@@ -37,6 +37,14 @@ pub fn hold_own_tables() -> Result<()> {
     ))
 }
 
+/// Breaks a rule: walks of the calling thread pass over leaves, until [`go_on`].
+pub fn pass_leaves() -> Result<()> {
+    order(&format!(
+        "leaf {}",
+        rustix::thread::gettid().as_raw_nonzero()
+    ))
+}
+
 /// Holds the lock on the mappings of the calling process, as whoever changes them does, until
 /// [`go_on`].
 pub fn hold_own_mappings() -> Result<()> {

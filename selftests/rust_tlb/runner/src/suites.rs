@@ -31,9 +31,10 @@ const SUITE_LIMIT: u64 = 900;
 const BOOT_LIMIT: u64 = 120;
 
 /// Suites about what happens at the same time: not in slices of time, if that can be helped.
-const CONCURRENT: [&str; 17] = [
+const CONCURRENT: [&str; 18] = [
     "binder",
     "gup",
+    "huge",
     "lifecycle",
     "moves",
     "mremap",

@@ -18,6 +18,7 @@ pub mod fault;
 pub mod gather;
 pub mod gup;
 pub mod hotplug;
+pub mod huge;
 pub mod lifecycle;
 pub mod minimal;
 pub mod moves;
@@ -58,6 +59,7 @@ pub const ALL: &[Suite] = &[
     ("oracle", oracle::TESTS),
     ("counts", counts::TESTS),
     ("gather", gather::TESTS),
+    ("huge", huge::TESTS),
     ("bench", bench::TESTS),
     ("residency", residency::TESTS),
     ("ring", ring::TESTS),

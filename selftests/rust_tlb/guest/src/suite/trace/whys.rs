@@ -13,7 +13,7 @@ use crate::abi::{self, strategy};
 use crate::device::Device;
 use crate::kernel_module::{self, Unloaded};
 use crate::ktap::{skip, Options};
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, PAGES_PER_TABLE};
 use crate::pending::await_release;
 use crate::reclaim::Shrinkers;
 use crate::selection::Selection;
@@ -35,7 +35,7 @@ struct Case {
 }
 
 /// Reasons in the order in which they come.
-const CASES: [Case; 10] = [
+const CASES: [Case; 11] = [
     Case {
         why: &["end"],
         act: at_once,
@@ -75,6 +75,10 @@ const CASES: [Case; 10] = [
     Case {
         why: &["pressure"],
         act: pressure,
+    },
+    Case {
+        why: &["leaf"],
+        act: leaf,
     },
 ];
 const OLD: Case = Case {
@@ -201,6 +205,16 @@ fn pressure(device: Device, mapping: Mapping) -> Result<Left> {
     let shrinkers = Shrinkers::open()?;
     device.idle(0, NR, abi::IDLE_MARK)?;
     shrinkers.take_idle(&device)?;
+    Ok(Some((device, mapping)))
+}
+
+/// One that maps 2 MiB is flushed, although the batch is deferred.
+fn leaf(_: Device, _: Mapping) -> Result<Left> {
+    let device = Device::open()?;
+    device.setup(abi::SETUP_PFNMAP | abi::SETUP_HUGE)?;
+    let mapping = Mapping::of_tables(&device, PAGES_PER_TABLE)?;
+    mapping.word(0, 0).store(1, Relaxed);
+    defer(&device, 0)?;
     Ok(Some((device, mapping)))
 }
 
