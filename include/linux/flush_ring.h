@@ -7,10 +7,19 @@
 #define FLUSH_RING_ASKED	0	/* A CPU that is asked to flush. */
 #define FLUSH_RING_LAZY		1	/* One that comes back to a lazy mm. */
 
+#include <linux/limits.h>
+#include <linux/types.h>
+
+/* What a CPU flushed of an mm, and up to which generation. */
+struct flush_ring_caught {
+	u64 gen;
+	/* Or ULONG_MAX, TLB_FLUSH_ALL: nothing yet, it has to be everything. */
+	unsigned long nr_pages;
+};
+
 #ifdef CONFIG_RUST_TLB_RING
 #include <asm/flush_ring.h>
 #else
-#include <linux/types.h>
 
 struct mm_struct;
 
@@ -20,10 +29,10 @@ static inline void flush_ring_publish(struct mm_struct *mm, u64 gen,
 				      unsigned long start, unsigned long end,
 				      unsigned int stride_shift,
 				      bool freed_tables) { }
-static inline bool flush_ring_catch_up(struct mm_struct *mm, u64 local, u64 *gen,
-				       int who, unsigned long *nr_pages)
+static inline struct flush_ring_caught
+flush_ring_catch_up(struct mm_struct *mm, u64 local, u64 gen, int who)
 {
-	return false;
+	return (struct flush_ring_caught){ gen, ULONG_MAX };
 }
 #endif
 

@@ -171,11 +171,12 @@ void flush_ring_pause(unsigned int at)
 }
 
 /* Take a later generation for the one that was caught up to, if one comes. */
-static void run_ahead(struct mm_struct *mm, u64 *gen)
+static u64 run_ahead(struct mm_struct *mm, u64 gen)
 {
 	flush_ring_pause(FLUSH_RING_AT_CAUGHT);
 	if (!flush_ring_keeps(FLUSH_RING_KEEP_AHEAD))
-		*gen = atomic64_read(&mm->context.tlb_gen);
+		return atomic64_read(&mm->context.tlb_gen);
+	return gen;
 }
 
 /* As flush_ring_publish_next(), with one rule broken. Returns whether one was. */
@@ -200,7 +201,11 @@ static bool publish_broken(struct mm_struct *mm, const u64 *runs,
 	return true;
 }
 #else
-static void run_ahead(struct mm_struct *mm, u64 *gen) { }
+static u64 run_ahead(struct mm_struct *mm, u64 gen)
+{
+	return gen;
+}
+
 static bool publish_broken(struct mm_struct *mm, const u64 *runs,
 			   unsigned long nr_runs)
 {
@@ -242,8 +247,8 @@ void flush_ring_publish_next(struct mm_struct *mm, const u64 *runs,
 		publish(ring, mm, gen, runs, nr_runs);
 }
 
-bool __flush_ring_catch_up(struct mm_struct *mm, u64 local, u64 *gen, int who,
-			   unsigned long *nr_pages)
+struct flush_ring_caught __flush_ring_catch_up(struct mm_struct *mm, u64 local,
+					       u64 gen, int who)
 {
 	struct mm_flush_ring *ring = ring_of(mm);
 	unsigned long limit = READ_ONCE(tlb_single_page_flush_ceiling);
@@ -251,17 +256,15 @@ bool __flush_ring_catch_up(struct mm_struct *mm, u64 local, u64 *gen, int who,
 
 	if (who == FLUSH_RING_LAZY)
 		limit = min(limit, LAZY_PAGES);
-	nr = rust_flush_ring_catch_up(ring, local, *gen, limit);
-	trace_rust_tlb_ring_collect(mm, local, *gen, who, nr);
+	nr = rust_flush_ring_catch_up(ring, local, gen, limit);
+	trace_rust_tlb_ring_collect(mm, local, gen, who, nr);
 	if (nr < 0) {
 		this_cpu_inc(counts.doubt[who][-1 - nr]);
-		return false;
+		return (struct flush_ring_caught){ gen, TLB_FLUSH_ALL };
 	}
 	this_cpu_inc(counts.exact[who]);
 	this_cpu_add(counts.exact_pages[who], nr);
-	*nr_pages = nr;
-	run_ahead(mm, gen);
-	return true;
+	return (struct flush_ring_caught){ run_ahead(mm, gen), nr };
 }
 
 /*

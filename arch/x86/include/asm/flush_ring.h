@@ -34,8 +34,8 @@ void __flush_ring_publish(struct mm_struct *mm, u64 gen, unsigned long start,
 			  bool freed_tables);
 void flush_ring_publish_next(struct mm_struct *mm, const u64 *runs,
 			     unsigned long nr_runs);
-bool __flush_ring_catch_up(struct mm_struct *mm, u64 local, u64 *gen, int who,
-			   unsigned long *nr_pages);
+struct flush_ring_caught __flush_ring_catch_up(struct mm_struct *mm, u64 local,
+					       u64 gen, int who);
 void flush_ring_note_cpus(struct mm_struct *mm, struct cpumask *cpus);
 void flush_ring_invalidate(unsigned long start, unsigned long nr_strides,
 			   unsigned int stride_shift);
@@ -122,17 +122,19 @@ static __always_inline void flush_ring_publish(struct mm_struct *mm, u64 gen,
 }
 
 /*
- * Invalidate, on this CPU, what @mm flushed from generation @local up to *@gen,
- * and no more. Returns false if it has to be everything; else *@nr_pages is how
- * many it was.
- * Context: IRQs off, @mm is loaded; *@gen is its generation, read just before.
+ * Invalidate, on this CPU, what @mm flushed from generation @local up to @gen,
+ * and no more, if that is known: says how many pages that was, and which
+ * generation it brought the CPU to. ULONG_MAX: the caller has to flush
+ * everything. By value, so that nothing of the callers' has an address, and
+ * they no stack protector.
+ * Context: IRQs off, @mm is loaded; @gen is its generation, read just before.
  */
-static __always_inline bool flush_ring_catch_up(struct mm_struct *mm, u64 local,
-						u64 *gen, int who,
-						unsigned long *nr_pages)
+static __always_inline struct flush_ring_caught
+flush_ring_catch_up(struct mm_struct *mm, u64 local, u64 gen, int who)
 {
-	return mm_has_flush_ring(mm) &&
-	       __flush_ring_catch_up(mm, local, gen, who, nr_pages);
+	if (mm_has_flush_ring(mm))
+		return __flush_ring_catch_up(mm, local, gen, who);
+	return (struct flush_ring_caught){ gen, ULONG_MAX };
 }
 
 #endif /* _ASM_X86_FLUSH_RING_H */
