@@ -33,7 +33,7 @@ help:
 	@echo 'make mutants   break one rule after the other, and see that the tests notice; MUTANT=text: those that contain it'
 	@echo 'make frames    the largest stack frames of the project, in objects built for 8192 CPUs'
 	@echo 'make binder    Rust Binder: one shootdown for each scan of its shrinker, before and after'
-	@echo 'make binder-tests  the kernel'"'"'s own tests of Binder, with our patch and without (two more kernels are built)'
+	@echo 'make binder-tests  the kernel'"'"'s own tests of Binder, with our patch and without (four more kernels are built)'
 	@echo 'make series    all of it as mails for git am, checked; CHECK=1: and built after each of them'
 	@echo 'make stress    use the device at random for DURATION=600 seconds; SEED= replays the choices of an earlier run'
 	@echo 'make shell     a shell in the VM, as root, with the module loaded'
@@ -61,7 +61,7 @@ run: export STEPS = 7
 test: export STEPS = 7
 bench: export STEPS = 9
 events: export STEPS = 11
-hooks: export STEPS = 11
+hooks: export STEPS = 12
 trace: export STEPS = 7
 perf: export STEPS = 7
 bpftrace: export STEPS = 7
@@ -71,7 +71,7 @@ litmus: export STEPS = 3
 mutants: export STEPS = 2
 frames: export STEPS = 5
 binder: export STEPS = 7
-binder-tests: export STEPS = 5
+binder-tests: export STEPS = 6
 series: export STEPS = 4
 stress: export STEPS = 7
 shell: export STEPS = 6
