@@ -248,8 +248,9 @@ impl Pages {
     /// contents were to be saved and could not be.
     pub(crate) fn settle(&mut self, pgoff: usize, page: DriverPage, keep: bool, free: bool) {
         let keep = keep && !page.is_bad();
-        if let Some(page) = self.slots.settle(pgoff, page, keep) {
-            self.release(page, free);
+        match self.slots.settle(pgoff, keep) {
+            true => self.release(page, free),
+            false => self.slots.put_back(pgoff, page),
         }
     }
 

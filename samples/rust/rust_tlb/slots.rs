@@ -15,6 +15,7 @@ use super::sparse::{
     Room,
     Sparse, //
 };
+use core::mem;
 use kernel::alloc::{
     AllocError,
     Flags, //
@@ -57,6 +58,24 @@ impl<P, C> Slot<P, C> {
 
     fn is_idle(&self) -> bool {
         matches!(self, Self::Idle { .. })
+    }
+
+    /// Leaves `instead` in the place of the page, if there is one.
+    fn take(&mut self, instead: Self) -> Option<P> {
+        self.page()?;
+        mem::replace(self, instead).into_page()
+    }
+
+    /// The flush that was owed was made.
+    fn settle(&mut self) {
+        match self {
+            Self::PendingStored(_) => {
+                if let Self::PendingStored(copy) = mem::replace(self, Self::Empty) {
+                    *self = Self::Stored(copy);
+                }
+            }
+            _ => *self = Self::Empty,
+        }
     }
 }
 
@@ -155,21 +174,29 @@ impl<P, C> Slots<P, C> {
     }
 
     /// Makes something else of the slot at `pgoff`, unless nothing has been there.
-    fn change<R>(
-        &mut self,
-        pgoff: usize,
-        change: impl FnOnce(Slot<P, C>) -> (Slot<P, C>, R),
-    ) -> Option<R> {
+    fn change<R>(&mut self, pgoff: usize, change: impl FnOnce(&mut Slot<P, C>) -> R) -> Option<R> {
         let changed = self.slots.change(pgoff, |slot| {
             let was_idle = slot.is_idle();
-            let (slot, answer) = change(slot);
-            let is_idle = slot.is_idle();
-            (slot, (was_idle, is_idle, answer))
+            let answer = change(slot);
+            (was_idle, slot.is_idle(), answer)
         });
         let (was_idle, is_idle, answer) = changed?;
         // INVARIANT: Counted.
         self.nr_idle = self.nr_idle + usize::from(is_idle) - usize::from(was_idle);
         Some(answer)
+    }
+
+    /// As [`Slots::change`], by value.
+    fn turn<R>(
+        &mut self,
+        pgoff: usize,
+        turn: impl FnOnce(Slot<P, C>) -> (Slot<P, C>, R),
+    ) -> Option<R> {
+        self.change(pgoff, |slot| {
+            let (turned, answer) = turn(mem::replace(slot, Slot::Empty));
+            *slot = turned;
+            answer
+        })
     }
 
     /// Puts `page` at `pgoff`, where there is [`Found::Nothing`].
@@ -184,13 +211,13 @@ impl<P, C> Slots<P, C> {
             return filled.or_else(|slot| slot.into_page().map_or(Ok(()), Err));
         }
         let was_taken = true;
-        self.change(pgoff, |_| (Slot::Idle { page, was_taken }, ()));
+        self.change(pgoff, |slot| *slot = Slot::Idle { page, was_taken });
         Ok(())
     }
 
     /// Turns the copy at `pgoff`, if there is one, into a page.
     pub(crate) fn restore(&mut self, pgoff: usize, page: impl FnOnce(C) -> P) {
-        self.change(pgoff, |slot| match slot {
+        self.turn(pgoff, |slot| match slot {
             Slot::Stored(copy) => (Slot::Present(page(copy)), ()),
             other => (other, ()),
         });
@@ -198,13 +225,12 @@ impl<P, C> Slots<P, C> {
 
     /// Takes the page at `pgoff` out, `until` then.
     pub(crate) fn take(&mut self, pgoff: usize, until: Until) -> Option<P> {
-        self.get(pgoff)?;
         let instead = match until {
             Until::Flushed => Slot::Empty,
             Until::Settled => Slot::Pending,
             Until::Used => Slot::Taken,
         };
-        self.change(pgoff, |slot| (instead, slot))?.into_page()
+        self.change(pgoff, |slot| slot.take(instead))?
     }
 
     /// Takes the first idle page at `from` or behind it out, for memory pressure.
@@ -221,7 +247,7 @@ impl<P, C> Slots<P, C> {
 
     /// Puts a page back that was taken out until it is settled, and is still mapped.
     pub(crate) fn put_back(&mut self, pgoff: usize, page: P) {
-        self.change(pgoff, |slot| match slot {
+        self.turn(pgoff, |slot| match slot {
             Slot::Pending | Slot::PendingStored(_) => (Slot::Present(page), ()),
             other => (other, ()),
         });
@@ -229,34 +255,27 @@ impl<P, C> Slots<P, C> {
 
     /// Keeps `copy` of the page at `pgoff`, whose flush is owed.
     pub(crate) fn store(&mut self, pgoff: usize, copy: C) {
-        self.change(pgoff, |slot| match slot {
+        self.turn(pgoff, |slot| match slot {
             Slot::Pending => (Slot::PendingStored(copy), ()),
             other => (other, ()),
         });
     }
 
-    /// The flush of `page`, which was at `pgoff`, was made. Returns the page, unless it stays: that
-    /// is if its contents were to be saved (`keep`), and there is no copy.
-    pub(crate) fn settle(&mut self, pgoff: usize, page: P, keep: bool) -> Option<P> {
-        let stays = match self.slots.get(pgoff) {
-            None | Some(Slot::PendingStored(_)) => false,
-            Some(_) => keep,
-        };
-        if stays {
-            self.change(pgoff, |_| (Slot::Present(page), ()));
-            return None;
+    /// The flush of the page that was at `pgoff` was made. Returns whether the page goes, and not
+    /// [back](Slots::put_back): that is where it stays if its contents were to be saved (`keep`), and
+    /// there is no copy.
+    pub(crate) fn settle(&mut self, pgoff: usize, keep: bool) -> bool {
+        if keep && matches!(self.slots.get(pgoff), Some(Slot::Pending)) {
+            return false;
         }
-        self.change(pgoff, |slot| match slot {
-            Slot::PendingStored(copy) => (Slot::Stored(copy), ()),
-            _ => (Slot::Empty, ()),
-        });
-        Some(page)
+        self.change(pgoff, Slot::settle);
+        true
     }
 
     /// Marks the page at `pgoff` as idle; returns whether there is one that was not.
     pub(crate) fn mark_idle(&mut self, pgoff: usize) -> bool {
         let was_taken = false;
-        let marked = self.change(pgoff, |slot| match slot {
+        let marked = self.turn(pgoff, |slot| match slot {
             Slot::Present(page) => (Slot::Idle { page, was_taken }, true),
             other => (other, false),
         });
@@ -266,7 +285,7 @@ impl<P, C> Slots<P, C> {
     /// Takes the page at `pgoff` back into use. Returns whether it was idle, and whether it was
     /// taken since it was marked.
     pub(crate) fn unmark_idle(&mut self, pgoff: usize) -> (bool, bool) {
-        let unmarked = self.change(pgoff, |slot| match slot {
+        let unmarked = self.turn(pgoff, |slot| match slot {
             Slot::Idle { page, was_taken } => (Slot::Present(page), (true, was_taken)),
             Slot::Taken => (Slot::Empty, (false, true)),
             other => (other, (false, false)),

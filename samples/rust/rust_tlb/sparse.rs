@@ -66,9 +66,14 @@ impl<T: Item> Chunk<T> {
     }
 
     fn find(&self, number: usize) -> Result<usize, usize> {
-        // Where all before it are there, that is its place.
-        match self.items.get(number) {
-            Some((found, _)) if *found == number => Ok(number),
+        let (Some((first, _)), Some((last, _))) = (self.items.first(), self.items.last()) else {
+            return Err(0);
+        };
+        // Where they are evenly spread, as they mostly are, that is its place.
+        let steps = number.saturating_sub(*first) * (self.items.len() - 1);
+        let guess = steps.checked_div(last - first).unwrap_or(0);
+        match self.items.get(guess) {
+            Some((found, _)) if *found == number => Ok(guess),
             _ => self.items.binary_search_by_key(&number, |(n, _)| *n),
         }
     }
@@ -83,14 +88,13 @@ impl<T: Item> Chunk<T> {
     }
 
     /// Makes something else of the item at `at`.
-    fn change<R>(&mut self, at: usize, change: impl FnOnce(T) -> (T, R)) -> Option<R> {
+    fn change<R>(&mut self, at: usize, change: impl FnOnce(&mut T) -> R) -> Option<R> {
         let (_, item) = self.items.get_mut(at)?;
         let old = kinds(item);
-        let (new, answer) = change(core::mem::replace(item, T::NOTHING));
-        let kinds = kinds(&new);
-        *item = new;
+        let answer = change(item);
+        let new = kinds(item);
         // INVARIANT: Counted.
-        self.count(old, kinds);
+        self.count(old, new);
         Some(answer)
     }
 
@@ -165,7 +169,7 @@ impl<T: Item> Sparse<T> {
     pub(crate) fn change<R>(
         &mut self,
         number: usize,
-        change: impl FnOnce(T) -> (T, R),
+        change: impl FnOnce(&mut T) -> R,
     ) -> Option<R> {
         let (chunk, number) = place(number);
         let chunk = self.chunks.get_mut(chunk)?;
@@ -203,7 +207,7 @@ impl<T: Item> Sparse<T> {
         match chunk.find(in_chunk) {
             Err(at) => chunk.insert(at, in_chunk, item),
             Ok(at) if chunk.items.get(at).is_some_and(|(_, old)| old.is_nothing()) => {
-                chunk.change(at, |_| (item, ()));
+                chunk.change(at, |old| *old = item);
                 Ok(())
             }
             Ok(_) => Err(item),

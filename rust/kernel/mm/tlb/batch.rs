@@ -27,6 +27,7 @@ use super::{
         Action,
         Change,
         Entry,
+        Leaves,
         Mapping,
         Mappings,
         Place,
@@ -420,7 +421,9 @@ impl<P: Stale, F: Flush + ?Sized> Walked<'_, P, F> {
         A: Action<T::Mapping, P>,
     {
         let entries = self.batch.entries.list.get(self.from..).unwrap_or(&[]);
-        let (walk, leaves) = Change::walk(mappings, entries, &mut *self.batch.owed.0, action);
+        let mut leaves = Leaves::new();
+        let policy = &mut *self.batch.owed.0;
+        let walk = Change::walk(mappings, entries, policy, action, &mut leaves);
         if walk.nr_leaves > 0 {
             self.batch.flush_leaves();
         }

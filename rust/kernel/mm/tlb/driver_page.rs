@@ -113,6 +113,7 @@ fn set_once(field: &Atomic<usize>, value: usize) -> bool {
 }
 
 impl Stale for DriverPage {
+    #[inline]
     fn unmapped(&mut self, from: Place, pgoff: usize, _proof: Proof) {
         let place = Place {
             mapping: self.mapping.load(Relaxed),
@@ -123,6 +124,7 @@ impl Stale for DriverPage {
         self.unmapped = place == from && is_at;
     }
 
+    #[inline]
     fn flushed(&mut self, _proof: Proof) {
         if core::mem::take(&mut self.unmapped) {
             // INVARIANT: Its PTEs were cleared, and now they are flushed.

@@ -139,21 +139,21 @@ pub trait Unmap<P>: Mapping {
 ///
 /// Those of `announced` that are something come first; no two are of one address space.
 pub(super) struct Leaves<A> {
-    announced: [Option<A>; MAX_MMS],
+    /// Nothing before the first leaf: most walks find none.
+    announced: Option<[Option<A>; MAX_MMS]>,
 }
 
 impl<A> Leaves<A> {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         // INVARIANT: None.
-        Self {
-            announced: [const { None }; MAX_MMS],
-        }
+        Self { announced: None }
     }
 
     /// Sees to it that the address space of `mapping` is announced. Returns whether it is: there is
     /// no room for more than [`MAX_MMS`].
     fn announce<M: Mapping<Announced = A>>(&mut self, mapping: &M) -> bool {
-        for place in &mut self.announced {
+        let none = || [const { None }; MAX_MMS];
+        for place in self.announced.get_or_insert_with(none) {
             match place {
                 Some(by) if mapping.is_announced(by) => return true,
                 Some(_) => {}
@@ -365,18 +365,19 @@ pub(super) struct Change<'p, F: ?Sized, A, L> {
     policy: &'p mut F,
     action: A,
     done: Walk,
-    leaves: Leaves<L>,
+    leaves: &'p mut Leaves<L>,
 }
 
 impl<'p, F: ?Sized, A, L> Change<'p, F, A, L> {
     /// Changes all that `mappings` have of `entries`, which are sorted. If it cleared leaves, the
-    /// policy has to be flushed before what this returns is dropped.
+    /// policy has to be flushed before `leaves` is dropped.
     pub(super) fn walk<T, P>(
         mappings: &T,
         entries: &[Entry<P>],
         policy: &'p mut F,
         action: A,
-    ) -> (Walk, Leaves<L>)
+        leaves: &'p mut Leaves<L>,
+    ) -> Walk
     where
         T: Mappings<Mapping: Mapping<Announced = L>>,
         F: Record<Mm = <T::Mapping as Mapping>::Mm>,
@@ -386,10 +387,10 @@ impl<'p, F: ?Sized, A, L> Change<'p, F, A, L> {
             policy,
             action,
             done: Walk::default(),
-            leaves: Leaves::new(),
+            leaves,
         };
         walk(mappings, entries, &mut change);
-        (change.done, change.leaves)
+        change.done
     }
 
     /// Pages without a PTE of ours to change, if someone else has cleared PTEs of this mm and has

@@ -6,6 +6,7 @@ use super::sparse::{Item, Room, Sparse};
 use crate::{alloc::GFP_KERNEL, mm::tlb::window::PTRS_PER_PTE};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::mem;
 
 const LEN: usize = 3 * PTRS_PER_PTE - 7;
 
@@ -75,7 +76,7 @@ proptest! {
                 if free {
                     map.insert(number, thing);
                 }
-            } else if let Some(changed) = items.change(number, |old| (thing, old)) {
+            } else if let Some(changed) = items.change(number, |item| mem::replace(item, thing)) {
                 prop_assert_eq!(changed, old);
                 map.insert(number, thing);
             } else {
@@ -104,7 +105,7 @@ fn memory_is_for_what_is_there() {
         assert_eq!(insert(&mut items, number, Thing::Used(1)), Ok(()));
         assert_eq!(items.room_wanted(number + 1), Some(2), "there is no more");
         assert_eq!(
-            items.change(number, |old| (Thing::Nothing, old)),
+            items.change(number, |item| mem::replace(item, Thing::Nothing)),
             Some(Thing::Used(1))
         );
         assert_eq!(items.room_wanted(number), Some(1), "it is not gone");
