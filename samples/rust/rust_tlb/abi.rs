@@ -419,6 +419,10 @@ pub struct Accessed {
     pub mapped: u64,
 }
 
+/// [`Invalidate::flags`]: only where the caller's own process has them mapped. Other processes keep
+/// their translations, and CPUs that run none of its threads are not asked by a precise strategy.
+pub const INVALIDATE_CALLER: u32 = 1 << 0;
+
 /// Argument of [`INVALIDATE`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -430,8 +434,8 @@ pub struct Invalidate {
     pub len: u64,
     /// In: a strategy that can be deferred ([`UNMAP_DEFER`]).
     pub strategy: u32,
-    /// In: zero.
-    pub reserved: u32,
+    /// In: `INVALIDATE_*`.
+    pub flags: u32,
     /// Out: calls into the kernel's flush functions.
     pub nr_flush_calls: u64,
 }

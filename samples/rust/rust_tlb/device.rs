@@ -293,16 +293,25 @@ impl Call<'_> {
     }
 
     fn invalidate(&self, arg: &mut abi::Invalidate) -> Result {
-        request::all_zero(&[u64::from(arg.reserved)])?;
         let strategy = strategy::known(arg.strategy)?;
-        if !strategy::defers(strategy) {
+        if arg.flags & !abi::INVALIDATE_CALLER != 0 || !strategy::defers(strategy) {
             return Err(EINVAL);
         }
         let limits = self.store.limits();
         let run = Run::at_most(limits, arg.offset, arg.len, limits.max_list as usize)?;
         let mut policy = strategy::policy(strategy)?;
-        let mappings = self.store.mapping().over(self.store);
-        let report = tlb::invalidate(&mut *policy, &mappings, run.first, run.last());
+        let report = match arg.flags & abi::INVALIDATE_CALLER {
+            0 => {
+                let mappings = self.store.mapping().over(self.store);
+                tlb::invalidate(&mut *policy, &mappings, run.first, run.last())
+            }
+            _ => {
+                let task = current!();
+                let guard = task.mm().ok_or(EINVAL)?.mmap_read_lock();
+                let mappings = guard.mappings_over(self.store);
+                tlb::invalidate(&mut *policy, &mappings, run.first, run.last())
+            }
+        };
         arg.nr_flush_calls = report.nr_calls as u64;
         Ok(())
     }

@@ -77,6 +77,20 @@ pub(in crate::mm) unsafe fn rmap_unlock(mapping: *mut bindings::address_space) {
     unsafe { bindings::tlb_defer_rmap_unlock(mapping) }
 }
 
+/// Returns the first VMA that ends behind `addr`.
+///
+/// # Safety
+///
+/// The `mmap_lock` of `mm` must be held. What is returned is valid as long as it is.
+#[inline(never)]
+pub(in crate::mm) unsafe fn vma_behind(
+    mm: *mut bindings::mm_struct,
+    addr: usize,
+) -> Option<NonNull<bindings::vm_area_struct>> {
+    // SAFETY: The caller promises a valid `mm`, whose `mmap_lock` is held.
+    NonNull::new(unsafe { bindings::find_vma(mm, addr) })
+}
+
 /// # Safety
 ///
 /// `mapping` must be locked. What is returned is valid as long as it is.

@@ -35,6 +35,7 @@ use crate::{
         },
         virt::VmaRef,
         Mm, //
+        MmapReadGuard,
     },
     sync::ArcBorrow, //
 };
@@ -199,6 +200,59 @@ impl Drop for Announced {
     fn drop(&mut self) {
         // SAFETY: By the type invariants.
         unsafe { mechanism::retract(self.mm) }
+    }
+}
+
+/// The mappings over a driver's data in one process, of whichever file. Its `mmap_lock` is held.
+pub struct ProcessMappings<'a, T> {
+    guard: &'a MmapReadGuard<'a>,
+    data: ArcBorrow<'a, T>,
+}
+
+impl MmapReadGuard<'_> {
+    /// Returns the mappings of this process that [`set_vm_ops`] set up over `data`.
+    ///
+    /// A batch that goes through those leaves other processes alone, which may have the same pages
+    /// mapped. Nothing of a file is locked.
+    ///
+    /// [`set_vm_ops`]: crate::mm::virt::VmaNew::set_vm_ops
+    pub fn mappings_over<'a, T>(&'a self, data: ArcBorrow<'a, T>) -> ProcessMappings<'a, T> {
+        ProcessMappings { guard: self, data }
+    }
+}
+
+impl<T> ProcessMappings<'_, T> {
+    /// Returns the first VMA that ends behind `addr`.
+    fn vma_behind(&self, addr: usize) -> Option<&VmaRef> {
+        // SAFETY: The `mmap_lock` is held by the guard.
+        let vma = unsafe { mechanism::vma_behind(self.guard.mm.as_raw(), addr) }?;
+        // SAFETY: It is valid while the lock is held, and the guard is borrowed for as long.
+        Some(unsafe { VmaRef::from_raw(vma.as_ptr()) })
+    }
+}
+
+impl<T> Sealed for ProcessMappings<'_, T> {}
+
+impl<T: Send + Sync + 'static> Mappings for ProcessMappings<'_, T> {
+    type Mapping = Vma;
+
+    // Nothing is copied or moved meanwhile, since that is done under the lock for writing: the order
+    // is any.
+    fn for_each(&self, first: usize, last: usize, mut visit: impl FnMut(&Vma)) {
+        let mut addr = 0;
+        while let Some(vma) = self.vma_behind(addr) {
+            addr = vma.end();
+            let shows = |vma: &&Vma| vma.window().is_some_and(|w| w.clip(first, last).is_some());
+            if let Some(vma) = Vma::from_locked(vma, self.data).filter(shows) {
+                visit(vma);
+            }
+            mechanism::cond_resched();
+        }
+    }
+
+    /// There may be others, of other processes.
+    fn place(&self) -> Option<Place> {
+        None
     }
 }
 

@@ -171,10 +171,26 @@ impl Device {
 
     /// Flushes a run of pages from the TLBs and leaves it mapped.
     pub fn invalidate(&self, first: u64, nr: u64, strategy: u32) -> Result<u64, Errno> {
+        self.invalidate_with(first, nr, strategy, 0)
+    }
+
+    /// The same, of the caller's own process alone.
+    pub fn invalidate_own(&self, first: u64, nr: u64, strategy: u32) -> Result<u64, Errno> {
+        self.invalidate_with(first, nr, strategy, abi::INVALIDATE_CALLER)
+    }
+
+    fn invalidate_with(
+        &self,
+        first: u64,
+        nr: u64,
+        strategy: u32,
+        flags: u32,
+    ) -> Result<u64, Errno> {
         let mut invalidate = abi::Invalidate {
             offset: first * PAGE_SIZE as u64,
             len: nr * PAGE_SIZE as u64,
             strategy,
+            flags,
             ..Default::default()
         };
         self.call(&mut invalidate)?;

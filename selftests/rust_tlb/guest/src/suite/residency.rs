@@ -13,6 +13,7 @@ crate::tests! {
     without_a_flush_everything_stays,
     a_precise_flush_evicts_exactly_its_page,
     a_precise_flush_evicts_exactly_its_range,
+    a_flush_of_the_caller_evicts_nothing_elsewhere,
     a_broadcast_evicts_everything,
     the_negative_control_evicts_nothing,
 }
@@ -54,6 +55,34 @@ fn a_precise_flush_evicts_exactly_its_range(options: &Options) -> Result<()> {
 fn precise(device: &Device, first: u64, nr: u64) -> Result<()> {
     let calls = device.invalidate(first, nr, strategy::PRECISE)?;
     ensure!(calls == 1, "{calls} flush calls for one mm");
+    Ok(())
+}
+
+/// Mappings as the caller's `mmap_lock` shows them, not the lock of the file.
+fn a_flush_of_the_caller_evicts_nothing_elsewhere(options: &Options) -> Result<()> {
+    let device = Device::open()?;
+    let own = |device: &Device, page| {
+        let calls = device.invalidate_own(page, 1, strategy::PRECISE)?;
+        ensure!(calls == 1, "{calls} flush calls for the caller's mm");
+        Ok(())
+    };
+    let nr_rounds = NR_ROUNDS * u64::from(options.effort);
+    let probe = Probe::new(&device, NR_PAGES)?;
+    for page in (0..nr_rounds).map(|round| round % NR_PAGES) {
+        probe.expect_evicted(1 << page, |device| own(device, page))?;
+    }
+    drop(probe);
+    // Now another process has them, and the caller has them, too. Only then: what is forked has it all.
+    let probe = Probe::of_processes(&device, NR_PAGES, 1)?;
+    let _mapping = device.map(NR_PAGES)?;
+    for page in (0..nr_rounds).map(|round| round % NR_PAGES) {
+        probe.expect_evicted(0, |device| own(device, page))?;
+        probe.expect_evicted(1 << page, |device| {
+            let calls = device.invalidate(page, 1, strategy::PRECISE)?;
+            ensure!(calls == 2, "{calls} flush calls for two processes");
+            Ok(())
+        })?;
+    }
     Ok(())
 }
 

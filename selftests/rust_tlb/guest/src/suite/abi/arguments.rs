@@ -89,7 +89,7 @@ pub fn invalidate_refuses_bad_arguments(_: &Options) -> Result<()> {
             ("unknown strategy", |invalidate| {
                 invalidate.strategy = strategy::NR;
             }),
-            ("reserved field", |invalidate| invalidate.reserved = 1),
+            ("unknown flag", |invalidate| invalidate.flags = 1 << 1),
         ],
     )?;
     refusal.finish()
