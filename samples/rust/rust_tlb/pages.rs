@@ -26,6 +26,7 @@ use crate::{
     },
     request::{
         EmptyTables,
+        Limits,
         Setup,
         UnmapRequest,
         WriteBack, //
@@ -124,8 +125,9 @@ const MAX_POOL_PAGES: usize = 1 << 20;
 pub(crate) const SPARE_PAGES: usize = 128;
 
 impl Pages {
-    /// Makes `nr_pages` empty slots, in place: it is too much for the stack.
-    pub(crate) fn new(nr_pages: usize) -> Result<impl Init<Self>> {
+    /// Makes empty slots, in place: it is too much for the stack.
+    pub(crate) fn new(limits: &Limits) -> Result<impl Init<Self>> {
+        let (nr_pages, setup) = (limits.nr_pages as usize, limits.setup);
         let slots = Slots::new(nr_pages, GFP_KERNEL_ACCOUNT)?;
         let pool = Pool::new(nr_pages.min(MAX_POOL_PAGES), GFP_KERNEL_ACCOUNT)?;
         let marks = Marks::new(nr_pages, GFP_KERNEL_ACCOUNT)?;
@@ -143,7 +145,7 @@ impl Pages {
             scanned_to: 0,
             spare: Some(spare),
             membership: None,
-            setup: Setup::default(),
+            setup,
             is_set_up: false,
             is_broken: false,
             counters: Counters::default(),

@@ -59,6 +59,8 @@ pub(crate) struct Limits {
     pub(crate) max_pending: u32,
     pub(crate) max_age_ms: u32,
     pub(crate) tables_age_ms: u32,
+    /// What files are as they are opened.
+    pub(crate) setup: Setup,
 }
 
 /// A range of the device, in pages: not empty, and within it.

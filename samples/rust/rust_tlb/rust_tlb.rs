@@ -59,7 +59,10 @@ mod strategy;
 mod unmap;
 
 use device::Device;
-use request::Limits;
+use request::{
+    Limits,
+    Setup, //
+};
 
 module! {
     type: RustTlb,
@@ -88,6 +91,10 @@ module! {
             default: 20,
             description: "Milliseconds for which empty page tables may stay (1 to 1048576)",
         },
+        setup: u32 {
+            default: 0,
+            description: "How open files are set up unless they say (SETUP_* of abi.rs, added up)",
+        },
     },
 }
 
@@ -103,6 +110,12 @@ fn checked(name: &str, value: u32, max: u32) -> Result<u32> {
         return Err(EINVAL);
     }
     Ok(value)
+}
+
+/// Returns what open files are set up as, if there is such.
+fn setup(flags: u32) -> Result<Setup> {
+    let refused = |_: &Error| pr_err!("setup={flags} is not one that SETUP would take\n");
+    Setup::new(flags).inspect_err(refused)
 }
 
 /// Returns the limits that the module was loaded with.
@@ -129,6 +142,7 @@ fn limits() -> Result<Limits> {
             module_parameters::tables_age_ms.value(),
             MAX_LIMIT,
         )?,
+        setup: setup(module_parameters::setup.value())?,
     })
 }
 

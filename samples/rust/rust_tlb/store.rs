@@ -128,7 +128,7 @@ impl Store {
         mapping: ARef<AddressSpace>,
         tell: fn(&Payer),
     ) -> Result<Arc<Self>> {
-        let pages = Pages::new(limits.nr_pages as usize)?;
+        let pages = Pages::new(&limits)?;
         Arc::pin_init(
             pin_init!(Self {
                 limits,

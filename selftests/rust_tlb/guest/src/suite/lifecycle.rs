@@ -20,6 +20,7 @@ use crate::kernel_module::{self, Unloaded};
 use crate::ktap::{skip, Options};
 use crate::mapping::{Mapping, PAGE_SIZE};
 use crate::memory_use::MemoryUse;
+use crate::page_holder::PageHolder;
 use crate::selection::Selection;
 
 crate::tests! {
@@ -33,6 +34,7 @@ crate::tests! {
     unload_is_refused_while_in_use,
     load_and_unload_fifty_times,
     parameters_set_the_limits,
+    a_parameter_sets_files_up,
     bad_parameters_are_refused,
     many_pages_at_once_lock_nothing_up within 180,
     a_file_system_goes_when_its_node_is_closed,
@@ -490,6 +492,31 @@ fn a_small_batch_flushes_itself(device: &Device) -> Result<()> {
     Ok(())
 }
 
+/// Of who opens the device by its name, and cannot call [`abi::SETUP`]: the kernel's own tests.
+fn a_parameter_sets_files_up(_: &Options) -> Result<()> {
+    if kernel_module::path().is_none() {
+        return skip(format!("{} is not set", kernel_module::PATH_VARIABLE));
+    }
+    let _again = Unloaded::new()?;
+    kernel_module::load(&format!("setup={}", abi::SETUP_PFNMAP))?.context("setup")?;
+    for (flags, is_pfnmap) in [(None, true), (Some(0), false)] {
+        let device = Device::open()?;
+        if let Some(flags) = flags {
+            device.setup(flags)?;
+        }
+        let mapping = device.map(1)?;
+        mapping.word(0, 0).store(1, Relaxed);
+        // A page that is mapped by its number is nobody's to hold.
+        let is_refused = PageHolder::take(&mapping).is_err();
+        ensure!(
+            is_refused == is_pfnmap,
+            "{flags:?}: by number {}",
+            !is_refused
+        );
+    }
+    Ok(())
+}
+
 fn bad_parameters_are_refused(_: &Options) -> Result<()> {
     if kernel_module::path().is_none() {
         return skip(format!("{} is not set", kernel_module::PATH_VARIABLE));
@@ -503,6 +530,9 @@ fn bad_parameters_are_refused(_: &Options) -> Result<()> {
         "max_list=1048577",
         "max_pending=1048577",
         "pages_per_device=many",
+        // No such flag, and one that goes with another one only.
+        "setup=2147483648",
+        "setup=32",
     ];
     for parameters in bad {
         let answer = kernel_module::load(parameters)?;
