@@ -28,6 +28,7 @@ use crate::cpu;
 use crate::ktap::Options;
 use crate::mapping::PAGE_SIZE;
 use crate::memory_group::Group;
+use crate::progress;
 use crate::ram_disk::{self, Swap};
 
 const NR_PMDS: usize = 4;
@@ -153,6 +154,10 @@ impl Race<'_> {
         while nr_done < nr_moves || !is_enough() {
             here.move_to(there, Leave::Mapping)?;
             there.move_to(here, Leave::Mapping)?;
+            if nr_done < nr_moves {
+                // Not of those that wait for somebody else.
+                progress::step();
+            }
             nr_done += 2;
         }
         Ok(())
