@@ -14,13 +14,29 @@ use super::{
 use crate::{
     mm::mechanism,
     page::Page,
-    prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
-    }, //
+    prelude::*, //
 };
-use core::mem::ManuallyDrop;
+use core::{
+    cell::Cell,
+    mem::ManuallyDrop,
+    num::NonZeroUsize, //
+};
+
+/// Where a page is mapped by its frame number.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Mapped {
+    place: Place,
+    /// The page of the file behind it.
+    next_pgoff: NonZeroUsize,
+}
+
+impl Mapped {
+    /// [`None`]: no file has such a page.
+    fn new(place: Place, pgoff: usize) -> Option<Self> {
+        let next_pgoff = NonZeroUsize::new(pgoff.wrapping_add(1))?;
+        Some(Self { place, next_pgoff })
+    }
+}
 
 /// A page of a driver, that may be mapped by its frame number ([`VmFault::insert_pfn`]): then no
 /// PTE owns a reference to it, and this value is all that keeps it.
@@ -29,30 +45,34 @@ use core::mem::ManuallyDrop;
 /// same mappings. Dropped earlier, it is leaked, with a warning: a page that processes may reach is
 /// never freed.
 ///
+/// It is not [`Sync`]: threads share it under a lock, as their fault handlers have to anyway.
+///
 /// [`VmFault::insert_pfn`]: crate::mm::vm_ops::VmFault::insert_pfn
 ///
 /// # Invariants
 ///
-/// Unless `mapping` is 0, the page may be mapped by its frame number, in mappings of that file over
-/// `data`, as the page before `next_pgoff` of the file, and nowhere else. If `unmapped`, their PTEs
-/// were cleared after the last insertion, and the flush is owed.
+/// The page may be mapped by its frame number where `mapped` says, in mappings of that file over that
+/// data, and nowhere else. If `unmapped`, their PTEs were cleared after the last insertion, and the
+/// flush is owed.
 pub struct DriverPage {
     page: ManuallyDrop<Page>,
-    mapping: Atomic<usize>,
-    data: Atomic<usize>,
-    next_pgoff: Atomic<usize>,
+    /// Who maps pages has several of them borrowed, under the driver's lock, and none for itself.
+    mapped: Cell<Option<Mapped>>,
     unmapped: bool,
 }
 
 impl DriverPage {
     /// Takes a page that nobody else can reach.
     pub fn new(page: ExclusivePage) -> Self {
+        Self::unmapped_anywhere(page.into_page())
+    }
+
+    /// Of a page that is not mapped by its frame number.
+    fn unmapped_anywhere(page: Page) -> Self {
         // INVARIANT: It is not mapped.
         Self {
-            page: ManuallyDrop::new(page.into_page()),
-            mapping: Atomic::new(0),
-            data: Atomic::new(0),
-            next_pgoff: Atomic::new(0),
+            page: ManuallyDrop::new(page),
+            mapped: Cell::new(None),
             unmapped: false,
         }
     }
@@ -80,57 +100,39 @@ impl DriverPage {
         // SAFETY: `self` is forgotten below, or made anew: the page is taken once.
         let page = unsafe { ManuallyDrop::take(&mut self.page) };
         core::mem::forget(self);
-        ExclusivePage::new(page).map_err(|page| Self {
-            page: ManuallyDrop::new(page),
-            mapping: Atomic::new(0),
-            data: Atomic::new(0),
-            next_pgoff: Atomic::new(0),
-            unmapped: false,
-        })
+        ExclusivePage::new(page).map_err(Self::unmapped_anywhere)
     }
 
     fn may_be_mapped(&self) -> bool {
-        self.mapping.load(Relaxed) != 0
+        self.mapped.get().is_some()
     }
 
     /// Notes that the page is about to be mapped by its frame number. Returns whether it may be: it
     /// must not be mapped so anywhere else.
     pub(crate) fn note_mapped(&self, place: Place, pgoff: usize) -> bool {
-        // INVARIANT: Each is set once, until the flush; nobody else gets past all of them.
-        set_once(&self.mapping, place.mapping)
-            && set_once(&self.data, place.data)
-            && set_once(&self.next_pgoff, pgoff.wrapping_add(1))
-    }
-}
-
-/// Sets `field` if it is 0; returns whether it is `value` now.
-fn set_once(field: &Atomic<usize>, value: usize) -> bool {
-    // The driver's own lock orders all this with the unmap; here only the value counts.
-    match field.cmpxchg(0, value, Relaxed) {
-        Ok(_) => true,
-        Err(found) => found == value,
+        let here = Mapped::new(place, pgoff);
+        let is_free = self.mapped.get().is_none_or(|there| Some(there) == here);
+        if is_free {
+            // INVARIANT: It is mapped nowhere else, and stays noted until the flush.
+            self.mapped.set(here);
+        }
+        is_free && here.is_some()
     }
 }
 
 impl Stale for DriverPage {
     #[inline]
     fn unmapped(&mut self, from: Place, pgoff: usize, _proof: Proof) {
-        let place = Place {
-            mapping: self.mapping.load(Relaxed),
-            data: self.data.load(Relaxed),
-        };
-        let is_at = self.next_pgoff.load(Relaxed) == pgoff.wrapping_add(1);
+        let there = self.mapped.get();
         // INVARIANT: Only if these are the mappings that it is in, and the place in the file.
-        self.unmapped = place == from && is_at;
+        self.unmapped = there.is_some() && there == Mapped::new(from, pgoff);
     }
 
     #[inline]
     fn flushed(&mut self, _proof: Proof) {
         if core::mem::take(&mut self.unmapped) {
             // INVARIANT: Its PTEs were cleared, and now they are flushed.
-            self.mapping.store(0, Relaxed);
-            self.data.store(0, Relaxed);
-            self.next_pgoff.store(0, Relaxed);
+            self.mapped.set(None);
         }
     }
 }
