@@ -12,7 +12,7 @@ RUNNER := scripts/runner.sh
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help tools source overlay kernel module run test model bench events hooks trace perf bpftrace kcsan litmus mutants frames binder binder-tests series stress shell lint setup-matrix clean distclean
+.PHONY: help tools source overlay kernel module run test model bench events hooks trace perf bpftrace kcsan litmus mutants frames binder binder-tests peers series stress shell lint setup-matrix clean distclean
 
 ifeq ($(V),0)
 Q := @
@@ -34,6 +34,7 @@ help:
 	@echo 'make frames    the largest stack frames of the project, in objects built for 8192 CPUs'
 	@echo 'make binder    Rust Binder: one shootdown for each scan of its shrinker, before and after'
 	@echo 'make binder-tests  the kernel'"'"'s own tests of Binder, with our patch and without (four more kernels are built)'
+	@echo 'make peers     the kernel'"'"'s own tests of mm, and those in EXTRA=folder: on three kernels, which have to say the same'
 	@echo 'make series    all of it as mails for git am, checked; CHECK=1: and built after each of them'
 	@echo 'make stress    use the device at random for DURATION=600 seconds; SEED= replays the choices of an earlier run'
 	@echo 'make shell     a shell in the VM, as root, with the module loaded'
@@ -72,6 +73,7 @@ mutants: export STEPS = 2
 frames: export STEPS = 5
 binder: export STEPS = 7
 binder-tests: export STEPS = 6
+peers: export STEPS = 6
 series: export STEPS = 4
 stress: export STEPS = 7
 shell: export STEPS = 6
@@ -137,6 +139,9 @@ model: tools
 kcsan: tools
 	$(Q)scripts/kernel-build.sh kcsan
 	$(Q)$(RUNNER) test --config kcsan
+
+peers: tools
+	$(Q)EXTRA='$(EXTRA)' scripts/peers.sh
 
 series: tools
 	$(Q)CHECK='$(CHECK)' scripts/series.sh
