@@ -166,7 +166,8 @@ check_am() {
 }
 
 # They have no sender yet, and MAINTAINERS is for whoever sends them. Lines of Rust are rustfmt's to break: checkpatch
-# counts bytes, and knows no string that cannot be broken.
+# counts bytes, and knows no string that cannot be broken. Its look at licences wants a module of Python that may not be
+# there, and says so each time.
 check_patch() {
     local mail ignored is_clean=yes
     for mail in $(list_mails); do
@@ -174,8 +175,8 @@ check_patch() {
         ! grep -q '^+++ b/.*\.rs$' "$mail" || ignored+=,LONG_LINE,LONG_LINE_COMMENT,LONG_LINE_STRING
         "$TREE/scripts/checkpatch.pl" --root="$TREE" --quiet --no-summary --terse \
             --show-types --ignore "$ignored" "$mail" || is_clean=no
-    done >"$SERIES/checkpatch.log"
-    [[ $is_clean == yes ]] || { cat "$SERIES/checkpatch.log" >&2 && die "checkpatch does not like the mails"; }
+    done >"$SERIES/checkpatch.log" 2>"$SERIES/checkpatch.err"
+    [[ $is_clean == yes ]] || { cat "$SERIES"/checkpatch.{err,log} >&2 && die "checkpatch does not like the mails"; }
     note "checkpatch: clean"
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The mappings of a file, or one of them, as the [`walk`](super::walk) sees them.
+//! The mappings of a file, one of them, or those of a process, as the [`walk`](super::walk) sees them.
 
 use super::{
     policy::{

@@ -4,7 +4,8 @@
 //!
 //! [`walk`] goes from [`Mappings`] to a [`Mapping`], from that to its page tables, and shows each
 //! one, locked, to a [`Visitor`], with the items that it maps. Which mappings there are, and under
-//! which lock, is theirs to say: the rmap of a file, one VMA, the model of the host's tests.
+//! which lock, is theirs to say: the rmap of a file, one VMA, those of a process, the model of the
+//! host's tests.
 //!
 //! [`Change`] is the visitor that changes PTEs, each by an [`Action`]. In this order, under one
 //! page-table lock:

@@ -87,7 +87,7 @@ fn one_module_calls_the_kernel() {
         .filter(|(_, text)| calls_c(text))
         .map(|(file, _)| file)
         .collect();
-    // What C calls calls C.
+    // What is called by C does so, too.
     assert_eq!(callers, ["mechanism.rs", "ring_entry.rs"]);
 }
 

@@ -10,8 +10,10 @@ use super::plots::STRATEGIES;
 use super::results::{Results, Row};
 use super::{binder, text};
 
-const HEAD: &str = "\
-.. SPDX-License-Identifier: GPL-2.0
+/// In two pieces: what is looked for at the top of a file would be found here.
+const HEAD: &str = concat!(
+    ".. SPDX-License",
+    "-Identifier: GPL-2.0
 
 =============================================
 Batched TLB flushes: the numbers of one run
@@ -21,7 +23,8 @@ Made by ``make bench`` (``build/bench/numbers.rst``): do not edit. What is measu
 in tlb_batch_bench.rst. Instructions are those of the guest, of all its CPUs
 together. They repeat to a percent or two; rounds and IPIs repeat; times are of an emulator on a
 host that may do other things.
-";
+"
+);
 
 /// Pages that are shown, of those that are measured.
 const NR_PAGES: [u64; 4] = [1, 32, 512, 4096];

@@ -244,7 +244,7 @@ static FILE: AtomicI32 = AtomicI32::new(-1);
 /// Beyond the end of a file is a SIGBUS: it makes the file as long again, and the access goes on.
 fn extend_when_asked(file: &OwnedFd) -> Result<()> {
     extern "C" fn extend(_: libc::c_int) {
-        // SAFETY: A system call on a number; whatever file that is is a test's.
+        // SAFETY: A system call on a number; whatever file it stands for, it is a test's.
         unsafe { libc::ftruncate(FILE.load(Relaxed), LEN as libc::off_t) };
     }
     static INSTALLED: OnceLock<bool> = OnceLock::new();
