@@ -80,8 +80,6 @@ impl<P, C> Slot<P, C> {
 }
 
 impl<P, C> Item for Slot<P, C> {
-    const NOTHING: Self = Self::Empty;
-
     fn is_nothing(&self) -> bool {
         matches!(self, Self::Empty)
     }

@@ -20,10 +20,7 @@ use kernel::{
 
 /// What can be at a number.
 pub(crate) trait Item {
-    /// What is where nothing was put.
-    const NOTHING: Self;
-
-    /// Returns whether it is that.
+    /// Returns whether it is nothing, as where nothing was put.
     fn is_nothing(&self) -> bool;
 
     /// Returns whether its chunk counts as used.

@@ -18,8 +18,6 @@ enum Thing {
 }
 
 impl Item for Thing {
-    const NOTHING: Self = Self::Nothing;
-
     fn is_nothing(&self) -> bool {
         *self == Self::Nothing
     }
