@@ -16,6 +16,7 @@ BUILD=$2
 LOG=$3
 TREE=$(<"$OUT/kernel-tree")
 case $1 in
+    series) NAMES=(series) ;;
     run) IFS=- read -ra NAMES <<<"base-$1" ;;
     bench*) IFS=- read -ra NAMES <<<"base-trace-run-$1" ;;
     *) IFS=- read -ra NAMES <<<"base-trace-$1" ;;

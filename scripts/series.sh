@@ -13,7 +13,7 @@
 # in the end the tree is what overlay.sh makes.
 #
 # Checked each time: that `git am` takes the mails, and checkpatch. With CHECK=1 the kernel is built after each commit,
-# with CONFIG_RUST_TLB and without: that takes an hour or more.
+# with CONFIG_RUST_TLB and without, in a small configuration (scripts/config/series.config).
 
 # shellcheck source=scripts/steps.sh
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
@@ -22,6 +22,7 @@ source "$TOP/scripts/kernel-make.sh"
 
 SERIES=$OUT/series
 MAILS=$SERIES/mails
+CONFIGURED=$RUST_TLB_CACHE/build/series-configured
 GIT=(git -c user.name=rust-tlb -c "user.email=rust-tlb@localhost" -c core.autocrlf=false -c commit.gpgSign=false)
 
 # The unpatched contents of a file of the kernel.
@@ -192,18 +193,22 @@ make_whole_tree() {
     rm -rf "$SERIES/whole/.rust-tlb"
 }
 
+# What is not there yet in Kconfig falls out of the configuration, and is back as soon as it is there.
 build_step() {
     local name=$1 build=$RUST_TLB_CACHE/build/series-$2
     mkdir -p "$build"
-    [[ -f $build/.config ]] || cp "$RUST_TLB_CACHE/build/$(basename "$TREE")/test/.config" "$build/.config"
-    "$SERIES/whole/scripts/config" --file "$build/.config" "--$2" RUST_TLB
+    cp "$CONFIGURED/.config" "$build/.config"
+    "$SERIES/whole/scripts/config" --file "$build/.config" "--$2" RUST_TLB "--$2" MREMAP_BATCH_FLUSH
     kernel_make -C "$SERIES/whole" O="$build" olddefconfig >"$SERIES/$name-$2.log" 2>&1
+    # The option is not there yet.
+    [[ $2 == disable ]] || ! cmp -s "$build/.config" "${build%enable}disable/.config" || return 0
     kernel_make -C "$SERIES/whole" O="$build" -j"$(nproc)" >>"$SERIES/$name-$2.log" 2>&1 ||
         { first_error "$SERIES/$name-$2.log" >&2 && die "$name does not build (RUST_TLB: $2)"; }
 }
 
 build_each() {
     local mail name
+    "$TOP/scripts/kernel-config.sh" series "$CONFIGURED" "$SERIES/config.log"
     make_whole_tree
     for mail in $(list_mails); do
         name=$(basename "$mail" .patch)
