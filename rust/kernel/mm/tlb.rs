@@ -167,7 +167,8 @@ pub use gather::Gather;
 pub use mappings::{
     FileMappings,
     LockedMappings,
-    OneMapping, //
+    OneMapping,
+    ProcessMappings, //
 };
 pub use policy::{
     Flush,
