@@ -53,6 +53,7 @@ pub mod fault_knobs;
 pub mod flush_ring;
 pub mod ftrace;
 pub mod held_moment;
+pub mod huge_pages;
 pub mod interruption;
 pub mod kernel_module;
 pub mod kprobe;

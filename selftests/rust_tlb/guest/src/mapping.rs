@@ -157,6 +157,16 @@ impl Mapping {
         unsafe { mm::madvise(self.part(first, nr), bytes(nr), Advice::LinuxDontNeed) }
     }
 
+    /// Says whether it may be mapped by 2 MiB, as the kernel's setting leaves it to mappings to say.
+    pub fn want_huge(&self, wanted: bool) -> Result<(), Errno> {
+        let advice = match wanted {
+            true => Advice::LinuxHugepage,
+            false => Advice::LinuxNoHugepage,
+        };
+        // SAFETY: It changes no contents.
+        unsafe { mm::madvise(self.address, bytes(self.nr_mapped), advice) }
+    }
+
     /// Has the kernel fault a page in as if it was written to, without a write.
     pub fn populate_writable(&self, page: u64) -> Result<(), Errno> {
         // SAFETY: It changes nothing in the page.
@@ -243,6 +253,19 @@ impl Mapping {
         self.address =
             unsafe { mm::mremap_fixed(self.address, len, len, MremapFlags::MAYMOVE, place) }?;
         Ok(())
+    }
+
+    /// Moves the mapping to another place, one page behind a multiple of `align` pages: no table of that
+    /// size can be moved itself.
+    pub fn relocate_askew(&mut self, align: u64) -> Result<(), Errno> {
+        let len = bytes(self.nr_mapped);
+        let room = reserve_aligned(self.nr_mapped + 1, align)?;
+        let place = room.wrapping_byte_add(bytes(1));
+        // SAFETY: As for `relocate`. What is before the place is the reservation.
+        unsafe {
+            self.address = mm::mremap_fixed(self.address, len, len, MremapFlags::MAYMOVE, place)?;
+            mm::munmap(room, bytes(1))
+        }
     }
 
     /// Tries to map the same pages a second time, elsewhere: `mremap()` of an old length of 0.

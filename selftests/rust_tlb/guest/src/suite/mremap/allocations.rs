@@ -9,10 +9,11 @@ use anyhow::{ensure, Context, Result};
 use rust_tlb_trace::event::Event;
 use rustix::thread::gettid;
 
-use super::memory::{Ground, Kind, Setting, KINDS};
+use super::memory::{Ground, Kind, KINDS};
 use super::{broken, runs};
 use crate::arena::{Leave, PMD_SIZE};
 use crate::ftrace::Tracing;
+use crate::huge_pages::Setting;
 use crate::ktap::Options;
 use crate::mremap_runs::fault;
 

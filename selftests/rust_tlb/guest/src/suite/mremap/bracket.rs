@@ -11,9 +11,10 @@ use std::thread;
 use anyhow::{ensure, Result};
 
 use super::broken;
-use super::memory::{Ground, Kind, Setting, KINDS};
+use super::memory::{Ground, Kind, KINDS};
 use crate::arena::{Leave, PMD_SIZE};
 use crate::bracket_watch::{BracketWatch, Seen};
+use crate::huge_pages::Setting;
 use crate::ktap::Options;
 use crate::mremap_runs::{fault, Runs};
 

@@ -9,10 +9,10 @@ use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags};
 
-use super::memory::Setting;
 use super::runs;
 use crate::arena::{Arena, Leave, Span, PMD_SIZE, PUD_SIZE};
 use crate::failing_allocations::FailingAllocations;
+use crate::huge_pages::Setting;
 use crate::ktap::{skip, Options};
 use crate::mapping::PAGE_SIZE;
 

@@ -2,9 +2,7 @@
 
 //! What the tests move, and from where to where.
 
-use std::fs;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rustix::fd::OwnedFd;
 use rustix::fs::MemfdFlags;
 use rustix::mm::{Advice, MapFlags};
@@ -77,37 +75,5 @@ impl Ground {
             self.old().advise(Advice::LinuxHugepage)?;
         }
         Ok(file)
-    }
-}
-
-/// A setting of transparent huge pages, put back when it goes out of scope.
-pub struct Setting {
-    path: String,
-    before: String,
-}
-
-impl Setting {
-    /// Where a `MADV_HUGEPAGE` is needed for huge pages, and suffices, in anonymous and shared memory.
-    pub fn huge_pages_by_advice() -> Result<[Self; 2]> {
-        Ok([
-            Self::set("enabled", "madvise")?,
-            Self::set("shmem_enabled", "advise")?,
-        ])
-    }
-
-    fn set(name: &str, value: &str) -> Result<Self> {
-        let path = format!("/sys/kernel/mm/transparent_hugepage/{name}");
-        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-        let before = text.split(['[', ']']).nth(1).context("no choice")?.into();
-        fs::write(&path, value)?;
-        Ok(Self { path, before })
-    }
-}
-
-impl Drop for Setting {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(&self.path, &self.before) {
-            println!("# {}: {error}", self.path);
-        }
     }
 }

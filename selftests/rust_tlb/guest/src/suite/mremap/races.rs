@@ -21,10 +21,11 @@ use rustix::fd::OwnedFd;
 use rustix::fs::FallocateFlags;
 use rustix::mm::MapFlags;
 
-use super::memory::{Ground, Kind, Setting, KINDS};
+use super::memory::{Ground, Kind, KINDS};
 use super::runs;
 use crate::arena::{Arena, Leave, Span, PMD_SIZE};
 use crate::cpu;
+use crate::huge_pages::Setting;
 use crate::ktap::Options;
 use crate::mapping::PAGE_SIZE;
 use crate::memory_group::Group;

@@ -7,11 +7,12 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use anyhow::{ensure, Context, Result};
 
-use super::memory::{Ground, Kind, Setting, KINDS};
+use super::memory::{Ground, Kind, KINDS};
 use super::runs;
 use crate::arena::{Leave, Span, PMD_SIZE};
 use crate::busy::Busy;
 use crate::ftrace::Tracing;
+use crate::huge_pages::Setting;
 use crate::ktap::Options;
 use crate::mapping::PAGE_SIZE;
 use crate::mremap_runs::{Runs, MAX};

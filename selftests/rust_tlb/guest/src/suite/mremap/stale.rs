@@ -10,11 +10,12 @@ use std::thread;
 
 use anyhow::{ensure, Result};
 
-use super::memory::{Ground, Kind, Setting, KINDS};
+use super::memory::{Ground, Kind, KINDS};
 use super::{broken, runs};
 use crate::arena::{Leave, Span, PMD_SIZE};
 use crate::attempts::{caught_every_time, Attempt};
 use crate::cpu;
+use crate::huge_pages::Setting;
 use crate::ktap::Options;
 use crate::mapping::PAGE_SIZE;
 use crate::mremap_runs::fault;

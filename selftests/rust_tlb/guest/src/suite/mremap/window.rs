@@ -15,9 +15,10 @@ use rustix::fd::OwnedFd;
 use rustix::fs::FallocateFlags;
 
 use super::broken;
-use super::memory::{Ground, Kind, Setting, KINDS};
+use super::memory::{Ground, Kind, KINDS};
 use crate::arena::{Leave, Span, PMD_SIZE};
 use crate::cpu;
+use crate::huge_pages::Setting;
 use crate::ktap::Options;
 use crate::mapping::PAGE_SIZE;
 use crate::mremap_runs::{fault, Runs};
