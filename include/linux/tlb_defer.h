@@ -24,10 +24,12 @@ struct address_space;
 
 #ifdef CONFIG_RUST_TLB
 
-/* What tlb_defer_clear_pte() found. */
-#define TLB_DEFER_CLEARED	1U
-#define TLB_DEFER_DIRTY		2U
-#define TLB_DEFER_WRITABLE	4U
+/* What entries were cleared, and what was in them; see tlb_defer_clear_ptes(). */
+struct tlb_defer_cleared {
+	unsigned int nr;
+	unsigned int nr_dirty;
+	unsigned int nr_writable;
+};
 
 /* What tlb_defer_test_young() found. */
 #define TLB_DEFER_MAPPED	1U
@@ -87,9 +89,10 @@ struct tlb_defer_table {
 bool tlb_defer_pte_lock(struct tlb_defer_table *table,
 			struct vm_area_struct *vma, unsigned long addr);
 void tlb_defer_pte_unlock(struct tlb_defer_table *table);
-unsigned int tlb_defer_clear_pte(struct tlb_defer_table *table,
-				 unsigned long addr, pte_t *pte,
-				 struct page *page);
+struct tlb_defer_cleared tlb_defer_clear_ptes(struct tlb_defer_table *table,
+					      unsigned long addr, pte_t *pte,
+					      struct page *page,
+					      unsigned int nr);
 bool tlb_defer_protect_pte(const struct tlb_defer_table *table,
 			   unsigned long addr, pte_t *pte, struct page *page);
 unsigned int tlb_defer_test_young(const struct tlb_defer_table *table,
@@ -98,9 +101,13 @@ bool tlb_defer_flush_is_pending(struct mm_struct *mm);
 bool tlb_defer_page_exclusive(struct page *page);
 bool tlb_defer_page_is_bad(struct page *page);
 bool tlb_defer_vma_is_fresh(const struct vm_area_struct *vma);
+struct page *tlb_defer_folio_alloc(gfp_t gfp, unsigned int order);
+void tlb_defer_folio_put(struct page *page);
 vm_fault_t tlb_defer_insert_page(struct vm_fault *vmf, struct page *page,
+				 unsigned int nr_before, unsigned int nr_behind,
 				 bool write);
-vm_fault_t tlb_defer_insert_pfn(struct vm_fault *vmf, struct page *page);
+vm_fault_t tlb_defer_insert_pfn(struct vm_fault *vmf, struct page *page,
+				unsigned int nr_before, unsigned int nr_behind);
 void tlb_defer_lock_page(struct vm_fault *vmf);
 void tlb_defer_unlock_page(struct vm_fault *vmf);
 

@@ -10,6 +10,7 @@
 #include <linux/gfp_types.h>
 #include <linux/mm_types.h>
 
+struct tlb_defer_cleared;
 struct tlb_defer_table;
 
 #ifdef CONFIG_RUST_TLB
@@ -20,8 +21,10 @@ void tlb_defer_widen(const struct vm_area_struct *vma, unsigned long *start,
 		     unsigned long *end);
 bool tlb_defer_is_leaf(pmd_t *pmd);
 bool tlb_defer_leaf_lock(struct tlb_defer_table *table, pmd_t *pmd);
-unsigned int tlb_defer_clear_leaf(struct tlb_defer_table *table,
-				  unsigned long addr, struct page *page);
+struct tlb_defer_cleared tlb_defer_clear_leaf(struct tlb_defer_table *table,
+					      unsigned long addr,
+					      struct page *page,
+					      unsigned int nr);
 unsigned int tlb_defer_test_young_leaf(const struct tlb_defer_table *table,
 				       bool clear);
 void tlb_defer_split_leaf(struct vm_area_struct *vma, unsigned long addr);

@@ -455,54 +455,63 @@ static bool pte_maps(const struct tlb_defer_table *table, pte_t pteval,
 }
 
 /*
- * Undo what tlb_defer_insert_page() accounted; the rss, when @table is
- * unlocked. A PFN is not accounted.
+ * Undo what tlb_defer_insert_page() accounted for @nr pages of a folio, from
+ * @page on; the rss, when @table is unlocked. A PFN is not accounted.
  */
 static void unaccount(struct tlb_defer_table *table, struct page *page,
-		      bool dirty)
+		      unsigned int nr, bool dirty)
 {
 	struct folio *folio = page_folio(page);
 
-	if (table->maps_pfns)
+	if (table->maps_pfns || !nr)
 		return;
 	if (dirty)
 		folio_mark_dirty(folio);
-	folio_remove_rmap_pte(folio, page, table->vma);
-	table->nr_cleared[mm_counter_file(folio)]++;
-	VM_WARN_ON_ONCE_FOLIO(folio_ref_count(folio) < 2, folio);
-	folio_put(folio);
+	folio_remove_rmap_ptes(folio, page, nr, table->vma);
+	table->nr_cleared[mm_counter_file(folio)] += nr;
+	VM_WARN_ON_ONCE_FOLIO(folio_ref_count(folio) <= nr, folio);
+	folio_put_refs(folio, nr);
 }
 
 /*
- * Clear @pte if it maps @page, undo what its insertion accounted (rss, rmap),
- * and put the reference that the PTE owned, if it is of the kind that owns one.
- * Returns 0 if the PTE does not map @page, else TLB_DEFER_CLEARED, with
- * TLB_DEFER_DIRTY if it was dirty: then writes can still land through a stale
- * entry (H14); and with TLB_DEFER_WRITABLE if it was writable: then they can,
- * too, if the CPU is not trusted.
+ * Clear up to @nr PTEs, from @pte on, as far as they map @page and what is behind
+ * it in its folio; undo what their insertion accounted (rss, rmap), once for all of
+ * them, and put the references that they owned, if they are of the kind that owns
+ * them. Returns how many that were: all before the first that maps something else;
+ * how many of those were dirty: then writes can still land through a stale entry
+ * (H14); and how many were writable: then they can, too, if the CPU is not trusted.
+ *
+ * Not get_and_clear_full_ptes(): that, too, is one xchg after the other, and merges
+ * what was dirty.
  *
  * Context: @table is locked, @pte its entry of @addr, in a VM_MIXEDMAP or
- * VM_PFNMAP mapping that is not copy-on-write. The caller owns a reference to
- * @page of its own and keeps it until the flush: the PTE's is not the last, and
- * no stale entry outlives the page.
+ * VM_PFNMAP mapping that is not copy-on-write; @table has @nr entries from there
+ * on, and @page is followed by @nr - 1 others of its folio. The caller owns a
+ * reference to that of its own and keeps it until the flush: those of the PTEs are
+ * not the last, and no stale entry outlives the folio.
  */
-unsigned int tlb_defer_clear_pte(struct tlb_defer_table *table,
-				 unsigned long addr, pte_t *pte,
-				 struct page *page)
+struct tlb_defer_cleared tlb_defer_clear_ptes(struct tlb_defer_table *table,
+					      unsigned long addr, pte_t *pte,
+					      struct page *page,
+					      unsigned int nr)
 {
-	pte_t pteval = ptep_get(pte);
+	struct mm_struct *mm = table->vma->vm_mm;
+	struct tlb_defer_cleared found = {};
 
-	if (!pte_maps(table, pteval, page))
-		return 0;
+	for (; found.nr < nr; found.nr++, pte++, addr += PAGE_SIZE) {
+		pte_t pteval = ptep_get(pte);
 
-	publish_early(table->vma->vm_mm, addr);
-	/* An xchg: what the CPU set in Accessed and Dirty is not lost. */
-	pteval = ptep_get_and_clear(table->vma->vm_mm, addr, pte);
-	unaccount(table, page, pte_dirty(pteval));
+		if (!pte_maps(table, pteval, page + found.nr))
+			break;
 
-	return TLB_DEFER_CLEARED |
-	       (pte_dirty(pteval) ? TLB_DEFER_DIRTY : 0) |
-	       (pte_write(pteval) ? TLB_DEFER_WRITABLE : 0);
+		publish_early(mm, addr);
+		/* An xchg: what the CPU set in Accessed and Dirty is not lost. */
+		pteval = ptep_get_and_clear(mm, addr, pte);
+		found.nr_dirty += !!pte_dirty(pteval);
+		found.nr_writable += !!pte_write(pteval);
+	}
+	unaccount(table, page, found.nr, found.nr_dirty);
+	return found;
 }
 
 /*
@@ -510,7 +519,7 @@ unsigned int tlb_defer_clear_pte(struct tlb_defer_table *table,
  * it did: then the next write faults, once stale entries are flushed. Of a PTE
  * that is dirty a write needs no fault, and of one that is read-only it faults
  * already.
- * Context: as tlb_defer_clear_pte().
+ * Context: as tlb_defer_clear_ptes().
  */
 bool tlb_defer_protect_pte(const struct tlb_defer_table *table,
 			   unsigned long addr, pte_t *pte, struct page *page)
@@ -561,19 +570,40 @@ bool tlb_defer_flush_is_pending(struct mm_struct *mm)
 }
 
 /*
- * Whether the caller's reference to @page is the only one: no PTE, no gather
- * that has yet to flush, no GUP user holds one (H2, H7). Memory that is known
- * to be bad belongs to nobody: put it, and the allocator keeps it.
+ * Whether the caller's reference to @page, the first of its folio, is the only one:
+ * no PTE, no gather that has yet to flush, no GUP user holds one (H2, H7). Memory
+ * that is known to be bad belongs to nobody: put it, and the allocator keeps it.
  */
 bool tlb_defer_page_exclusive(struct page *page)
 {
-	return page_ref_count(page) == 1 && !PageHWPoison(page);
+	return page_ref_count(page) == 1 && !tlb_defer_page_is_bad(page);
 }
 
-/* Whether the memory of @page is known to be bad. Context: any. */
+/*
+ * Whether any of the memory of @page, and of the folio of which it is the first, is
+ * known to be bad. Context: any.
+ */
 bool tlb_defer_page_is_bad(struct page *page)
 {
-	return PageHWPoison(page);
+	return folio_contain_hwpoisoned_page(page_folio(page));
+}
+
+/*
+ * Allocate a folio of 2^@order pages; NULL if there is none to be had without much
+ * ado. Context: may sleep, as @gfp says.
+ */
+struct page *tlb_defer_folio_alloc(gfp_t gfp, unsigned int order)
+{
+	struct folio *folio = folio_alloc(gfp | __GFP_NORETRY | __GFP_NOWARN,
+					  order);
+
+	return folio ? folio_page(folio, 0) : NULL;
+}
+
+/* Put a reference to the folio of which @page is the first. Context: any. */
+void tlb_defer_folio_put(struct page *page)
+{
+	folio_put(page_folio(page));
 }
 
 /* Faults. */
@@ -607,21 +637,81 @@ static vm_fault_t lock_empty_pte(struct vm_fault *vmf, pte_t **pte,
 }
 
 /*
- * Map @page where @vmf happened, dirty if @write. The PTE gets a reference, and
- * is accounted. Not vmf_insert_page_mkwrite(): that takes a table which went
- * away for want of memory, and with @write it upgrades a PTE which is there.
- * Here the access is tried again, and the write of a PTE that is read-only then
- * asks ->page_mkwrite().
+ * What is to be mapped by one fault: the page that was touched, and those around
+ * it, of the same folio.
+ */
+struct fault_around {
+	unsigned int nr_before;
+	unsigned int nr_behind;
+};
+
+/*
+ * Of @around, which is there in the folio, what can be mapped around the address of
+ * @vmf: in its VMA, and in its page table, where there is nothing as far as that.
+ * Context: @pte is the entry of that address, in a table that is locked.
+ */
+static struct fault_around clip_around(const struct vm_fault *vmf,
+				       pte_t *pte,
+				       struct fault_around around)
+{
+	unsigned long addr = vmf->address & PAGE_MASK;
+	unsigned long start = max(vmf->vma->vm_start, addr & PMD_MASK);
+	unsigned long end = min(vmf->vma->vm_end - 1, addr | ~PMD_MASK);
+	struct fault_around clipped = {};
+
+	around.nr_before = min(around.nr_before, (addr - start) >> PAGE_SHIFT);
+	around.nr_behind = min(around.nr_behind, (end - addr) >> PAGE_SHIFT);
+	while (clipped.nr_before < around.nr_before &&
+	       pte_none(ptep_get(pte - clipped.nr_before - 1)))
+		clipped.nr_before++;
+	while (clipped.nr_behind < around.nr_behind &&
+	       pte_none(ptep_get(pte + clipped.nr_behind + 1)))
+		clipped.nr_behind++;
+	return clipped;
+}
+
+/*
+ * Set the entries of @around to what @pteval, that of the address of @vmf, makes of
+ * the pages there. That one is @touched.
+ */
+static void set_around(struct vm_fault *vmf, pte_t *pte, pte_t pteval,
+		       pte_t touched, struct fault_around around)
+{
+	struct mm_struct *mm = vmf->vma->vm_mm;
+	unsigned long addr = vmf->address & PAGE_MASK;
+	unsigned int nr = around.nr_before;
+
+	if (nr)
+		set_ptes(mm, addr - nr * PAGE_SIZE, pte - nr,
+			 pte_advance_pfn(pteval, -(unsigned long)nr), nr);
+	set_pte_at(mm, addr, pte, touched);
+	nr = around.nr_behind;
+	if (nr)
+		set_ptes(mm, addr + PAGE_SIZE, pte + 1,
+			 pte_advance_pfn(pteval, 1), nr);
+}
+
+/*
+ * Map @page where @vmf happened, dirty if @write, and with it what is around it in
+ * its folio, up to @nr_before and @nr_behind pages, clean, as far as there is
+ * nothing mapped. Each PTE gets a reference, and is accounted. Not
+ * vmf_insert_page_mkwrite(): that takes a table which went away for want of memory,
+ * and with @write it upgrades a PTE which is there. Here the access is tried again,
+ * and the write of a PTE that is read-only then asks ->page_mkwrite().
  * Context: fault handler of a VM_MIXEDMAP mapping that is not copy-on-write.
  */
 vm_fault_t tlb_defer_insert_page(struct vm_fault *vmf, struct page *page,
+				 unsigned int nr_before, unsigned int nr_behind,
 				 bool write)
 {
+	struct fault_around around = { nr_before, nr_behind };
 	struct vm_area_struct *vma = vmf->vma;
 	struct folio *folio = page_folio(page);
-	pte_t *pte, pteval = mk_pte(page, vma->vm_page_prot);
+	pte_t pteval = mk_pte(page, vma->vm_page_prot);
+	pte_t *pte, touched = pteval;
 	spinlock_t *ptl;
 	vm_fault_t fault;
+	unsigned int nr;
 
 	/* What validate_page_before_insert() refuses. */
 	if (folio_test_anon(folio) || page_has_type(page) ||
@@ -633,29 +723,33 @@ vm_fault_t tlb_defer_insert_page(struct vm_fault *vmf, struct page *page,
 		return fault;
 
 	if (write)
-		pteval = maybe_mkwrite(pte_mkdirty(pte_mkyoung(pteval)), vma);
-	folio_get(folio);
-	inc_mm_counter(vma->vm_mm, mm_counter_file(folio));
-	folio_add_file_rmap_pte(folio, page, vma);
-	set_pte_at(vma->vm_mm, vmf->address, pte, pteval);
+		touched = maybe_mkwrite(pte_mkdirty(pte_mkyoung(pteval)), vma);
+	around = clip_around(vmf, pte, around);
+	nr = around.nr_before + 1 + around.nr_behind;
+	folio_ref_add(folio, nr);
+	add_mm_counter(vma->vm_mm, mm_counter_file(folio), nr);
+	folio_add_file_rmap_ptes(folio, page - around.nr_before, nr, vma);
+	set_around(vmf, pte, pteval, touched, around);
 	pte_unmap_unlock(pte, ptl);
 	return VM_FAULT_NOPAGE;
 }
 
 /*
- * Map @page by its frame number where @vmf happened. The PTE owns no reference.
- * Not vmf_insert_pfn(), for the same reason; @page is memory, to which
+ * Map @page by its frame number where @vmf happened, and with it what is around it,
+ * as tlb_defer_insert_page() does. The PTEs own no references. Not
+ * vmf_insert_pfn(), for the same reason; @page is memory, to which
  * pfn_modify_allowed() has no objection.
  * Context: fault handler of a VM_PFNMAP mapping that is not copy-on-write.
  */
-vm_fault_t tlb_defer_insert_pfn(struct vm_fault *vmf, struct page *page)
+vm_fault_t tlb_defer_insert_pfn(struct vm_fault *vmf, struct page *page,
+				unsigned int nr_before, unsigned int nr_behind)
 {
-	struct vm_area_struct *vma = vmf->vma;
+	struct fault_around around = { nr_before, nr_behind };
 	unsigned long pfn = page_to_pfn(page);
-	pgprot_t prot = vma->vm_page_prot;
+	pgprot_t prot = vmf->vma->vm_page_prot;
+	pte_t *pte, pteval;
 	spinlock_t *ptl;
 	vm_fault_t fault;
-	pte_t *pte;
 
 	pfnmap_setup_cachemode_pfn(pfn, &prot);
 
@@ -663,8 +757,8 @@ vm_fault_t tlb_defer_insert_pfn(struct vm_fault *vmf, struct page *page)
 	if (fault)
 		return fault;
 
-	set_pte_at(vma->vm_mm, vmf->address, pte,
-		   pte_mkspecial(pfn_pte(pfn, prot)));
+	pteval = pte_mkspecial(pfn_pte(pfn, prot));
+	set_around(vmf, pte, pteval, pteval, clip_around(vmf, pte, around));
 	pte_unmap_unlock(pte, ptl);
 	return VM_FAULT_NOPAGE;
 }

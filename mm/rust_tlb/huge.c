@@ -116,21 +116,23 @@ bool tlb_defer_leaf_lock(struct tlb_defer_table *table, pmd_t *pmd)
 }
 
 /*
- * Clear the leaf that @table is, if it maps @page at @addr, unless that was done
- * for another one of its pages. What is returned is as for tlb_defer_clear_pte():
- * whether the leaf was dirty is true of each of its pages.
+ * Clear the leaf that @table is, if it maps @page at @addr, and so the @nr pages
+ * from there on, unless that was done for others of its pages. What is returned is
+ * as for tlb_defer_clear_ptes(): what is true of the leaf is true of each of them.
  *
- * Context: as tlb_defer_clear_pte(); moreover tlb_defer_announce() was called for
+ * Context: as tlb_defer_clear_ptes(); moreover tlb_defer_announce() was called for
  * the mm, and its end follows the flush; or the flush comes before the unlock (L4).
  */
-unsigned int tlb_defer_clear_leaf(struct tlb_defer_table *table,
-				  unsigned long addr, struct page *page)
+struct tlb_defer_cleared tlb_defer_clear_leaf(struct tlb_defer_table *table,
+					      unsigned long addr,
+					      struct page *page,
+					      unsigned int nr)
 {
-	unsigned long nr = (addr & ~PMD_MASK) >> PAGE_SHIFT;
+	unsigned long at = (addr & ~PMD_MASK) >> PAGE_SHIFT;
 
 	if (!table->maps_pfns ||
-	    pmd_pfn(table->leafval) + nr != page_to_pfn(page))
-		return 0;
+	    pmd_pfn(table->leafval) + at != page_to_pfn(page))
+		return (struct tlb_defer_cleared){};
 
 	if (!table->is_leaf_cleared) {
 		table->is_leaf_cleared = true;
@@ -139,9 +141,11 @@ unsigned int tlb_defer_clear_leaf(struct tlb_defer_table *table,
 							 addr & PMD_MASK,
 							 table->leaf);
 	}
-	return TLB_DEFER_CLEARED |
-	       (pmd_dirty(table->leafval) ? TLB_DEFER_DIRTY : 0) |
-	       (pmd_write(table->leafval) ? TLB_DEFER_WRITABLE : 0);
+	return (struct tlb_defer_cleared){
+		.nr = nr,
+		.nr_dirty = pmd_dirty(table->leafval) ? nr : 0,
+		.nr_writable = pmd_write(table->leafval) ? nr : 0,
+	};
 }
 
 /*
@@ -186,10 +190,12 @@ bool tlb_defer_leaf_lock(struct tlb_defer_table *table, pmd_t *pmd)
 	return false;
 }
 
-unsigned int tlb_defer_clear_leaf(struct tlb_defer_table *table,
-				  unsigned long addr, struct page *page)
+struct tlb_defer_cleared tlb_defer_clear_leaf(struct tlb_defer_table *table,
+					      unsigned long addr,
+					      struct page *page,
+					      unsigned int nr)
 {
-	return 0;
+	return (struct tlb_defer_cleared){};
 }
 
 unsigned int tlb_defer_test_young_leaf(const struct tlb_defer_table *table,

@@ -96,7 +96,7 @@ mod faults {
         mut batch: PageBatch,
         flush: impl FnOnce(PageBatch) -> PageBatch,
     ) -> PageBatch {
-        hold(batch.nr_pages());
+        hold(batch.nr_entries());
         if FAULT.load(Relaxed) != UNFLUSHED {
             return flush(batch);
         }

@@ -30,6 +30,7 @@ use crate::{
     prelude::*,
     sync::aref::ARef, //
 };
+use core::ptr::NonNull;
 
 mod callbacks;
 mod charge;
@@ -275,13 +276,14 @@ pub(super) unsafe fn pte_unlock(table: &mut RawTable) {
     unsafe { bindings::tlb_defer_pte_unlock(table) }
 }
 
-/// What C found in an entry that it cleared.
+/// What C cleared.
 #[inline(never)]
-fn cleared(found: u32) -> Option<Cleared> {
-    (found & bindings::TLB_DEFER_CLEARED != 0).then_some(Cleared {
-        dirty: found & bindings::TLB_DEFER_DIRTY != 0,
-        writable: found & bindings::TLB_DEFER_WRITABLE != 0,
-    })
+fn cleared(found: bindings::tlb_defer_cleared) -> Cleared {
+    Cleared {
+        nr: found.nr as usize,
+        nr_dirty: found.nr_dirty as usize,
+        nr_writable: found.nr_writable as usize,
+    }
 }
 
 /// What C found in an Accessed bit.
@@ -290,40 +292,43 @@ fn young(found: u32) -> Option<bool> {
     (found & bindings::TLB_DEFER_MAPPED != 0).then_some(found & bindings::TLB_DEFER_YOUNG != 0)
 }
 
-/// Clears `pte` if it maps `page`; returns what was in it if it did.
+/// Clears the PTEs of `pages`, from `pte` on, as far as they map `page` and what is behind it in its
+/// folio; returns what was in them.
 ///
 /// # Safety
 ///
 /// - `table` must come from [`pte_lock`] in this task, not have been unlocked yet, and its VMA be
 ///   valid.
 /// - That VMA must be a `VM_MIXEDMAP` or a `VM_PFNMAP` mapping that is not copy-on-write.
-/// - `pte` must be the table's entry for `addr`: it is no leaf.
-/// - The caller's own reference to `page` must be kept until the flush.
+/// - `pte` must be the table's entry for the first of `pages`, all of which it maps: it is no leaf.
+/// - `page` and those behind it, as many as `pages`, must be of one folio. The caller's own reference to
+///   that must be kept until the flush.
 #[inline(never)]
-pub(super) unsafe fn clear_pte(
+pub(super) unsafe fn clear_ptes(
     table: &mut RawTable,
-    addr: usize,
+    pages: PageRange,
     pte: *mut bindings::pte_t,
-    page: &Page,
-) -> Option<Cleared> {
+    page: *mut bindings::page,
+) -> Cleared {
+    let (addr, nr) = (pages.start(), pages.span_pages() as u32);
     // SAFETY: As promised by the caller.
-    cleared(unsafe { bindings::tlb_defer_clear_pte(table, addr, pte, page.as_ptr()) })
+    cleared(unsafe { bindings::tlb_defer_clear_ptes(table, addr, pte, page, nr) })
 }
 
 /// Write-protects `pte` if it maps `page` and is writable and clean; returns whether it did.
 ///
 /// # Safety
 ///
-/// As [`clear_pte`].
+/// As [`clear_ptes`], for one page.
 #[inline(never)]
 pub(super) unsafe fn protect_pte(
     table: &RawTable,
     addr: usize,
     pte: *mut bindings::pte_t,
-    page: &Page,
+    page: *mut bindings::page,
 ) -> bool {
     // SAFETY: As promised by the caller.
-    unsafe { bindings::tlb_defer_protect_pte(table, addr, pte, page.as_ptr()) }
+    unsafe { bindings::tlb_defer_protect_pte(table, addr, pte, page) }
 }
 
 /// Whether `pte` was accessed, if it maps anything; with `clear`, clears the Accessed bit.
@@ -351,42 +356,85 @@ pub(super) fn flush_is_pending(mm: &Mm) -> bool {
     unsafe { bindings::tlb_defer_flush_is_pending(mm.as_raw()) }
 }
 
-/// Returns whether nobody else holds a reference to `page`.
+/// Returns whether nobody else holds a reference to `page`, or to the folio of which it is the first.
 #[inline(never)]
 pub(super) fn page_exclusive(page: &Page) -> bool {
     // SAFETY: A `Page` is valid and holds a reference.
     unsafe { bindings::tlb_defer_page_exclusive(page.as_ptr()) }
 }
 
-/// Returns whether the memory of `page` is known to be bad.
+/// Returns whether memory of `page`, or of the folio of which it is the first, is known to be bad.
 #[inline(never)]
 pub(super) fn page_is_bad(page: &Page) -> bool {
     // SAFETY: A `Page` is valid and holds a reference.
     unsafe { bindings::tlb_defer_page_is_bad(page.as_ptr()) }
 }
 
+/// Allocates a folio of `2^order` pages. It is the caller's, by one reference.
+#[inline(never)]
+pub(super) fn folio_alloc(flags: Flags, order: u32) -> Option<NonNull<bindings::page>> {
+    // SAFETY: It has no duties but those of the context, which `flags` say.
+    NonNull::new(unsafe { bindings::tlb_defer_folio_alloc(flags.as_raw(), order) })
+}
+
+/// Puts a reference to the folio of which `page` is the first.
+///
 /// # Safety
 ///
-/// `vmf` must belong to a fault that is being handled in this task, in a `VM_MIXEDMAP` VMA that is
-/// not copy-on-write.
+/// The reference must be the caller's, and not be used afterwards.
 #[inline(never)]
-pub(super) unsafe fn insert_page(
-    vmf: *mut bindings::vm_fault,
-    page: &Page,
-    write: bool,
-) -> bindings::vm_fault_t {
-    // SAFETY: As promised by the caller. The PTE gets a reference of its own.
-    unsafe { bindings::tlb_defer_insert_page(vmf, page.as_ptr(), write) }
+pub(super) unsafe fn folio_put(page: &Page) {
+    // SAFETY: As promised by the caller.
+    unsafe { bindings::tlb_defer_folio_put(page.as_ptr()) }
+}
+
+/// A page that is to be mapped by a fault, and those of its folio before it and behind it.
+#[derive(Clone, Copy)]
+pub(super) struct Around {
+    /// That is touched.
+    pub(super) page: *mut bindings::page,
+    /// How many there are before it.
+    pub(super) nr_before: u32,
+    /// How many there are behind it.
+    pub(super) nr_behind: u32,
 }
 
 /// # Safety
 ///
-/// As [`insert_page`], but in a `VM_PFNMAP` VMA. The page must be kept until the PTE, and its copies,
-/// are gone and flushed.
+/// - `vmf` must belong to a fault that is being handled in this task, in a `VM_MIXEDMAP` VMA that is
+///   not copy-on-write.
+/// - `around` must be pages of one folio, which is valid.
 #[inline(never)]
-pub(super) unsafe fn insert_pfn(vmf: *mut bindings::vm_fault, page: &Page) -> bindings::vm_fault_t {
+pub(super) unsafe fn insert_page(
+    vmf: *mut bindings::vm_fault,
+    around: Around,
+    write: bool,
+) -> bindings::vm_fault_t {
+    let Around {
+        page,
+        nr_before,
+        nr_behind,
+    } = around;
+    // SAFETY: As promised by the caller. The PTEs get references of their own.
+    unsafe { bindings::tlb_defer_insert_page(vmf, page, nr_before, nr_behind, write) }
+}
+
+/// # Safety
+///
+/// As [`insert_page`], but in a `VM_PFNMAP` VMA. The folio must be kept until the PTEs, and their
+/// copies, are gone and flushed.
+#[inline(never)]
+pub(super) unsafe fn insert_pfn(
+    vmf: *mut bindings::vm_fault,
+    around: Around,
+) -> bindings::vm_fault_t {
+    let Around {
+        page,
+        nr_before,
+        nr_behind,
+    } = around;
     // SAFETY: As promised by the caller.
-    unsafe { bindings::tlb_defer_insert_pfn(vmf, page.as_ptr()) }
+    unsafe { bindings::tlb_defer_insert_pfn(vmf, page, nr_before, nr_behind) }
 }
 
 /// # Safety

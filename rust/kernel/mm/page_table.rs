@@ -166,47 +166,67 @@ impl<'v> PageTable<'v> {
         unsafe { mechanism::test_young(&self.table, addr, pte.as_ptr(), clear) }
     }
 
-    /// Clears the PTE of `addr` if it maps `page`, and undoes its accounting. A leaf that maps `page`
-    /// there is cleared as a whole, and answers for each of its pages that it was.
+    /// Clears the PTEs of `pages`, from the first on, as far as they map page `nth` of `entry` and what
+    /// is behind it, and undoes their accounting. A leaf that maps them there is cleared as a whole, and
+    /// answers for each of its pages that it was.
     pub(super) fn clear<P: StalePage>(
         &mut self,
-        addr: usize,
-        page: &P,
+        pages: PageRange,
+        entry: &P,
+        nth: usize,
         _permit: &Permit,
-    ) -> Option<Cleared> {
-        if self.leaf().is_some_and(|leaf| leaf.contains(addr)) {
+    ) -> Cleared {
+        let range = self.range.start()..self.range.end();
+        let Some(page) = nth_page(entry, nth, pages.span_pages()) else {
+            return Cleared::default();
+        };
+        if !range.contains(&pages.start()) || pages.end() > range.end {
+            return Cleared::default();
+        }
+        if self.leaf().is_some() {
             // SAFETY:
             // - By the type invariants it is a leaf of `_vma`, which is valid, and locked; it maps
-            //   `addr`.
-            // - `page` owns a reference (`StalePage`), and is in a batch (`Permit`), which keeps it
-            //   until the flush. A leaf is made of `DriverPage`s: each of the others is kept until a
-            //   batch over the same mappings has taken it out, and flushed what this one owes (H2).
-            return unsafe { mechanism::clear_leaf(&mut self.table, addr, page.page()) };
+            //   all of `pages`.
+            // - `page` and those behind it, as many, are of `entry`, which owns a reference
+            //   (`StalePage`), and is in a batch (`Permit`), which keeps it until the flush. A leaf is
+            //   made of `DriverPage`s: each of the others is kept until a batch over the same
+            //   mappings has taken it out, and flushed what this one owes (H2).
+            return unsafe { mechanism::clear_leaf(&mut self.table, pages, page) };
         }
-        let pte = self.pte(addr)?;
+        let Some(pte) = self.pte(pages.start()) else {
+            return Cleared::default();
+        };
         // SAFETY:
         // - By the type invariants the table is that of `_vma`, which is valid, and locked.
         // - A `Vma` is a VM_MIXEDMAP or a VM_PFNMAP mapping that is not copy-on-write.
-        // - `pte` is the entry of `addr`.
-        // - `page` owns a reference (`StalePage`), and is in a batch (`Permit`), which keeps it until
-        //   the flush.
-        unsafe { mechanism::clear_pte(&mut self.table, addr, pte.as_ptr(), page.page()) }
+        // - `pte` is the entry of the first of `pages`, all of which lie in `range`, and so in the table.
+        // - `page` and those behind it are of `entry`, which owns a reference (`StalePage`), and is in a
+        //   batch (`Permit`), which keeps it until the flush.
+        unsafe { mechanism::clear_ptes(&mut self.table, pages, pte.as_ptr(), page) }
     }
 
-    /// Write-protects the PTE of `addr` if it maps `page` and is writable and clean. Returns
-    /// whether it did: a leaf is not.
+    /// Write-protects the PTE of `addr` if it maps page `nth` of `entry` and is writable and clean.
+    /// Returns whether it did: a leaf is not.
     pub(super) fn protect<P: StalePage>(
         &mut self,
         addr: usize,
-        page: &P,
+        entry: &P,
+        nth: usize,
         _permit: &Permit,
     ) -> bool {
-        let Some(pte) = self.pte(addr) else {
+        let Some((pte, page)) = self.pte(addr).zip(nth_page(entry, nth, 1)) else {
             return false;
         };
         // SAFETY: As for `clear`.
-        unsafe { mechanism::protect_pte(&self.table, addr, pte.as_ptr(), page.page()) }
+        unsafe { mechanism::protect_pte(&self.table, addr, pte.as_ptr(), page) }
     }
+}
+
+/// Returns page `nth` of `entry`, if it has `nr` from there on.
+fn nth_page<P: StalePage>(entry: &P, nth: usize, nr: usize) -> Option<*mut bindings::page> {
+    let behind = entry.nr_pages().checked_sub(nth)?;
+    // SAFETY: So many `struct page`s are one behind the other, if there is more than one.
+    (nr <= behind).then(|| unsafe { entry.page().as_ptr().add(nth) })
 }
 
 impl Drop for PageTable<'_> {

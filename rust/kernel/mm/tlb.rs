@@ -55,10 +55,11 @@
 //!   the contents calls [`Batch::flush_dirty`] first.
 //! - A fault after 3 maps whatever the fault handler gives it. If that is *another* page, the
 //!   handler has to flush the batch first, or two CPUs see two pages at one address.
-//! - x86-64 only. Pages of one size only, but what is mapped by frame numbers may be mapped by 2 MiB
-//!   ([`VmFault::insert_huge`]): such a leaf is flushed before [`Staging::unmap`] returns. Page tables
-//!   that are empty stay, unless they are taken out before the flush: [`tables`]. The kernel's own way
-//!   for one process is [`gather`].
+//! - x86-64 only. An entry of a batch is a page or a folio ([`ExclusivePage::alloc_folio`]), which goes
+//!   as a whole. What is mapped by frame numbers may be mapped by 2 MiB ([`VmFault::insert_huge`]):
+//!   such a leaf is flushed before [`Staging::unmap`] returns. Page tables that are empty stay, unless
+//!   they are taken out before the flush: [`tables`]. The kernel's own way for one process is
+//!   [`gather`].
 //!
 //! [`VmFault::insert_huge`]: super::vm_ops::VmFault::insert_huge
 //!
@@ -77,7 +78,7 @@
 //! staging.push(7, Page::alloc_page(GFP_KERNEL)?).map_err(|_| ENOSPC)?;
 //! // `staging.unmap(&file.over(data))` would clear the PTEs; without it the page stays out.
 //! drop(staging);
-//! assert_eq!(batch.nr_pages(), 0);
+//! assert_eq!(batch.nr_entries(), 0);
 //!
 //! let flushed = batch.flush();
 //! // Nothing was unmapped: nobody was interrupted.
@@ -115,6 +116,7 @@ pub mod broadcast;
 pub mod ceiling;
 pub mod driver_page;
 pub mod exclusive;
+pub mod folio;
 pub mod force_flush;
 pub mod gather;
 pub mod ledger;
@@ -206,22 +208,24 @@ pub type Scope = scope::Scope<AnyPolicy>;
 /// The policy of a batch in a [`Scope`]: see [`scope::Hoisted`].
 pub type Hoisted = scope::Hoisted<AnyPolicy>;
 
-/// What owns a page that may still be reachable through a stale translation.
+/// What owns a page, or a folio, that may still be reachable through a stale translation.
 ///
 /// # Safety
 ///
-/// - The value must own a reference to the page that [`page`](StalePage::page) returns, must return
-///   the same page each time, and must not put that reference before it is dropped.
+/// - The value must own a reference to the page that [`page`](StalePage::page) returns, or to the folio
+///   of which that is the first, must return the same page each time, and must not put that reference
+///   before it is dropped. [`Stale::nr_pages`] must return the same each time, and no more than there
+///   are in the folio.
 /// - [`is_unmapped`](StalePage::is_unmapped) may return `true` only if every PTE that maps the page
 ///   without owning a reference to it was cleared, at the place that it was made for.
 /// - Both [`Stale::unmapped`] and [`Stale::flushed`] must reach whatever keeps account
 ///   of such PTEs. What is wrapped around it has to hand them on, and a [`Proof`] to nothing else
 ///   than what owns that very page.
 pub unsafe trait StalePage: Stale {
-    /// Returns the page.
+    /// Returns the page; of a folio, the first one.
     fn page(&self) -> &Page;
 
-    /// Returns whether no PTE can map the page that owns no reference to it.
+    /// Returns whether no PTE can map any of it that owns no reference to it.
     fn is_unmapped(&self) -> bool;
 }
 
@@ -232,7 +236,7 @@ impl Stale for Page {
 }
 
 // SAFETY:
-// - A `Page` owns itself, and puts its reference when it is dropped.
+// - A `Page` owns itself, alone, and puts its reference when it is dropped.
 // - Only a `DriverPage` is mapped without a reference: nobody keeps account of such PTEs here, and
 //   there are none.
 unsafe impl StalePage for Page {

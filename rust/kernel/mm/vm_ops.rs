@@ -9,7 +9,10 @@
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
 use super::{
-    mechanism,
+    mechanism::{
+        self,
+        Around, //
+    },
     tlb::{
         range::PageRange,
         walk::Place,
@@ -219,31 +222,68 @@ impl VmFault<'_> {
     /// - [`FaultError::Oom`]: there is no memory for a page table.
     /// - [`FaultError::Sigbus`]: the page cannot be mapped, or the VMA maps frame numbers.
     pub fn insert_page(&self, page: &Page) -> Result<(), FaultError> {
-        if !self.is_in(flags::MIXEDMAP) {
-            return Err(FaultError::Sigbus);
-        }
-        // SAFETY: By the type invariants, and the VMA is VM_MIXEDMAP.
-        let fault = unsafe { mechanism::insert_page(self.vmf.as_ptr(), page, self.is_write()) };
-        inserted(fault)
+        let around = Around {
+            page: page.as_ptr(),
+            nr_before: 0,
+            nr_behind: 0,
+        };
+        self.insert_around(around)
     }
 
-    /// Maps `page` where the fault happened, by its frame number. The PTE owns no reference, and
-    /// nothing of it is accounted. It is writable if the mapping is, unless the driver wants to
-    /// know of writes ([`VmOperations::pfn_mkwrite`]), and clean. What was mapped meanwhile stays,
-    /// as with [`VmFault::insert_page`].
+    /// As [`VmFault::insert_page`], for `folio`, which begins with page `first` of the file. What is
+    /// around the page that was touched is mapped with it, clean, as far as the folio goes, and the VMA,
+    /// and the page table, and up to where something is mapped. Each PTE gets a reference of its own.
     ///
     /// # Errors
     ///
     /// - [`FaultError::Oom`]: there is no memory for a page table.
-    /// - [`FaultError::Sigbus`]: the page cannot be mapped, the VMA does not map frame numbers, or
-    ///   the page is mapped over other data, in another file, or at another offset already.
-    pub fn insert_pfn(&self, page: &DriverPage) -> Result<(), FaultError> {
-        if !self.is_in(flags::PFNMAP) || !page.note_mapped(self.place(), self.pgoff()) {
+    /// - [`FaultError::Sigbus`]: it cannot be mapped, the page that was touched is not of it, or the VMA
+    ///   maps frame numbers.
+    pub fn insert_folio(&self, folio: &DriverPage, first: usize) -> Result<(), FaultError> {
+        let around = self.around(folio, first).ok_or(FaultError::Sigbus)?;
+        self.insert_around(around)
+    }
+
+    fn insert_around(&self, around: Around) -> Result<(), FaultError> {
+        if !self.is_in(flags::MIXEDMAP) {
+            return Err(FaultError::Sigbus);
+        }
+        // SAFETY: By the type invariants, and the VMA is VM_MIXEDMAP. The pages are of one folio.
+        inserted(unsafe { mechanism::insert_page(self.vmf.as_ptr(), around, self.is_write()) })
+    }
+
+    /// Where the fault is in `folio`, which begins with page `first` of the file.
+    fn around(&self, folio: &DriverPage, first: usize) -> Option<Around> {
+        let nth = self.pgoff().checked_sub(first)?;
+        let nr_behind = folio.nr_pages().checked_sub(nth)?.checked_sub(1)?;
+        Some(Around {
+            // SAFETY: It is one of that many.
+            page: unsafe { folio.page().as_ptr().add(nth) },
+            nr_before: nth as u32,
+            nr_behind: nr_behind as u32,
+        })
+    }
+
+    /// Maps `page` where the fault happened, by its frame number. Of a folio, which begins with page
+    /// `first` of the file, what is around the page that was touched is mapped, too, as by
+    /// [`VmFault::insert_folio`]. The PTEs own no reference, and nothing is accounted. They are writable
+    /// if the mapping is, unless the driver wants to know of writes ([`VmOperations::pfn_mkwrite`]), and
+    /// clean. What was mapped meanwhile stays, as with [`VmFault::insert_page`].
+    ///
+    /// # Errors
+    ///
+    /// - [`FaultError::Oom`]: there is no memory for a page table.
+    /// - [`FaultError::Sigbus`]: the page cannot be mapped, the one that was touched is not of it, the VMA
+    ///   does not map frame numbers, or the page is mapped over other data, in another file, or at
+    ///   another offset already.
+    pub fn insert_pfn(&self, page: &DriverPage, first: usize) -> Result<(), FaultError> {
+        let around = self.around(page, first).ok_or(FaultError::Sigbus)?;
+        if !self.is_in(flags::PFNMAP) || !page.note_mapped(self.place(), first) {
             return Err(FaultError::Sigbus);
         }
         // SAFETY: By the type invariants, and the VMA is VM_PFNMAP. `page` knows that it is mapped,
         // and is not freed before it is unmapped and flushed.
-        inserted(unsafe { mechanism::insert_pfn(self.vmf.as_ptr(), page.page()) })
+        inserted(unsafe { mechanism::insert_pfn(self.vmf.as_ptr(), around) })
     }
 
     /// Returns which pages of the file would be mapped as a whole around the fault. [`None`] if that
@@ -309,7 +349,9 @@ impl VmFault<'_> {
         // The page that is right at the `nr`th place.
         let right = |nr, pgoff| {
             let page: Option<&DriverPage> = page_at(pgoff);
-            page.filter(|page| page.page().as_ptr() == start.wrapping_add(nr))
+            page.filter(|page| {
+                page.nr_pages() == 1 && page.page().as_ptr() == start.wrapping_add(nr)
+            })
         };
         let mut places = pgoffs.clone().enumerate();
         if !places.all(|(nr, pgoff)| right(nr, pgoff).is_some()) {
@@ -703,8 +745,9 @@ mod tests {
     #[test]
     fn the_module_of_the_operations_is_pinned_by_the_file() {
         for (owner, expected) in [(LOADED, Ok(())), (ANOTHER, Err(EINVAL))] {
-            let installed =
-                with_vma(owner, SHARED, |vma| vma.set_vm_ops::<Ops<0x1000>>(data()).map(|_| ()));
+            let installed = with_vma(owner, SHARED, |vma| {
+                vma.set_vm_ops::<Ops<0x1000>>(data()).map(|_| ())
+            });
             assert_eq!(installed, expected);
         }
         // What is built in stays.
@@ -743,8 +786,9 @@ mod tests {
     #[test]
     fn a_private_mapping_that_can_be_written_is_refused() {
         for (vm_flags, expected) in [(flags::MAYWRITE, Err(EINVAL)), (0, Ok(()))] {
-            let installed =
-                with_vma(LOADED, vm_flags, |vma| vma.set_pfn_vm_ops::<Ops<0x1000>>(data()));
+            let installed = with_vma(LOADED, vm_flags, |vma| {
+                vma.set_pfn_vm_ops::<Ops<0x1000>>(data())
+            });
             assert_eq!(installed, expected);
         }
     }

@@ -468,15 +468,26 @@ pub const SETUP_FREE_TABLES_LATER: u32 = 1 << 5;
 /// one by one.
 pub const SETUP_HUGE: u32 = 1 << 6;
 
+/// [`Setup::folio_order`]: highest one.
+pub const SETUP_MAX_FOLIO_ORDER: u32 = 9;
+
 /// Argument of [`SETUP`]: `EBUSY` if the file was mapped or populated before.
+///
+/// With folios, what is said of a page elsewhere is said of a folio: one that is touched is populated as
+/// a whole, and mapped around where it was touched; one is unmapped as a whole if any of its pages is
+/// named, by the strategies that take pages, and counts as so many.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(CONFIG_RUST_TLB, derive(FromBytes, IntoBytes, Immutable))]
 pub struct Setup {
     /// In: `SETUP_*`.
     pub flags: u32,
+    /// In: populate by folios of `1 << folio_order` pages: 0 (pages), or 2 to
+    /// [`SETUP_MAX_FOLIO_ORDER`]. Others are `EINVAL`, and so is one that the file has no whole number
+    /// of.
+    pub folio_order: u32,
     /// In: zero.
-    pub reserved: [u32; 3],
+    pub reserved: [u32; 2],
 }
 
 /// [`Scope::op`]: enter a scope, or one more level of it.

@@ -92,8 +92,8 @@ impl Deferred {
             }
     }
 
-    pub(crate) fn nr_pages(&self) -> usize {
-        self.batch.nr_pages()
+    pub(crate) fn nr_entries(&self) -> usize {
+        self.batch.nr_entries()
     }
 
     /// Returns whether its scope has flushed all that it owes.

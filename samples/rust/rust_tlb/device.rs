@@ -197,8 +197,8 @@ impl Call<'_> {
         pages.reap();
         pages.check_pool();
         abi::Counters {
-            nr_idle: pages.slots.nr_idle() as u64,
-            nr_pending: pages.deferred.as_ref().map_or(0, |d| d.nr_pages() as u64),
+            nr_idle: pages.nr_idle() as u64,
+            nr_pending: pages.nr_pending() as u64,
             ..pages.counters
         }
     }
@@ -213,8 +213,9 @@ impl Call<'_> {
             if current!().signal_pending() {
                 return Err(ERESTARTSYS);
             }
-            let (_, was_missing) = self.store.lock_populated(pgoff)?;
-            arg.nr_allocated += u64::from(was_missing);
+            let (pages, was_missing) = self.store.lock_populated(pgoff)?;
+            let nr_per_slot = pages.slots.nr_per_slot() as u64;
+            arg.nr_allocated += if was_missing { nr_per_slot } else { 0 };
         }
         Ok(())
     }
@@ -262,7 +263,7 @@ impl Call<'_> {
     fn flush(&self, arg: &mut abi::Flush) -> Result {
         request::all_zero(&[u64::from(arg.flags), u64::from(arg.reserved)])?;
         let mut pages = self.store.lock();
-        arg.nr_pages = pages.deferred.as_ref().map_or(0, |d| d.nr_pages() as u64);
+        arg.nr_pages = pages.nr_pending() as u64;
         let mappings = self.store.mapping().over(self.store);
         let report = pages.flush_deferred_with_tables(&mappings, tlb::Why::Asked);
         arg.nr_flush_calls = report.nr_calls as u64;
@@ -318,13 +319,9 @@ impl Call<'_> {
 
     fn setup(&self, arg: &mut abi::Setup) -> Result {
         request::all_zero(&arg.reserved.map(u64::from))?;
-        let setup = Setup::new(arg.flags)?;
-        let mut pages = self.store.lock();
-        if pages.is_set_up {
-            return Err(EBUSY);
-        }
-        pages.setup = setup;
-        Ok(())
+        let nr_pages = self.store.limits().nr_pages;
+        let setup = Setup::new(arg.flags, arg.folio_order, nr_pages)?;
+        self.store.lock().set_up(setup)
     }
 
     fn idle(&self, arg: &mut abi::Idle) -> Result {
@@ -347,6 +344,10 @@ impl Call<'_> {
                 arg.nr_taken += u64::from(was_taken);
             }
         }
+        // So far these are slots.
+        let nr_per_slot = pages.slots.nr_per_slot() as u64;
+        arg.nr_pages *= nr_per_slot;
+        arg.nr_taken *= nr_per_slot;
         Ok(())
     }
 }

@@ -55,7 +55,7 @@ impl VmOperations for Huge {
 /// Locks the pages, with a block of them at `pgoffs` if there was nothing, and there is memory.
 fn lock_filled(store: &Store, pgoffs: Range<usize>) -> LockedPages<'_> {
     let pages = store.lock();
-    if !pages.slots.are_free(pgoffs.clone()) {
+    if pages.setup.folio_order > 0 || !pages.slots.are_free(pgoffs.clone()) {
         return pages;
     }
     drop(pages);

@@ -128,7 +128,8 @@ impl Pages {
     /// Makes empty slots, in place: it is too much for the stack.
     pub(crate) fn new(limits: &Limits) -> Result<impl Init<Self>> {
         let (nr_pages, setup) = (limits.nr_pages as usize, limits.setup);
-        let slots = Slots::new(nr_pages, GFP_KERNEL_ACCOUNT)?;
+        let mut slots = Slots::new(nr_pages, GFP_KERNEL_ACCOUNT)?;
+        slots.set_order(setup.folio_order);
         let pool = Pool::new(nr_pages.min(MAX_POOL_PAGES), GFP_KERNEL_ACCOUNT)?;
         let marks = Marks::new(nr_pages, GFP_KERNEL_ACCOUNT)?;
         let owed = Arc::new(OwedCount::new(), GFP_KERNEL_ACCOUNT)?;
@@ -150,6 +151,20 @@ impl Pages {
             is_broken: false,
             counters: Counters::default(),
         }))
+    }
+
+    /// Says how the file is mapped.
+    ///
+    /// # Errors
+    ///
+    /// - `EBUSY`: it is too late.
+    pub(crate) fn set_up(&mut self, setup: Setup) -> Result {
+        if self.is_set_up {
+            return Err(EBUSY);
+        }
+        self.slots.set_order(setup.folio_order);
+        self.setup = setup;
+        Ok(())
     }
 
     /// Sees to it that there is a page at `pgoff`, unless that is behind the device; a fresh one is
@@ -176,12 +191,13 @@ impl Pages {
         };
         // There is nothing, and room.
         if self.slots.fill(pgoff, DriverPage::new(page)).is_ok() {
-            self.counters.nr_pages_held += 1;
+            self.counters.nr_pages_held += self.nr_per_slot();
         }
         Populated::Now
     }
 
     /// Fills `pgoffs` with `block`, as many pages, in that order. All of them are free, and have room.
+    /// The file has no folios.
     pub(crate) fn fill_block(
         &mut self,
         pgoffs: core::ops::Range<usize>,
@@ -234,15 +250,16 @@ impl Pages {
             return false;
         };
         copy.copy_from(page);
-        self.counters.nr_pages_held += 1;
+        self.counters.nr_pages_held += self.nr_per_slot();
         self.slots.store(pgoff, copy);
         true
     }
 
-    /// Returns how many pages it takes to save the contents of `pgoffs`, beyond those of the pool.
+    /// Returns how many pages, or folios, it takes to save the contents of `pgoffs`, which are sorted,
+    /// beyond those of the pool.
     pub(crate) fn nr_missing_to_store(&self, pgoffs: &[usize]) -> usize {
-        let is_present = |pgoff: &&usize| self.slots.get(**pgoff).is_some();
-        let nr_present = pgoffs.iter().filter(is_present).count();
+        let is_present = |first: &usize| self.slots.get(*first).is_some();
+        let nr_present = self.slots.firsts_of(pgoffs).filter(is_present).count();
         nr_present.saturating_sub(self.pool.len())
     }
 
@@ -330,11 +347,12 @@ impl Pages {
     ) -> Report {
         let mut flushed = flush(work.batch, self);
         let report = flushed.report();
-        STATISTICS.batch(flushed.nr_pages(), report.nr_mms, why);
+        let nr_pages = flushed.nr_entries() * self.slots.nr_per_slot();
+        STATISTICS.batch(nr_pages, report.nr_mms, why);
         if let Some(since) = work.since {
             STATISTICS.deferral(since.elapsed());
         }
-        let is_small = flushed.nr_pages() <= MAX_KEPT_PAGES;
+        let is_small = flushed.nr_entries() <= MAX_KEPT_PAGES;
         let keep = work.write_back != WriteBack::No;
         for (nr, (pgoff, page)) in flushed.drain().enumerate() {
             self.mark_for_later(pgoff);
@@ -384,7 +402,7 @@ impl Pages {
         self.counters.nr_flush_calls += nr_calls;
         for (pgoff, page) in settled.pages().skip(nr_before) {
             let stored = page.is_some_and(|page| self.store(pgoff, &page, &mut spare));
-            out.nr_written_back += u64::from(stored);
+            out.nr_written_back += if stored { self.nr_per_slot() } else { 0 };
         }
     }
 
@@ -430,28 +448,44 @@ impl Pages {
 
     /// Poisons a page that no CPU reaches any more, and keeps it for the next fault, or frees it.
     pub(crate) fn release(&mut self, page: DriverPage, free: bool) {
-        self.counters.nr_pages_held -= 1;
+        self.counters.nr_pages_held -= self.nr_per_slot();
         match page.into_exclusive() {
             Ok(page) => self.keep(page, free),
             // Someone holds a reference, for example for direct I/O, and may go on reading and
             // writing. The page is freed when the last one lets go (H7).
-            Err(_page) => self.counters.nr_shared += 1,
+            Err(_page) => self.counters.nr_shared += self.nr_per_slot(),
         }
+    }
+
+    /// Of the pages that are counted, how many a slot is for.
+    fn nr_per_slot(&self) -> u64 {
+        self.slots.nr_per_slot() as u64
+    }
+
+    /// Returns how many pages wait for the flush of the deferred batch.
+    pub(crate) fn nr_pending(&self) -> usize {
+        let nr_entries = self.deferred.as_ref().map_or(0, Deferred::nr_entries);
+        nr_entries * self.slots.nr_per_slot()
+    }
+
+    /// Returns how many pages are idle.
+    pub(crate) fn nr_idle(&self) -> usize {
+        self.slots.nr_idle() * self.slots.nr_per_slot()
     }
 
     fn keep(&mut self, mut page: ExclusivePage, free: bool) {
         if free && !self.is_broken {
             page.poison();
-            self.counters.nr_freed += 1;
+            self.counters.nr_freed += self.nr_per_slot();
             return;
         }
         match self.pool.keep(page) {
             Ok(()) => {
-                self.counters.nr_recycled += 1;
-                self.counters.nr_pages_held += 1;
+                self.counters.nr_recycled += self.nr_per_slot();
+                self.counters.nr_pages_held += self.nr_per_slot();
             }
             Err(refused) if self.is_broken => core::mem::forget(refused),
-            Err(_) => self.counters.nr_freed += 1,
+            Err(_) => self.counters.nr_freed += self.nr_per_slot(),
         }
     }
 
@@ -469,16 +503,17 @@ impl Pages {
     ) -> Option<ExclusivePage> {
         let mut found = Findings::default();
         let page = self.pool.take(&mut found);
-        self.counters.nr_pages_held -= u64::from(page.is_some()) + found.nr_bad as u64;
-        self.counters.nr_shared += found.nr_bad as u64;
+        let nr_taken = u64::from(page.is_some()) + found.nr_bad as u64;
+        self.counters.nr_pages_held -= nr_taken * self.nr_per_slot();
+        self.counters.nr_shared += found.nr_bad as u64 * self.nr_per_slot();
         self.counters.nr_stale_writes += found.nr_written as u64;
         page.or_else(otherwise)
     }
 
     /// Returns how many pages could be freed, page tables among them.
     pub(crate) fn nr_reclaimable(&self) -> usize {
-        let nr_pending = self.deferred.as_ref().map_or(0, Deferred::nr_pages);
-        self.pool.len() + self.slots.nr_idle() + nr_pending + self.marks.nr()
+        let nr_pooled = self.pool.len() * self.slots.nr_per_slot();
+        nr_pooled + self.nr_idle() + self.nr_pending() + self.marks.nr()
     }
 
     /// Frees up to `nr` pages of the pool, and returns how many.
@@ -486,7 +521,8 @@ impl Pages {
         if self.is_broken {
             return 0;
         }
-        let nr = self.pool.shrink(nr);
+        let nr_per_slot = self.slots.nr_per_slot();
+        let nr = self.pool.shrink(nr.div_ceil(nr_per_slot)) * nr_per_slot;
         self.counters.nr_pages_held -= nr as u64;
         self.counters.nr_reclaimed += nr as u64;
         nr

@@ -20,6 +20,7 @@ use crate::{
         SETUP_FREE_TABLES,
         SETUP_FREE_TABLES_LATER,
         SETUP_HUGE,
+        SETUP_MAX_FOLIO_ORDER,
         SETUP_NOTIFY,
         SETUP_PFNMAP,
         SETUP_RING,
@@ -215,18 +216,25 @@ pub(crate) struct Setup {
     pub(crate) empty_tables: EmptyTables,
     /// As a whole, where that can be.
     pub(crate) huge: bool,
+    /// By folios of so many pages, as a power of two.
+    pub(crate) folio_order: u32,
     /// Not at all.
     pub(crate) break_map: bool,
 }
 
 impl Setup {
-    /// Checks the flags of [`SETUP`](crate::abi::SETUP).
+    /// Checks what [`SETUP`](crate::abi::SETUP) says of a file of `nr_pages`.
     ///
     /// # Errors
     ///
-    /// - `EINVAL`: an unknown flag, or one that goes with another one only.
+    /// - `EINVAL`: an unknown flag, or one that goes with another one only; an order that there is not,
+    ///   or of which the file has no whole number.
     /// - `EOPNOTSUPP`: it breaks a rule, and the kernel was built without `CONFIG_RUST_TLB_FAULTS`.
-    pub(crate) fn new(flags: u32) -> Result<Self> {
+    pub(crate) fn new(flags: u32, folio_order: u32, nr_pages: u32) -> Result<Self> {
+        let is_order = matches!(folio_order, 0 | 2..=SETUP_MAX_FOLIO_ORDER);
+        if !is_order || nr_pages % (1 << folio_order) != 0 {
+            return Err(EINVAL);
+        }
         if flags & !ALL_SETUP_FLAGS != 0 {
             return Err(EINVAL);
         }
@@ -244,6 +252,7 @@ impl Setup {
             ring: flags & SETUP_RING != 0,
             empty_tables: EmptyTables::new(flags)?,
             huge,
+            folio_order,
             break_map,
         })
     }

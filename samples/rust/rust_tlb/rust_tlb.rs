@@ -95,6 +95,10 @@ module! {
             default: 0,
             description: "How open files are set up unless they say (SETUP_* of abi.rs, added up)",
         },
+        folio_order: u32 {
+            default: 0,
+            description: "Populate by folios of so many pages, unless files say (0, or 2 to 9; 9: 2 MiB)",
+        },
     },
 }
 
@@ -113,19 +117,22 @@ fn checked(name: &str, value: u32, max: u32) -> Result<u32> {
 }
 
 /// Returns what open files are set up as, if there is such.
-fn setup(flags: u32) -> Result<Setup> {
-    let refused = |_: &Error| pr_err!("setup={flags} is not one that SETUP would take\n");
-    Setup::new(flags).inspect_err(refused)
+fn setup(flags: u32, folio_order: u32, nr_pages: u32) -> Result<Setup> {
+    let refused = |_: &Error| {
+        pr_err!("setup={flags} folio_order={folio_order} is not what SETUP would take\n");
+    };
+    Setup::new(flags, folio_order, nr_pages).inspect_err(refused)
 }
 
 /// Returns the limits that the module was loaded with.
 fn limits() -> Result<Limits> {
+    let nr_pages = checked(
+        "pages_per_device",
+        module_parameters::pages_per_device.value(),
+        MAX_PAGES,
+    )?;
     Ok(Limits {
-        nr_pages: checked(
-            "pages_per_device",
-            module_parameters::pages_per_device.value(),
-            MAX_PAGES,
-        )?,
+        nr_pages,
         max_list: checked("max_list", module_parameters::max_list.value(), MAX_LIMIT)?,
         max_pending: checked(
             "max_pending",
@@ -142,7 +149,11 @@ fn limits() -> Result<Limits> {
             module_parameters::tables_age_ms.value(),
             MAX_LIMIT,
         )?,
-        setup: setup(module_parameters::setup.value())?,
+        setup: setup(
+            module_parameters::setup.value(),
+            module_parameters::folio_order.value(),
+            nr_pages,
+        )?,
     })
 }
 

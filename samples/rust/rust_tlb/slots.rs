@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is at each page offset of an open file: a page, a copy of one, or a page whose flush is owed.
+//! What is at each page offset of an open file: a page, a copy of one, or a page whose flush is owed. If
+//! the file has folios, a slot is that of a folio: it is found by the offset of any of its pages, and
+//! what is handed out is that of its first.
 //!
 //! One rule is kept here (H3): where a flush is owed, no other page is mapped. [`Slots::fill`], which
 //! alone puts a page where a fault maps it, refuses such a place, and [`Slots::settle`] opens it
@@ -16,9 +18,12 @@ use super::sparse::{
     Sparse, //
 };
 use core::mem;
-use kernel::alloc::{
-    AllocError,
-    Flags, //
+use kernel::{
+    alloc::{
+        AllocError,
+        Flags, //
+    },
+    mm::tlb::window::PTRS_PER_PTE, //
 };
 
 /// What is at one offset.
@@ -134,6 +139,9 @@ pub(crate) enum Until {
 pub(crate) struct Slots<P, C> {
     slots: Sparse<Slot<P, C>>,
     nr_idle: usize,
+    nr_pages: usize,
+    /// Of the folios.
+    order: u32,
 }
 
 impl<P, C> Slots<P, C> {
@@ -141,13 +149,44 @@ impl<P, C> Slots<P, C> {
     pub(crate) fn new(nr_pages: usize, flags: Flags) -> Result<Self, AllocError> {
         let slots = Sparse::new(nr_pages, flags)?;
         // INVARIANT: None is idle.
-        Ok(Self { slots, nr_idle: 0 })
+        Ok(Self {
+            slots,
+            nr_idle: 0,
+            nr_pages,
+            order: 0,
+        })
+    }
+
+    /// Has a slot for each folio of `2^order` pages, at most as many as a page table maps. All slots are
+    /// empty so far.
+    pub(crate) fn set_order(&mut self, order: u32) {
+        self.order = order;
+        self.slots
+            .cut(self.nr_pages >> order, (PTRS_PER_PTE >> order).max(1));
+    }
+
+    /// Returns how many pages a slot is for.
+    pub(crate) fn nr_per_slot(&self) -> usize {
+        1 << self.order
+    }
+
+    /// Returns the first page of the slot that `pgoff` is in.
+    pub(crate) fn first_of(&self, pgoff: usize) -> usize {
+        pgoff >> self.order << self.order
+    }
+
+    /// Returns the first page of each slot that any of `pgoffs`, which are sorted, is in.
+    pub(crate) fn firsts_of<'a>(&self, pgoffs: &'a [usize]) -> impl Iterator<Item = usize> + 'a {
+        let order = self.order;
+        let slots = pgoffs.chunk_by(move |a, b| a >> order == b >> order);
+        slots.filter_map(move |pgoffs| Some(pgoffs.first()? >> order << order))
     }
 
     /// Returns what a fault finds at `pgoff`.
     pub(crate) fn find(&self, pgoff: usize) -> Found {
-        match self.slots.get(pgoff) {
-            _ if pgoff >= self.slots.len() => Found::Nowhere,
+        let number = pgoff >> self.order;
+        match self.slots.get(number) {
+            _ if number >= self.slots.len() => Found::Nowhere,
             Some(Slot::Present(_) | Slot::Idle { .. }) => Found::Page,
             None | Some(Slot::Empty | Slot::Taken) => Found::Nothing,
             Some(Slot::Stored(_)) => Found::Copy,
@@ -157,23 +196,23 @@ impl<P, C> Slots<P, C> {
 
     /// Returns the page at `pgoff`, if there is one.
     pub(crate) fn get(&self, pgoff: usize) -> Option<&P> {
-        self.slots.get(pgoff)?.page()
+        self.slots.get(pgoff >> self.order)?.page()
     }
 
     /// Returns for how many slots there has to be [`SlotRoom`] before `pgoff` can be
     /// [filled](Slots::fill); [`None`] if there is room.
     pub(crate) fn room_wanted(&self, pgoff: usize) -> Option<usize> {
-        self.slots.room_wanted(pgoff)
+        self.slots.room_wanted(pgoff >> self.order)
     }
 
     /// Gives `pgoff`, and those around it, more room.
     pub(crate) fn grow(&mut self, pgoff: usize, room: SlotRoom<P, C>) {
-        self.slots.grow(pgoff, room.0);
+        self.slots.grow(pgoff >> self.order, room.0);
     }
 
     /// Makes something else of the slot at `pgoff`, unless nothing has been there.
     fn change<R>(&mut self, pgoff: usize, change: impl FnOnce(&mut Slot<P, C>) -> R) -> Option<R> {
-        let changed = self.slots.change(pgoff, |slot| {
+        let changed = self.slots.change(pgoff >> self.order, |slot| {
             let was_idle = slot.is_idle();
             let answer = change(slot);
             (was_idle, slot.is_idle(), answer)
@@ -204,8 +243,9 @@ impl<P, C> Slots<P, C> {
     /// Gives the page back if there is something, or a flush is owed (H3), and if
     /// [`Slots::room_wanted`].
     pub(crate) fn fill(&mut self, pgoff: usize, page: P) -> Result<(), P> {
-        if !matches!(self.slots.get(pgoff), Some(Slot::Taken)) {
-            let filled = self.slots.insert(pgoff, Slot::Present(page));
+        let number = pgoff >> self.order;
+        if !matches!(self.slots.get(number), Some(Slot::Taken)) {
+            let filled = self.slots.insert(number, Slot::Present(page));
             return filled.or_else(|slot| slot.into_page().map_or(Ok(()), Err));
         }
         let was_taken = true;
@@ -233,13 +273,15 @@ impl<P, C> Slots<P, C> {
 
     /// Takes the first idle page at `from` or behind it out, for memory pressure.
     pub(crate) fn take_idle(&mut self, from: usize) -> Option<(usize, P)> {
-        let pgoff = self.slots.first_from(from, Slot::is_idle)?;
+        let number = self.slots.first_from(from >> self.order, Slot::is_idle)?;
+        let pgoff = number << self.order;
         Some((pgoff, self.take(pgoff, Until::Used)?))
     }
 
     /// Takes the first page at `from` or behind it out.
     pub(crate) fn take_any(&mut self, from: usize) -> Option<(usize, P)> {
-        let pgoff = self.slots.first_from(from, |slot| slot.page().is_some())?;
+        let is_there = |slot: &Slot<P, C>| slot.page().is_some();
+        let pgoff = self.slots.first_from(from >> self.order, is_there)? << self.order;
         Some((pgoff, self.take(pgoff, Until::Flushed)?))
     }
 
@@ -263,7 +305,8 @@ impl<P, C> Slots<P, C> {
     /// [back](Slots::put_back): that is where it stays if its contents were to be saved (`keep`), and
     /// there is no copy.
     pub(crate) fn settle(&mut self, pgoff: usize, keep: bool) -> bool {
-        if keep && matches!(self.slots.get(pgoff), Some(Slot::Pending)) {
+        let slot = self.slots.get(pgoff >> self.order);
+        if keep && matches!(slot, Some(Slot::Pending)) {
             return false;
         }
         self.change(pgoff, Slot::settle);
@@ -305,6 +348,6 @@ impl<P, C> Slots<P, C> {
     /// `last` are in. Where there is none, page tables that show only those are empty, once what was
     /// taken out of them is unmapped.
     pub(crate) fn is_used(&self, first: usize, last: usize) -> bool {
-        self.slots.is_used(first, last)
+        self.slots.is_used(first >> self.order, last >> self.order)
     }
 }

@@ -2,8 +2,8 @@
 
 //! Numbered items with memory for those that are there, and not for those that could be.
 //!
-//! The numbers are cut into chunks, of as many as a page table maps. A chunk has memory from its
-//! first item on until nothing is left in it.
+//! The numbers are cut into chunks: of as many as a page table maps pages, if each item is a page, and
+//! of fewer, if it is a folio. A chunk has memory from its first item on until nothing is left in it.
 //!
 //! Nothing here allocates, but for [`Room`], which is made beforehand, without a lock.
 
@@ -131,11 +131,8 @@ fn kinds<T: Item>(item: &T) -> (bool, bool) {
 pub(crate) struct Sparse<T> {
     chunks: KVVec<Chunk<T>>,
     len: usize,
-}
-
-/// Which chunk, and which number in it.
-fn place(number: usize) -> (usize, usize) {
-    (number / PTRS_PER_PTE, number % PTRS_PER_PTE)
+    /// How many are in a chunk.
+    per_chunk: usize,
 }
 
 impl<T: Item> Sparse<T> {
@@ -146,7 +143,25 @@ impl<T: Item> Sparse<T> {
         for _ in 0..nr_chunks {
             chunks.push(Chunk::new(), flags)?;
         }
-        Ok(Self { chunks, len })
+        Ok(Self {
+            chunks,
+            len,
+            per_chunk: PTRS_PER_PTE,
+        })
+    }
+
+    /// Cuts the items, of which there could be `len` now, and are none, into chunks of `per_chunk`: a power
+    /// of two. There must not be more chunks than before.
+    pub(crate) fn cut(&mut self, len: usize, per_chunk: usize) {
+        self.len = len;
+        self.per_chunk = per_chunk;
+    }
+
+    /// Which chunk, and which number in it.
+    fn place(&self, number: usize) -> (usize, usize) {
+        // No division: it is a power of two.
+        let shift = self.per_chunk.trailing_zeros();
+        (number >> shift, number & (self.per_chunk - 1))
     }
 
     /// Returns how many there could be.
@@ -156,7 +171,7 @@ impl<T: Item> Sparse<T> {
 
     /// Returns what is at `number`; [`None`] if that is nothing.
     pub(crate) fn get(&self, number: usize) -> Option<&T> {
-        let (chunk, number) = place(number);
+        let (chunk, number) = self.place(number);
         let chunk = self.chunks.get(chunk)?;
         let at = chunk.find(number).ok()?;
         chunk.items.get(at).map(|(_, item)| item)
@@ -168,7 +183,7 @@ impl<T: Item> Sparse<T> {
         number: usize,
         change: impl FnOnce(&mut T) -> R,
     ) -> Option<R> {
-        let (chunk, number) = place(number);
+        let (chunk, number) = self.place(number);
         let chunk = self.chunks.get_mut(chunk)?;
         chunk.change(chunk.find(number).ok()?, change)
     }
@@ -176,16 +191,17 @@ impl<T: Item> Sparse<T> {
     /// Returns for how many items there has to be [`Room`], so that one can be put at `number`;
     /// [`None`] if there is room.
     pub(crate) fn room_wanted(&self, number: usize) -> Option<usize> {
-        let (chunk, number) = place(number);
+        let (chunk, number) = self.place(number);
         let chunk = self.chunks.get(chunk)?;
         let nr = chunk.items.len();
         let is_full = chunk.find(number).is_err() && nr == chunk.items.capacity();
-        is_full.then(|| (2 * nr).clamp(1, PTRS_PER_PTE))
+        is_full.then(|| (2 * nr).clamp(1, self.per_chunk))
     }
 
     /// Gives the chunk of `number` more room.
     pub(crate) fn grow(&mut self, number: usize, room: Room<T>) {
-        if let Some(chunk) = self.chunks.get_mut(place(number).0) {
+        let (chunk, _) = self.place(number);
+        if let Some(chunk) = self.chunks.get_mut(chunk) {
             chunk.grow(room);
         }
     }
@@ -196,7 +212,7 @@ impl<T: Item> Sparse<T> {
     ///
     /// Gives it back if something is there, there can be nothing, or [`Sparse::room_wanted`].
     pub(crate) fn insert(&mut self, number: usize, item: T) -> Result<(), T> {
-        let (nr, in_chunk) = place(number);
+        let (nr, in_chunk) = self.place(number);
         let chunk = match self.chunks.get_mut(nr) {
             Some(chunk) if number < self.len => chunk,
             _ => return Err(item),
@@ -213,7 +229,7 @@ impl<T: Item> Sparse<T> {
 
     /// Returns the first number from `from` on whose item `is_wanted`.
     pub(crate) fn first_from(&self, from: usize, is_wanted: impl Fn(&T) -> bool) -> Option<usize> {
-        let (first, number) = place(from);
+        let (first, number) = self.place(from);
         let behind = self.chunks.get(first..)?;
         for (nr, chunk) in behind.iter().enumerate() {
             let skipped = match nr {
@@ -222,7 +238,7 @@ impl<T: Item> Sparse<T> {
             };
             let mut rest = chunk.items.iter().skip(skipped);
             if let Some((number, _)) = rest.find(|(_, item)| is_wanted(item)) {
-                return Some((first + nr) * PTRS_PER_PTE + number);
+                return Some((first + nr) * self.per_chunk + number);
             }
         }
         None
@@ -230,7 +246,7 @@ impl<T: Item> Sparse<T> {
 
     /// Returns whether any item is used in the chunks that numbers `first` to `last` are in.
     pub(crate) fn is_used(&self, first: usize, last: usize) -> bool {
-        let (first, last) = (place(first).0, place(last).0);
+        let (first, last) = (self.place(first).0, self.place(last).0);
         let mut chunks = self.chunks.iter().take(last + 1).skip(first);
         chunks.any(|chunk| chunk.nr_used > 0)
     }

@@ -173,12 +173,13 @@ impl Store {
         let mut spare = Spare::default();
         loop {
             let mut pages = self.lock();
+            let order = pages.setup.folio_order;
             match pages.populate(pgoff, &mut spare) {
                 Populated::Already => return Ok((pages, false)),
                 Populated::Now => return Ok((pages, true)),
                 Populated::NeedsPage => {
                     drop(pages);
-                    spare.page = Some(self.alloc_page()?);
+                    spare.page = Some(self.alloc_page(order)?);
                 }
                 Populated::NeedsRoom(nr) => {
                     drop(pages);
@@ -208,14 +209,14 @@ impl Store {
         self.payer.charge(|| Ok(Room::new(nr, GFP_KERNEL_ACCOUNT)?))
     }
 
-    /// Allocates a page, at the expense of who opened the file.
+    /// Allocates a page, or a folio of `2^order`, at the expense of who opened the file.
     ///
     /// # Errors
     ///
     /// - `ENOMEM`: there is none.
-    pub(crate) fn alloc_page(&self) -> Result<ExclusivePage> {
+    pub(crate) fn alloc_page(&self, order: u32) -> Result<ExclusivePage> {
         self.payer
-            .charge(|| ExclusivePage::alloc_zeroed(GFP_KERNEL_ACCOUNT))
+            .charge(|| ExclusivePage::alloc_folio(order, GFP_KERNEL_ACCOUNT))
     }
 
     /// Returns how many pages memory pressure could take, if it is after them.
@@ -249,7 +250,7 @@ impl Store {
         }
     }
 
-    /// Unmaps up to `nr` pages, [`SPARE_PAGES`] at most, that `next` finds at `scanned_to` or
+    /// Unmaps up to `nr` slots' pages, [`SPARE_PAGES`] at most, that `next` finds at `scanned_to` or
     /// behind and takes out, flushes, and frees them. Allocates nothing. Returns how many there
     /// were.
     fn evict(
@@ -269,7 +270,7 @@ impl Store {
                 pages.scanned_to = 0;
                 break;
             };
-            pages.scanned_to = pgoff + 1;
+            pages.scanned_to = pgoff + pages.slots.nr_per_slot();
             if staging.push(pgoff, page).is_err() {
                 break;
             }
@@ -278,14 +279,16 @@ impl Store {
         drop(rmap);
         let mut flushed = batch.flush_because(Why::Pressure);
         let report = flushed.report();
-        let nr_evicted = flushed.nr_pages();
+        let nr_per_slot = pages.slots.nr_per_slot();
+        let nr_evicted = flushed.nr_entries() * nr_per_slot;
         if nr_evicted > 0 {
             STATISTICS.batch(nr_evicted, report.nr_mms, Why::Pressure);
         }
         for (pgoff, page) in flushed.drain() {
             pages.mark_for_later(pgoff);
             // Someone holds a reference: it is freed when the last one lets go (H7).
-            pages.counters.nr_shared += u64::from(page.into_exclusive().is_err());
+            let is_shared = page.into_exclusive().is_err();
+            pages.counters.nr_shared += if is_shared { nr_per_slot as u64 } else { 0 };
         }
         pages.spare = Some(flushed.into_empty());
         pages.counters.nr_flush_calls += report.nr_calls as u64;
@@ -312,6 +315,7 @@ impl Store {
         let nr_freed = nr_settled + nr_tables;
         let nr_freed = nr_freed + pages.shrink_pool(nr.saturating_sub(nr_freed));
         let nr_left = nr.saturating_sub(nr_freed);
+        let nr_slots_left = nr_left.div_ceil(pages.slots.nr_per_slot());
         if nr_left == 0 || pages.slots.nr_idle() == 0 {
             return Some(nr_freed);
         }
@@ -319,7 +323,7 @@ impl Store {
         // The second time from the start.
         for _ in 0..2 {
             if let (0, Some(rmap)) = (nr_evicted, this.mapping.try_lock()) {
-                nr_evicted = Self::evict(this, rmap, &mut pages, nr_left, |pages, from| {
+                nr_evicted = Self::evict(this, rmap, &mut pages, nr_slots_left, |pages, from| {
                     pages.slots.take_idle(from)
                 });
             }
@@ -359,9 +363,10 @@ impl VmOperations for Store {
         };
         pages.counters.nr_faults += 1;
         let pfnmap = pages.setup.pfnmap;
-        match pages.get(vmf.pgoff()) {
-            Some(page) if pfnmap => vmf.insert_pfn(page),
-            Some(page) => vmf.insert_page(page.page()),
+        let first = pages.slots.first_of(vmf.pgoff());
+        match pages.get(first) {
+            Some(page) if pfnmap => vmf.insert_pfn(page, first),
+            Some(page) => vmf.insert_folio(page, first),
             None => Err(FaultError::Sigbus),
         }
     }

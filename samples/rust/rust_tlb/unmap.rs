@@ -82,9 +82,12 @@ impl Target<'_> {
         if request.write_back == WriteBack::No {
             return copies;
         }
-        let nr = self.store.lock().nr_missing_to_store(self.pgoffs);
+        let pages = self.store.lock();
+        let nr = pages.nr_missing_to_store(self.pgoffs);
+        let order = pages.setup.folio_order;
+        drop(pages);
         for _ in 0..nr {
-            let copy = self.store.alloc_page();
+            let copy = self.store.alloc_page(order);
             if !copy.is_ok_and(|copy| copies.push(copy, GFP_KERNEL_ACCOUNT).is_ok()) {
                 break;
             }
@@ -110,9 +113,9 @@ impl Target<'_> {
         if request.break_leaves {
             work.batch.defer_leaves();
         }
-        let nr_before = work.nr_pages();
+        let nr_before = work.nr_entries();
         let mut staging = work.batch.stage();
-        for &pgoff in self.pgoffs {
+        for pgoff in pages.slots.firsts_of(self.pgoffs) {
             let Some(page) = pages.slots.take(pgoff, Until::Settled) else {
                 continue;
             };
@@ -125,7 +128,8 @@ impl Target<'_> {
         out.nr_ptes = done.nr_ptes as u64;
         out.nr_protected = done.nr_protected as u64;
         out.nr_redirtied = done.nr_redirtied as u64;
-        out.nr_pages = (work.nr_pages() - nr_before) as u64;
+        let nr_entries = work.nr_entries() - nr_before;
+        out.nr_pages = (nr_entries * pages.slots.nr_per_slot()) as u64;
         let early = work.batch.flushed_early();
         let nr_mms = work.batch.owed().nr_mms.max(early.nr_mms);
         out.nr_mms = nr_mms.max(done.report.nr_mms) as u64;
@@ -184,7 +188,8 @@ impl Target<'_> {
         defer: bool,
         out: &mut Unmap,
     ) -> Result<Deferred> {
-        let nr_new = self.pgoffs.len();
+        let nr_slots = pages.slots.firsts_of(self.pgoffs).count();
+        let nr_new = nr_slots * pages.slots.nr_per_slot();
         let max_pending = self.store.limits().max_pending as usize;
         if defer && nr_new > max_pending {
             return Err(E2BIG);
@@ -192,7 +197,7 @@ impl Target<'_> {
         let scope = Membership::check(pages.membership.as_ref(), request.strategy)?;
         if let Some(deferred) = &pages.deferred {
             let suits = deferred.suits(request, scope.as_ref());
-            let has_room = deferred.nr_pages() + nr_new <= max_pending;
+            let has_room = pages.nr_pending() + nr_new <= max_pending;
             pages.counters.nr_flushed_full += u64::from(suits && !has_room);
             if !suits || !has_room {
                 let why = if suits { Why::Full } else { Why::Other };
@@ -200,12 +205,12 @@ impl Target<'_> {
             }
         }
         if let Some(deferred) = pages.deferred.as_mut() {
-            deferred.batch.reserve(nr_new, GFP_KERNEL_ACCOUNT)?;
+            deferred.batch.reserve(nr_slots, GFP_KERNEL_ACCOUNT)?;
         }
         if let Some(deferred) = pages.deferred.take() {
             return Ok(deferred);
         }
-        pages.open_batch(scope, request, nr_new)
+        pages.open_batch(scope, request, nr_slots)
     }
 
     /// The peers: the core clears and flushes as it goes, and holds the pages until it has flushed.
@@ -217,18 +222,22 @@ impl Target<'_> {
         unmap: impl FnOnce(&Self, &[usize]) -> usize,
     ) -> Result {
         Membership::check(pages.membership.as_ref(), request.strategy)?;
-        let mut taken = KVVec::with_capacity(self.pgoffs.len(), GFP_KERNEL_ACCOUNT)?;
-        let mut pgoffs = KVVec::with_capacity(self.pgoffs.len(), GFP_KERNEL_ACCOUNT)?;
+        let nr_slots = pages.slots.firsts_of(self.pgoffs).count();
+        let nr_pages = nr_slots * pages.slots.nr_per_slot();
+        let mut taken = KVVec::with_capacity(nr_slots, GFP_KERNEL_ACCOUNT)?;
+        let mut pgoffs = KVVec::with_capacity(nr_pages, GFP_KERNEL_ACCOUNT)?;
         let mut proof = self.proof(pages, request)?;
         out.nr_flush_calls = pages.flush_deferred(Why::Other).nr_calls as u64;
-        for &pgoff in self.pgoffs {
-            if let Some(page) = pages.slots.take(pgoff, Until::Flushed) {
+        for first in pages.slots.firsts_of(self.pgoffs) {
+            if let Some(page) = pages.slots.take(first, Until::Flushed) {
                 taken.push(page, GFP_KERNEL_ACCOUNT)?;
-                pgoffs.push(pgoff, GFP_KERNEL_ACCOUNT)?;
+                for pgoff in first..first + pages.slots.nr_per_slot() {
+                    pgoffs.push(pgoff, GFP_KERNEL_ACCOUNT)?;
+                }
             }
         }
         let nr_calls = unmap(self, &pgoffs);
-        out.nr_pages = taken.len() as u64;
+        out.nr_pages = pgoffs.len() as u64;
         self.count_calls(pages, nr_calls, out);
         if let Some(proof) = proof.take() {
             self.prove(proof, &pgoffs, taken, pages);
@@ -288,7 +297,8 @@ impl Target<'_> {
         pages: &mut Pages,
     ) {
         let mut staging = proof.batch.stage();
-        for (&pgoff, page) in pgoffs.iter().zip(taken.drain_all()) {
+        let firsts = pgoffs.iter().step_by(pages.slots.nr_per_slot());
+        for (&pgoff, page) in firsts.zip(taken.drain_all()) {
             if staging.push(pgoff, page).is_err() {
                 return pr_err!("no room for page {pgoff}\n");
             }

@@ -12,7 +12,10 @@ use crate::{
     alloc::Flags,
     bindings,
     mm::{
-        tlb::walk::Cleared,
+        tlb::{
+            range::PageRange,
+            walk::Cleared, //
+        },
         Mm, //
     },
     page::Page, //
@@ -44,25 +47,26 @@ pub(in crate::mm) unsafe fn insert_huge(
     unsafe { bindings::tlb_defer_insert_huge(vmf, first.as_ptr()) }
 }
 
-/// Clears the leaf that `table` is, if it maps `page` at `addr`; returns what was in it if it did,
-/// also if that was for another page before.
+/// Clears the leaf that `table` is, if it maps `page`, and what is behind it, at `pages`; returns what
+/// was in it if it did, also if that was for other pages before.
 ///
 /// # Safety
 ///
 /// - `table` must come from [`pte_lock`](super::pte_lock) in this task, be a leaf, not have been
 ///   unlocked yet, and its VMA be valid.
-/// - `addr` must lie in what the leaf maps.
-/// - The caller's own reference to `page` must be kept until the flush, and so must be all pages that
-///   the leaf maps.
+/// - `pages` must lie in what the leaf maps.
+/// - `page` and those behind it, as many, must be of one folio. The caller's own reference to that must
+///   be kept until the flush, and so must be all pages that the leaf maps.
 #[inline(never)]
 pub(in crate::mm) unsafe fn clear_leaf(
     table: &mut RawTable,
-    addr: usize,
-    page: &Page,
-) -> Option<Cleared> {
+    pages: PageRange,
+    page: *mut bindings::page,
+) -> Cleared {
+    let (addr, nr) = (pages.start(), pages.span_pages() as u32);
     // SAFETY: As promised by the caller. That others are told until the flush keeps *them* from
     // returning early; what a page is kept by does not depend on it.
-    cleared(unsafe { bindings::tlb_defer_clear_leaf(table, addr, page.as_ptr()) })
+    cleared(unsafe { bindings::tlb_defer_clear_leaf(table, addr, page, nr) })
 }
 
 /// Whether the leaf that `table` is was accessed; with `clear`, clears the Accessed bit.

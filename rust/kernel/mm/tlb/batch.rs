@@ -45,10 +45,16 @@ use kernel::alloc::{
 /// Comes from a batch, and from nowhere else: what it is handed over with is true.
 pub struct Proof(pub(super) ());
 
-/// What can be in a batch. What wraps another hands both calls on to it.
+/// What can be in a batch: a page, or a folio of several that are one behind the other in memory. What
+/// wraps another hands all calls on to it.
 pub trait Stale {
-    /// All PTEs at `pgoff`, `from` there, that map the page were cleared. Other CPUs may still
-    /// reach it, until [`Stale::flushed`].
+    /// Returns how many pages it is. That never changes.
+    fn nr_pages(&self) -> usize {
+        1
+    }
+
+    /// All PTEs at `pgoff` and the pages of the file behind it, `from` there, that map it were cleared.
+    /// Other CPUs may still reach it, until [`Stale::flushed`].
     fn unmapped(&mut self, from: Place, pgoff: usize, proof: Proof);
 
     /// No translation to it is left of those that the batch took out.
@@ -134,7 +140,7 @@ pub struct Batch<P: Stale, F: Flush + ?Sized> {
 pub struct Full<P>(pub P);
 
 impl<P: Stale, F: Flush> Batch<P, F> {
-    /// Makes a batch for up to `nr_pages` pages.
+    /// Makes a batch for up to `nr_pages` pages, or folios.
     ///
     /// # Errors
     ///
@@ -169,7 +175,7 @@ impl<P: Stale, F: Flush + ?Sized> Batch<P, F> {
         })
     }
 
-    /// Makes room for `nr_pages` more pages.
+    /// Makes room for `nr_pages` more pages, or folios.
     ///
     /// # Errors
     ///
@@ -178,8 +184,8 @@ impl<P: Stale, F: Flush + ?Sized> Batch<P, F> {
         self.entries.list.reserve(nr_pages, flags)
     }
 
-    /// Returns how many pages wait for the flush.
-    pub fn nr_pages(&self) -> usize {
+    /// Returns how many pages, or folios, wait for the flush.
+    pub fn nr_entries(&self) -> usize {
         self.entries.nr_unmapped
     }
 
@@ -222,7 +228,7 @@ impl<P: Stale, F: Flush + ?Sized> Batch<P, F> {
     pub fn stage(&mut self) -> Staging<'_, P, F> {
         // What an earlier `Staging` left behind.
         self.entries.unstage();
-        if self.nr_pages() == 0 {
+        if self.nr_entries() == 0 {
             trace::batch_open(&*self.owed.0, self.entries.list.capacity());
         }
         Staging { batch: self }
@@ -342,7 +348,8 @@ pub struct Staging<'b, P: Stale, F: Flush + ?Sized> {
 }
 
 impl<'b, P: Stale, F: Flush + ?Sized> Staging<'b, P, F> {
-    /// Moves `page`, page `pgoff` of the file, into the batch. In ascending order is cheapest.
+    /// Moves `page`, page `pgoff` of the file, into the batch; of a folio, that is the first one. In
+    /// ascending order is cheapest.
     ///
     /// # Errors
     ///
@@ -362,7 +369,7 @@ impl<'b, P: Stale, F: Flush + ?Sized> Staging<'b, P, F> {
     /// mappings of that process could not see that a flush is owed ([`Batch::flushed_early`]).
     ///
     /// What someone else put there is left alone: a PTE is cleared only if it maps the very page
-    /// that was staged for its offset.
+    /// that was staged for its offset. A folio is unmapped as a whole, wherever a part of it is mapped.
     ///
     /// The caller has to keep the pages from being mapped again meanwhile, for example by the lock
     /// under which its fault handler looks them up. If it does not, a page that was faulted in
@@ -473,8 +480,8 @@ impl<P: Stale, F: Flush + ?Sized> Flushed<P, F> {
         self.report
     }
 
-    /// Returns how many pages there are.
-    pub fn nr_pages(&self) -> usize {
+    /// Returns how many pages, or folios, there are.
+    pub fn nr_entries(&self) -> usize {
         self.entries.list.len()
     }
 

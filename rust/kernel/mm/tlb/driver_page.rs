@@ -7,6 +7,10 @@ use super::{
         Proof,
         Stale, //
     },
+    folio::{
+        self,
+        Folio, //
+    },
     walk::Place,
     ExclusivePage,
     StalePage, //
@@ -39,7 +43,8 @@ impl Mapped {
 }
 
 /// A page of a driver, that may be mapped by its frame number ([`VmFault::insert_pfn`]): then no
-/// PTE owns a reference to it, and this value is all that keeps it.
+/// PTE owns a reference to it, and this value is all that keeps it. Or a folio of several
+/// ([`ExclusivePage::alloc_folio`]): that goes in and out of a batch as a whole.
 ///
 /// Once it was mapped so, it is not freed before it went through a [`Batch`](super::Batch) over the
 /// same mappings. Dropped earlier, it is leaked, with a warning: a page that processes may reach is
@@ -51,38 +56,46 @@ impl Mapped {
 ///
 /// # Invariants
 ///
-/// The page may be mapped by its frame number where `mapped` says, in mappings of that file over that
-/// data, and nowhere else. If `unmapped`, their PTEs were cleared after the last insertion, and the
+/// `page` and `order` are the parts of a folio. It may be mapped by its frame numbers where `mapped`
+/// says, from there on in mappings of that file over that data, and nowhere else. If `unmapped`, their PTEs were cleared after the last insertion, and the
 /// flush is owed.
 pub struct DriverPage {
     page: ManuallyDrop<Page>,
     /// Who maps pages has several of them borrowed, under the driver's lock, and none for itself.
     mapped: Cell<Option<Mapped>>,
     unmapped: bool,
+    order: u8,
 }
 
 impl DriverPage {
     /// Takes a page that nobody else can reach.
     pub fn new(page: ExclusivePage) -> Self {
-        Self::unmapped_anywhere(page.into_page())
+        Self::unmapped_anywhere(page.into_folio())
     }
 
-    /// Of a page that is not mapped by its frame number.
-    fn unmapped_anywhere(page: Page) -> Self {
+    /// Of a folio that is not mapped by its frame numbers.
+    fn unmapped_anywhere(folio: Folio) -> Self {
+        let (page, order) = folio.into_parts();
         // INVARIANT: It is not mapped.
         Self {
-            page: ManuallyDrop::new(page),
+            page,
             mapped: Cell::new(None),
             unmapped: false,
+            order,
         }
     }
 
-    /// Returns the page, to map it by reference.
+    /// Returns the page, to map it by reference; of a folio, the first one.
     pub fn page(&self) -> &Page {
         &self.page
     }
 
-    /// Returns whether the memory of the page is known to be bad: then it is not to be mapped, and
+    /// Returns how many pages it is.
+    pub fn nr_pages(&self) -> usize {
+        folio::nr_pages(self.order)
+    }
+
+    /// Returns whether any of its memory is known to be bad: then it is not to be mapped, and
     /// [`DriverPage::into_exclusive`] refuses it.
     pub fn is_bad(&self) -> bool {
         mechanism::page_is_bad(&self.page)
@@ -97,18 +110,27 @@ impl DriverPage {
         if self.may_be_mapped() {
             return Err(self);
         }
-        // SAFETY: `self` is forgotten below, or made anew: the page is taken once.
-        let page = unsafe { ManuallyDrop::take(&mut self.page) };
+        // SAFETY: `self` is forgotten below, or made anew: the folio is taken once.
+        let folio = unsafe { self.take() };
         core::mem::forget(self);
-        ExclusivePage::new(page).map_err(Self::unmapped_anywhere)
+        ExclusivePage::of_folio(folio).map_err(Self::unmapped_anywhere)
+    }
+
+    /// # Safety
+    ///
+    /// `self` must not be used afterwards, nor dropped.
+    unsafe fn take(&mut self) -> Folio {
+        // SAFETY: Of what is a folio by the type invariants the parts are taken once, as the caller
+        // promises.
+        unsafe { Folio::from_parts(core::ptr::read(&self.page), self.order) }
     }
 
     fn may_be_mapped(&self) -> bool {
         self.mapped.get().is_some()
     }
 
-    /// Notes that the page is about to be mapped by its frame number. Returns whether it may be: it
-    /// must not be mapped so anywhere else.
+    /// Notes that it is about to be mapped by its frame numbers, as page `pgoff` of the file and what is
+    /// behind that, or a part of it. Returns whether it may be: it must not be mapped so anywhere else.
     pub(crate) fn note_mapped(&self, place: Place, pgoff: usize) -> bool {
         let here = Mapped::new(place, pgoff);
         let is_free = self.mapped.get().is_none_or(|there| Some(there) == here);
@@ -121,6 +143,11 @@ impl DriverPage {
 }
 
 impl Stale for DriverPage {
+    #[inline]
+    fn nr_pages(&self) -> usize {
+        self.nr_pages()
+    }
+
     #[inline]
     fn unmapped(&mut self, from: Place, pgoff: usize, _proof: Proof) {
         let there = self.mapped.get();
@@ -138,8 +165,8 @@ impl Stale for DriverPage {
 }
 
 // SAFETY:
-// - The page is the same each time, and its reference is put only when this is dropped, or by
-//   `into_exclusive`, which consumes it.
+// - The page is the same each time, and so is its order; the reference is put only when this is dropped,
+//   or by `into_exclusive`, which consumes it.
 // - By the invariants there are PTEs without a reference only at the place that is noted here, and
 //   they were cleared if `unmapped`.
 // - This is what keeps account of them.
@@ -161,7 +188,7 @@ impl Drop for DriverPage {
         }
         // SAFETY: It is not used afterwards. By the invariants no PTE maps it that does not own a
         // reference, and no TLB.
-        unsafe { ManuallyDrop::drop(&mut self.page) }
+        drop(unsafe { self.take() })
     }
 }
 
@@ -257,6 +284,10 @@ mod tests {
     struct Wrapped(DriverPage);
 
     impl Stale for Wrapped {
+        fn nr_pages(&self) -> usize {
+            self.0.nr_pages()
+        }
+
         fn unmapped(&mut self, from: Place, pgoff: usize, proof: Proof) {
             self.0.unmapped(from, pgoff, proof);
         }

@@ -4,6 +4,10 @@
 
 use super::{
     batch::Settled,
+    folio::{
+        self,
+        Folio, //
+    },
     window::PTRS_PER_PTE,
     StalePage, //
 };
@@ -21,13 +25,13 @@ use crate::{
 /// Words that are copied at a time; a page is a multiple of them.
 const CHUNK_WORDS: usize = 64;
 
-/// A page to which nobody else holds a reference: no PTE, no gather that has yet to flush, no GUP
-/// user. Its contents can be changed, and it can be given to someone else.
+/// A page, or a folio of several, to which nobody else holds a reference: no PTE, no gather that has yet
+/// to flush, no GUP user. Its contents can be changed, and it can be given to someone else.
 ///
 /// # Invariants
 ///
-/// The reference of the [`Page`] is the only one, and no TLB holds a translation to the page.
-pub struct ExclusivePage(Page);
+/// The reference of the folio is the only one, and no TLB holds a translation to any of it.
+pub struct ExclusivePage(Folio);
 
 impl ExclusivePage {
     /// Takes `page` if there is no other reference to it.
@@ -46,7 +50,16 @@ impl ExclusivePage {
         // `Staging::unmap` puts a PTE's reference before the flush, and while it is owed, the page
         // is in a batch. GUP-fast may take a reference for a moment, but finds the PTE changed and
         // puts it again, without a look at the page.
-        Ok(Self(page))
+        Ok(Self(page.into()))
+    }
+
+    /// As [`ExclusivePage::new`].
+    pub(super) fn of_folio(folio: Folio) -> Result<Self, Folio> {
+        if !mechanism::page_exclusive(folio.page()) {
+            return Err(folio);
+        }
+        // INVARIANT: As in `new`. All PTEs of a folio own references to the one count.
+        Ok(Self(folio))
     }
 
     /// Allocates a zeroed page.
@@ -55,8 +68,45 @@ impl ExclusivePage {
     ///
     /// - `ENOMEM` if there is none.
     pub fn alloc_zeroed(flags: Flags) -> Result<Self> {
-        // INVARIANT: The page was just allocated; nobody knows of it.
-        Ok(Self(Page::alloc_page(flags | __GFP_ZERO)?))
+        Self::alloc_folio(0, flags)
+    }
+
+    /// Allocates a zeroed folio of `2^order` pages, one behind the other in memory and aligned to all of
+    /// them: one reference, and one entry of a [`Batch`](super::Batch), for all of them. Of order 0 it
+    /// is a page.
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL` if `order` is 1, or above [`MAX_ORDER`](folio::MAX_ORDER).
+    /// - `ENOMEM` if there is none, or not without much ado.
+    ///
+    /// # Context
+    ///
+    /// May sleep, as `flags` say.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::mm::tlb::{DriverPage, ExclusivePage};
+    ///
+    /// let mut folio = ExclusivePage::alloc_folio(2, GFP_KERNEL)?;
+    /// assert_eq!(folio.nr_pages(), 4);
+    /// folio.fill(7);
+    /// assert!(folio.is_filled_with(7));
+    /// // As a page: to be mapped by `VmFault::insert_folio`, and taken back by a batch.
+    /// let folio = DriverPage::new(folio);
+    /// assert!(folio.into_exclusive().is_ok());
+    /// assert!(ExclusivePage::alloc_folio(1, GFP_KERNEL).is_err());
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn alloc_folio(order: u32, flags: Flags) -> Result<Self> {
+        // INVARIANT: It was just allocated; nobody knows of it.
+        Ok(Self(Folio::alloc_zeroed(order, flags)?))
+    }
+
+    /// Returns how many pages it is.
+    pub fn nr_pages(&self) -> usize {
+        self.0.nr_pages()
     }
 
     /// Allocates zeroed pages, one behind the other in memory and aligned to all of them: as many as
@@ -84,90 +134,116 @@ impl ExclusivePage {
             // not put it when it is dropped.
             let page = unsafe { core::ptr::read(&*page) };
             // INVARIANT: The page was just allocated; nobody knows of it. There is room.
-            let _ = pages.push_within_capacity(Self(page));
+            let _ = pages.push_within_capacity(Self(page.into()));
         }
         Ok(pages)
     }
 
-    /// Returns whether the memory of the page has turned out to be bad since. What is left to do is
-    /// to drop it: the allocator keeps it then.
+    /// Returns whether any of its memory has turned out to be bad since. What is left to do is to drop
+    /// it: the allocator keeps it then.
     pub fn is_bad(&self) -> bool {
-        mechanism::page_is_bad(&self.0)
+        mechanism::page_is_bad(self.0.page())
     }
 
-    /// Fills the page with zeroes.
+    /// Fills it with zeroes.
     pub fn zero(&mut self) {
-        // SAFETY: By the type invariants nobody else reads or writes the page.
-        let result = unsafe { self.0.fill_zero_raw(0, PAGE_SIZE) };
-        debug_assert!(result.is_ok());
-    }
-
-    /// Fills the page with `word`, over and over.
-    pub fn fill(&mut self, word: u64) {
-        let words = [word; CHUNK_WORDS];
-        for offset in (0..PAGE_SIZE).step_by(size_of_val(&words)) {
-            // SAFETY: `words` is valid for reads, and by the type invariants nobody else reads or
-            // writes the page.
-            let result = unsafe {
-                self.0
-                    .write_raw(words.as_ptr().cast(), offset, size_of_val(&words))
-            };
+        for page in self.0.pages() {
+            // SAFETY: By the type invariants nobody else reads or writes the page.
+            let result = unsafe { page.fill_zero_raw(0, PAGE_SIZE) };
             debug_assert!(result.is_ok());
         }
     }
 
-    /// Returns whether the page holds nothing but `word`.
+    /// Fills it with `word`, over and over.
+    pub fn fill(&mut self, word: u64) {
+        let words = [word; CHUNK_WORDS];
+        for page in self.0.pages() {
+            for offset in (0..PAGE_SIZE).step_by(size_of_val(&words)) {
+                let len = size_of_val(&words);
+                // SAFETY: `words` is valid for reads, and by the type invariants nobody else reads or
+                // writes the page.
+                let result = unsafe { page.write_raw(words.as_ptr().cast(), offset, len) };
+                debug_assert!(result.is_ok());
+            }
+        }
+    }
+
+    /// Returns whether it holds nothing but `word`.
     pub fn is_filled_with(&self, word: u64) -> bool {
         let mut words = [!word; CHUNK_WORDS];
-        (0..PAGE_SIZE).step_by(size_of_val(&words)).all(|offset| {
-            // SAFETY: `words` is valid for writes, and by the type invariants nobody else writes
-            // the page.
-            let result = unsafe {
-                self.0
-                    .read_raw(words.as_mut_ptr().cast(), offset, size_of_val(&words))
-            };
-            result.is_ok() && words.iter().all(|found| *found == word)
+        let mut pages = self.0.pages();
+        pages.all(|page| {
+            (0..PAGE_SIZE).step_by(size_of_val(&words)).all(|offset| {
+                let len = size_of_val(&words);
+                // SAFETY: `words` is valid for writes, and by the type invariants nobody else writes
+                // the page.
+                let result = unsafe { page.read_raw(words.as_mut_ptr().cast(), offset, len) };
+                result.is_ok() && words.iter().all(|found| *found == word)
+            })
         })
     }
 
-    /// Makes the page a copy of `from`.
+    /// Makes it a copy of `from`, as far as both go.
     pub fn copy_from(&mut self, from: &Unwritable<'_>) {
         let mut words = [0u64; CHUNK_WORDS];
-        for offset in (0..PAGE_SIZE).step_by(size_of_val(&words)) {
-            let len = size_of_val(&words);
-            // SAFETY: `words` is valid for reads and writes of `len` bytes. By the type invariants
-            // nobody writes `from`, and nobody else reads or writes this page.
-            let result = unsafe {
-                let read = from.0.read_raw(words.as_mut_ptr().cast(), offset, len);
-                read.and_then(|()| self.0.write_raw(words.as_ptr().cast(), offset, len))
-            };
-            debug_assert!(result.is_ok());
+        for (to, from) in self.0.pages().zip(from.pages()) {
+            for offset in (0..PAGE_SIZE).step_by(size_of_val(&words)) {
+                let len = size_of_val(&words);
+                // SAFETY: `words` is valid for reads and writes of `len` bytes. By the type invariants
+                // nobody writes `from`, and nobody else reads or writes this page.
+                let result = unsafe {
+                    let read = from.read_raw(words.as_mut_ptr().cast(), offset, len);
+                    read.and_then(|()| to.write_raw(words.as_ptr().cast(), offset, len))
+                };
+                debug_assert!(result.is_ok());
+            }
         }
     }
 
     /// Gives up exclusivity, for example to map the page.
-    pub fn into_page(self) -> Page {
+    ///
+    /// # Errors
+    ///
+    /// Gives a folio of several back: that is mapped as a [`DriverPage`](super::DriverPage).
+    pub fn into_page(self) -> Result<Page, Self> {
+        self.0.into_page().map_err(Self)
+    }
+
+    pub(super) fn into_folio(self) -> Folio {
         self.0
     }
 }
 
-/// A page that nobody can write to, although CPUs may still read it.
+/// A page, or a folio, that nobody can write to, although CPUs may still read it.
 ///
 /// # Invariants
 ///
-/// The reference of its owner is the only one, and no TLB holds a dirty translation to it.
-pub struct Unwritable<'a>(&'a Page);
+/// The reference of its owner is the only one, and no TLB holds a dirty translation to any of it. It is
+/// `nr_pages` pages, of which `first` is the first.
+pub struct Unwritable<'a> {
+    first: &'a Page,
+    nr_pages: usize,
+}
+
+impl Unwritable<'_> {
+    fn pages(&self) -> impl Iterator<Item = BorrowedPage<'_>> {
+        folio::pages(self.first, self.nr_pages)
+    }
+}
 
 impl<P: StalePage> Settled<'_, P> {
     /// Returns the pages with their page offsets, and [`None`] for one that someone else holds a
     /// reference to, and so may write to, for example by direct I/O.
     pub fn pages(&self) -> impl Iterator<Item = (usize, Option<Unwritable<'_>>)> {
         self.entries().map(|(pgoff, entry)| {
-            let page = entry.page();
-            let is_exclusive = entry.is_unmapped() && mechanism::page_exclusive(page);
+            let (first, nr_pages) = (entry.page(), entry.nr_pages());
+            let is_exclusive = entry.is_unmapped() && mechanism::page_exclusive(first);
             // INVARIANT: The batch has flushed if there was a dirty translation; a write through a
             // clean one faults, and its PTE is gone.
-            (pgoff, is_exclusive.then_some(Unwritable(page)))
+            (
+                pgoff,
+                is_exclusive.then_some(Unwritable { first, nr_pages }),
+            )
         })
     }
 }

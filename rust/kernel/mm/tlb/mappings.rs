@@ -309,12 +309,24 @@ impl Mapping for Vma {
 }
 
 impl<P: StalePage> Unmap<P> for Vma {
-    fn clear(table: &mut PageTable<'_>, addr: usize, page: &P, permit: &Permit) -> Option<Cleared> {
-        table.clear(addr, page, permit)
+    fn clear(
+        table: &mut PageTable<'_>,
+        pages: PageRange,
+        entry: &P,
+        nth: usize,
+        permit: &Permit,
+    ) -> Cleared {
+        table.clear(pages, entry, nth, permit)
     }
 
-    fn protect(table: &mut PageTable<'_>, addr: usize, page: &P, permit: &Permit) -> bool {
-        table.protect(addr, page, permit)
+    fn protect(
+        table: &mut PageTable<'_>,
+        addr: usize,
+        entry: &P,
+        nth: usize,
+        permit: &Permit,
+    ) -> bool {
+        table.protect(addr, entry, nth, permit)
     }
 }
 

@@ -108,6 +108,18 @@ impl PageRange {
             .filter_map(Self::of_page)
     }
 
+    /// Returns the first `nr_pages` pages, one at least and all at most, and what is behind them.
+    pub fn split_at(self, nr_pages: usize) -> (Self, Option<Self>) {
+        let nr_pages = nr_pages.clamp(1, self.span_pages());
+        let at = self.start + (nr_pages << PAGE_SHIFT);
+        // INVARIANT: `at` is a multiple of the page size, above `start` and not above `end`.
+        let first = Self {
+            start: self.start,
+            end: at,
+        };
+        (first, Self::new(at, self.end))
+    }
+
     /// Returns whether `addr` lies in the range.
     pub const fn contains(self, addr: usize) -> bool {
         self.start <= addr && addr < self.end
@@ -206,6 +218,23 @@ mod tests {
         assert_eq!(both.union(range(2 * P, 3 * P)), both);
         assert_eq!(both.pages().count(), 8);
         assert_eq!(both.pages().next(), Some(range(P, 2 * P)));
+    }
+
+    #[test]
+    fn split_at_leaves_nothing_out() {
+        let all = range(3 * P, 8 * P);
+        for (nr, first, rest) in [
+            (0, 1, 4),
+            (1, 1, 4),
+            (4, 4, 1),
+            (5, 5, 0),
+            (usize::MAX, 5, 0),
+        ] {
+            let (a, b) = all.split_at(nr);
+            assert_eq!(a, range(3 * P, (3 + first) * P));
+            assert_eq!(b, PageRange::new((3 + first) * P, 8 * P));
+            assert_eq!(b.map_or(0, PageRange::span_pages), rest);
+        }
     }
 
     #[test]

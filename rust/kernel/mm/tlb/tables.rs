@@ -246,7 +246,7 @@ fn take<T: FileLocked, I: Item>(
         broken,
     };
     if let (Some(first), Some(last)) = (items.first(), items.last()) {
-        mappings.for_each(first.pgoff(), last.pgoff(), |vma| {
+        mappings.for_each(first.pgoff(), last.last(), |vma| {
             taking.take_of(vma, items, &may_be_empty);
         });
     }
@@ -277,15 +277,20 @@ impl<F: Flush<Mm = Mm> + ?Sized> Taking<'_, F> {
         let Some(window) = vma.window() else {
             return;
         };
-        let from = items.partition_point(|i| window.is_before(i.pgoff()));
+        let Some(mut next) = window.pgoff_of(window.range().start()) else {
+            return;
+        };
+        let from = items.partition_point(|i| window.is_before(i.last()));
         let mut rest = items.get(from..).unwrap_or(&[]);
-        while let Some((table, first)) = rest.first().and_then(|i| table_of(&window, i.pgoff())) {
+        let table_of = |i: &I, next: usize| table_of(&window, i.pgoff().max(next));
+        while let Some((table, first)) = rest.first().and_then(|i| table_of(i, next)) {
             let last = first + (table.span_pages() - 1);
             // The VMA covers it.
             if table.span_pages() == PTRS_PER_PTE && may_be_empty(first, last) {
                 self.take(vma, table);
             }
-            let done = rest.partition_point(|i| i.pgoff() <= last);
+            next = last + 1;
+            let done = rest.partition_point(|i| i.last() <= last);
             rest = rest.get(done..).unwrap_or(&[]);
             mechanism::cond_resched();
         }

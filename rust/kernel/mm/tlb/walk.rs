@@ -17,6 +17,9 @@
 //!    dropped, so that munmap, mprotect, mremap and madvise, which take the same lock, see that a
 //!    flush is owed (H4).
 //!
+//! An entry of a batch is a page, or a folio of several. What a page table shows of it is changed in
+//! one go, as far as it is there.
+//!
 //! Where there is a *leaf*, which maps all that a page table would (2 MiB), it is changed as a whole if
 //! any of the items is mapped by it. Others would find neither a PTE nor a table, and return early: so
 //! they are told before it is cleared ([`Mapping::announce`]), until [`Leaves`] is dropped, and
@@ -32,6 +35,7 @@
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
 use super::{
+    batch::Stale,
     policy::{
         sealed::Sealed,
         Flush,
@@ -46,6 +50,7 @@ use super::{
     },
     window::Window, //
 };
+use kernel::page::PAGE_SHIFT;
 
 /// Identifies the mappings of a file over one driver's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,20 +122,28 @@ pub trait Mapping: Sealed {
     fn trace_owed(&self, pending: Pending, why: Touched);
 }
 
-/// A mapping that pages `P` of a batch can be taken out of.
+/// A mapping that entries `P` of a batch can be taken out of.
 pub trait Unmap<P>: Mapping {
-    /// Clears the PTE of `addr` if it maps `page`; returns what was in it if it did. A leaf is cleared
-    /// as a whole, and returns the same for each of the pages that it mapped.
+    /// Clears the PTEs of `pages`, from the first on, as far as they map page `nth` of `entry` and what
+    /// is behind it. Returns how many that were, and what was in them. A leaf is cleared as a whole,
+    /// and returns the same for each of the pages that it mapped.
     fn clear(
         table: &mut Self::Table<'_>,
-        addr: usize,
-        page: &P,
+        pages: PageRange,
+        entry: &P,
+        nth: usize,
         permit: &Permit,
-    ) -> Option<Cleared>;
+    ) -> Cleared;
 
-    /// Write-protects the PTE of `addr` if it maps `page` and is writable and clean; returns
-    /// whether it did. A leaf is not.
-    fn protect(table: &mut Self::Table<'_>, addr: usize, page: &P, permit: &Permit) -> bool;
+    /// Write-protects the PTE of `addr` if it maps page `nth` of `entry` and is writable and clean;
+    /// returns whether it did. A leaf is not.
+    fn protect(
+        table: &mut Self::Table<'_>,
+        addr: usize,
+        entry: &P,
+        nth: usize,
+        permit: &Permit,
+    ) -> bool;
 }
 
 /// Address spaces in which leaves were cleared: others are told until this is dropped, and that is
@@ -173,31 +186,48 @@ impl<A> Leaves<A> {
 /// the policy is told before the page table is unlocked. Only [`Change`] makes one.
 pub struct Permit(());
 
-/// What was in a PTE that was cleared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// PTEs that were cleared, one behind the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cleared {
-    /// The Dirty bit was set: until the flush, a CPU can still write to the page without a fault.
-    pub dirty: bool,
-    /// It was writable: until the flush, a CPU that breaks its promise can.
-    pub writable: bool,
+    /// How many.
+    pub nr: usize,
+    /// How many of them had the Dirty bit set: until the flush, a CPU can still write to the page
+    /// without a fault.
+    pub nr_dirty: usize,
+    /// How many of them were writable: until the flush, a CPU that breaks its promise can.
+    pub nr_writable: usize,
 }
 
-/// What a walk walks for: a page of the file, and more.
+/// What a walk walks for: pages of the file, one behind the other, and more.
 pub trait Item {
-    /// Returns which page of the file it is.
+    /// Returns which page of the file it is, or begins with.
     fn pgoff(&self) -> usize;
+
+    /// Returns how many pages it is.
+    fn nr_pages(&self) -> usize {
+        1
+    }
+
+    /// Returns the last of its pages.
+    fn last(&self) -> usize {
+        self.pgoff().saturating_add(self.nr_pages().max(1) - 1)
+    }
 }
 
-/// A page in a batch, and which page of the file it was.
+/// A page in a batch, or a folio, and which page of the file it was, or began with.
 #[derive(Debug)]
 pub struct Entry<P> {
     pub(crate) pgoff: usize,
     pub(crate) page: P,
 }
 
-impl<P> Item for Entry<P> {
+impl<P: Stale> Item for Entry<P> {
     fn pgoff(&self) -> usize {
         self.pgoff
+    }
+
+    fn nr_pages(&self) -> usize {
+        self.page.nr_pages()
     }
 }
 
@@ -213,13 +243,13 @@ pub trait Visitor<M: Mapping, I> {
     /// Whether it changes PTEs, so that secondary MMUs have to be told.
     const CHANGES: bool;
 
-    /// Called before the page table of all `items`, which are not empty, is locked. Returns whether
-    /// there is nothing left to do there.
+    /// Called before the page table that shows some of all `items`, which are not empty, is locked.
+    /// Returns whether there is nothing left to do there.
     fn before(&mut self, _at: &At<'_, M>, _items: &[I]) -> bool {
         false
     }
 
-    /// Visits `table`, or a place without one: it is that of all `items`, which are not empty.
+    /// Visits `table`, or a place without one: it shows some of all `items`, which are not empty.
     fn visit(&mut self, at: &At<'_, M>, table: Option<M::Table<'_>>, items: &[I]);
 }
 
@@ -228,6 +258,10 @@ pub struct At<'m, M> {
     /// The mapping.
     pub mapping: &'m M,
     window: Window,
+    /// What the page table maps of the window.
+    table: PageRange,
+    /// The page of the file that is at its start.
+    pgoff: usize,
 }
 
 impl<M> At<'_, M> {
@@ -235,9 +269,20 @@ impl<M> At<'_, M> {
     pub fn page(&self, pgoff: usize) -> Option<PageRange> {
         PageRange::of_page(self.window.address_of(pgoff)?)
     }
+
+    /// Returns what the page table shows of `item`, and with which of its pages that begins.
+    fn part<I: Item>(&self, item: &I) -> Option<(usize, PageRange)> {
+        let nth = self.pgoff.saturating_sub(item.pgoff());
+        let nr_before = item.pgoff().saturating_sub(self.pgoff);
+        let nr_pages = item.nr_pages().checked_sub(nth)?;
+        let start = self.table.start() + (nr_before << PAGE_SHIFT);
+        let end = start.saturating_add(nr_pages << PAGE_SHIFT);
+        Some((nth, PageRange::new(start, end.min(self.table.end()))?))
+    }
 }
 
-/// Takes `visitor` through all page tables of `mappings` for `items`, which are sorted.
+/// Takes `visitor` through all page tables of `mappings` for `items`, which are sorted and have no page
+/// twice.
 pub fn walk<T, I, V>(mappings: &T, items: &[I], visitor: &mut V)
 where
     T: Mappings,
@@ -245,7 +290,7 @@ where
     V: Visitor<T::Mapping, I>,
 {
     if let (Some(first), Some(last)) = (items.first(), items.last()) {
-        mappings.for_each(first.pgoff(), last.pgoff(), |mapping| {
+        mappings.for_each(first.pgoff(), last.last(), |mapping| {
             walk_mapping(mapping, items, visitor);
         });
     }
@@ -260,73 +305,114 @@ where
     let Some(window) = mapping.window() else {
         return;
     };
-    // Sorted: those that this mapping shows are next to each other.
-    let from = items.partition_point(|i| window.is_before(i.pgoff()));
+    // Sorted: those that this mapping shows, or a part of, are next to each other.
+    let from = items.partition_point(|i| window.is_before(i.last()));
     let to = items.partition_point(|i| !window.is_behind(i.pgoff()));
     let items = items.get(from..to).unwrap_or(&[]);
     let (Some(first), Some(last)) = (items.first(), items.last()) else {
         return;
     };
-    let Some(range) = window.clip(first.pgoff(), last.pgoff()) else {
+    let Some(range) = window.clip(first.pgoff(), last.last()) else {
         return;
     };
-    let at = At { mapping, window };
     if V::CHANGES {
-        mapping.invalidating(range, || walk_tables(&at, items, visitor));
+        mapping.invalidating(range, || {
+            walk_tables(mapping, window, range, items, visitor)
+        });
     } else {
-        walk_tables(&at, items, visitor);
+        walk_tables(mapping, window, range, items, visitor);
     }
 }
 
-/// Goes from page table to page table. `at` shows all of `items`.
-fn walk_tables<M, I, V>(at: &At<'_, M>, items: &[I], visitor: &mut V)
+/// Goes from page table to page table. `window` shows all of `items`, or a part of them, in `range`.
+fn walk_tables<M, I, V>(mapping: &M, window: Window, range: PageRange, items: &[I], visitor: &mut V)
 where
     M: Mapping,
     I: Item,
     V: Visitor<M, I>,
 {
-    let mut rest = items;
-    while let Some(addr) = rest.first().and_then(|i| at.window.address_of(i.pgoff())) {
-        let here = at.window.table_of(addr);
-        let is_here = |i: &I| {
-            let addr = at.window.address_of(i.pgoff());
-            addr.zip(here)
-                .is_some_and(|(addr, here)| here.contains(addr))
+    let (mut rest, mut addr) = (items, Some(range.start()));
+    while let Some((here, table)) = addr.and_then(|addr| Some((addr, window.table_of(addr)?))) {
+        let Some(pgoff) = window.pgoff_of(table.start()) else {
+            return;
         };
+        let behind = pgoff.saturating_add(table.span_pages());
         // One at least, so that the walk gets on.
-        let nr = rest.partition_point(is_here).max(1);
-        let (items, behind) = rest.split_at_checked(nr).unwrap_or((rest, &[]));
-        if !visitor.before(at, items) {
-            visitor.visit(at, at.mapping.lock(addr), items);
+        let nr = rest.partition_point(|i| i.pgoff() < behind).max(1);
+        let (items, others) = rest.split_at_checked(nr).unwrap_or((rest, &[]));
+        let at = At {
+            mapping,
+            window,
+            table,
+            pgoff,
+        };
+        if !visitor.before(&at, items) {
+            visitor.visit(&at, mapping.lock(here), items);
         }
-        rest = behind;
-        at.mapping.cond_resched();
+        mapping.cond_resched();
+        // The next table has the rest of the last one, or whatever comes next.
+        let is_split = items.last().is_some_and(|i| i.last() >= behind);
+        (rest, addr) = match is_split {
+            true => (rest.get(nr - 1..).unwrap_or(&[]), window.address_of(behind)),
+            false => (
+                others,
+                others.first().and_then(|i| window.address_of(i.pgoff())),
+            ),
+        };
     }
 }
 
-/// What an [`Action`] did to a PTE.
+/// What an [`Action`] did to PTEs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// It is read-only now. It was clean.
+    /// One is read-only now. It was clean.
     Protected,
-    /// It is none now.
+    /// They are none now.
     Cleared {
-        /// It was dirty.
-        dirty: bool,
-        /// It was not dirty, but is no proof that nobody writes to the page until the flush.
+        /// How many they are.
+        nr: usize,
+        /// How many of them were dirty.
+        nr_dirty: usize,
+        /// Those that were not are no proof that nobody writes to their pages until the flush.
         doubtful: bool,
     },
 }
 
-/// What [`Change`] does to a PTE.
+impl Changed {
+    /// How many PTEs.
+    fn nr(&self) -> usize {
+        match self {
+            Self::Protected => 1,
+            Self::Cleared { nr, .. } => *nr,
+        }
+    }
+
+    /// As one: that of a leaf.
+    fn as_one(self) -> Self {
+        match self {
+            Self::Protected => self,
+            Self::Cleared {
+                nr_dirty, doubtful, ..
+            } => Self::Cleared {
+                nr: 1,
+                nr_dirty: nr_dirty.min(1),
+                doubtful,
+            },
+        }
+    }
+}
+
+/// What [`Change`] does to PTEs.
 pub trait Action<M: Mapping, P> {
-    /// Changes the PTE of `addr`, if it maps `page`; [`None`] if it does not.
+    /// Changes the PTE of the first of `pages`, if it maps page `nth` of `entry`, and maybe those behind
+    /// it that map what is behind that. [`None`] if it does not.
     fn change(
         &self,
         mapping: &M,
         table: &mut M::Table<'_>,
-        addr: usize,
-        page: &P,
+        pages: PageRange,
+        entry: &P,
+        nth: usize,
         permit: &Permit,
     ) -> Option<Changed>;
 }
@@ -345,17 +431,21 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Counts a PTE. Returns what is owed for it: `page` is where it is.
-    fn count(&mut self, page: PageRange, changed: Changed) -> Pending {
+    /// Counts PTEs. Returns what is owed for them: `pages` is where they are.
+    fn count(&mut self, pages: PageRange, changed: Changed) -> Pending {
         match changed {
             Changed::Protected => {
                 self.nr_protected += 1;
-                Pending::new(page, 0)
+                Pending::new(pages, 0)
             }
-            Changed::Cleared { dirty, doubtful } => {
-                self.nr_cleared += 1;
-                self.nr_dirty += usize::from(dirty);
-                Pending::new(page, 1).dirty(dirty || doubtful)
+            Changed::Cleared {
+                nr,
+                nr_dirty,
+                doubtful,
+            } => {
+                self.nr_cleared += nr;
+                self.nr_dirty += nr_dirty;
+                Pending::new(pages, nr).dirty(nr_dirty > 0 || doubtful)
             }
         }
     }
@@ -383,6 +473,7 @@ impl<'p, F: ?Sized, A, L> Change<'p, F, A, L> {
         T: Mappings<Mapping: Mapping<Announced = L>>,
         F: Record<Mm = <T::Mapping as Mapping>::Mm>,
         A: Action<T::Mapping, P>,
+        P: Stale,
     {
         let mut change = Self {
             policy,
@@ -399,20 +490,22 @@ impl<'p, F: ?Sized, A, L> Change<'p, F, A, L> {
     /// (H2). No PTE of theirs counts as cleared by us.
     fn owed_elsewhere<M: Mapping>(
         &mut self,
-        at: &At<'_, M>,
-        pgoffs: impl Iterator<Item = usize>,
+        mapping: &M,
+        parts: impl Iterator<Item = PageRange>,
     ) -> Option<Pending>
     where
         F: Record<Mm = M::Mm>,
     {
-        if !at.mapping.flush_is_pending() {
+        if !mapping.flush_is_pending() {
             return None;
         }
         let mut all = None;
-        for page in pgoffs.filter_map(|pgoff| at.page(pgoff)) {
-            self.policy.cleared(at.mapping.mm(), page);
+        for pages in parts {
+            pages
+                .pages()
+                .for_each(|page| self.policy.cleared(mapping.mm(), page));
             // What they cleared may have been dirty.
-            extend(&mut all, Pending::new(page, 0).dirty(true));
+            extend(&mut all, Pending::new(pages, 0).dirty(true));
         }
         all
     }
@@ -428,27 +521,47 @@ impl<'p, F: ?Sized, A, L> Change<'p, F, A, L> {
         M: Mapping,
         F: Record<Mm = M::Mm>,
         A: Action<M, P>,
+        P: Stale,
     {
         let flushes_each = self.policy.flushes_each();
         let mut all = None;
         for entry in entries {
-            let Some(page) = at.page(entry.pgoff) else {
-                continue;
-            };
-            let (addr, permit) = (page.start(), Permit(()));
-            let changed = self
-                .action
-                .change(at.mapping, table, addr, &entry.page, &permit);
-            if let Some(changed) = changed {
-                if flushes_each {
-                    self.policy.cleared(at.mapping.mm(), page);
+            let mut part = at.part(entry);
+            while let Some((nth, pages)) = part {
+                let changed = self.change(at.mapping, table, pages, &entry.page, nth);
+                let (done, rest) = pages.split_at(changed.map_or(1, |changed| changed.nr()));
+                if let Some(changed) = changed {
+                    if flushes_each {
+                        done.pages()
+                            .for_each(|page| self.policy.cleared(at.mapping.mm(), page));
+                    }
+                    extend(&mut all, self.done.count(done, changed));
+                } else if let Some(pending) =
+                    self.owed_elsewhere(at.mapping, core::iter::once(done))
+                {
+                    extend(&mut all, pending);
                 }
-                extend(&mut all, self.done.count(page, changed));
-            } else if let Some(pending) = self.owed_elsewhere(at, core::iter::once(entry.pgoff)) {
-                extend(&mut all, pending);
+                part = rest.map(|rest| (nth + done.span_pages(), rest));
             }
         }
         all
+    }
+
+    /// Has the action done to `pages`, which show `entry` from its page `nth` on.
+    fn change<M, P>(
+        &self,
+        mapping: &M,
+        table: &mut M::Table<'_>,
+        pages: PageRange,
+        entry: &P,
+        nth: usize,
+    ) -> Option<Changed>
+    where
+        M: Mapping,
+        A: Action<M, P>,
+    {
+        self.action
+            .change(mapping, table, pages, entry, nth, &Permit(()))
     }
 
     /// Changes a leaf, in the place of the page table of all `entries`. It goes as a whole: the flush
@@ -464,30 +577,27 @@ impl<'p, F: ?Sized, A, L> Change<'p, F, A, L> {
         M: Mapping<Announced = L>,
         F: Record<Mm = M::Mm>,
         A: Action<M, P>,
+        P: Stale,
     {
         // Before it is cleared. If there is nothing to clear, they flush for nothing.
         let is_announced = self.leaves.announce(at.mapping);
         let (mut all, mut is_cleared) = (None, false);
         for entry in entries {
-            let Some(page) = at.page(entry.pgoff) else {
+            let Some((nth, pages)) = at.part(entry) else {
                 continue;
             };
-            let (addr, permit) = (page.start(), Permit(()));
-            let changed = self
-                .action
-                .change(at.mapping, &mut table, addr, &entry.page, &permit);
-            match changed {
+            match self.change(at.mapping, &mut table, pages, &entry.page, nth) {
                 // It is one entry, and was counted.
                 Some(_) if is_cleared => {}
                 Some(changed) => {
                     is_cleared = true;
                     self.policy.cleared(at.mapping.mm(), leaf);
-                    extend(&mut all, self.done.count(leaf, changed));
+                    extend(&mut all, self.done.count(leaf, changed.as_one()));
                 }
                 // The leaf maps another page there. That a flush is owed is so at least since above.
                 None => {
-                    let pgoff = core::iter::once(entry.pgoff);
-                    if let Some(pending) = self.owed_elsewhere(at, pgoff) {
+                    let pages = core::iter::once(pages);
+                    if let Some(pending) = self.owed_elsewhere(at.mapping, pages) {
                         extend(&mut all, pending);
                     }
                 }
@@ -512,12 +622,15 @@ where
     M: Mapping,
     F: Record<Mm = M::Mm> + ?Sized,
     A: Action<M, P>,
+    P: Stale,
 {
     const CHANGES: bool = true;
 
     fn visit(&mut self, at: &At<'_, M>, table: Option<M::Table<'_>>, entries: &[Entry<P>]) {
         let Some(mut table) = table else {
-            if let Some(pending) = self.owed_elsewhere(at, entries.iter().map(Item::pgoff)) {
+            let parts = entries.iter().filter_map(|entry| at.part(entry));
+            let pages = parts.map(|(_nth, pages)| pages);
+            if let Some(pending) = self.owed_elsewhere(at.mapping, pages) {
                 record(self.policy, at.mapping, pending, Touched::OwedElsewhere);
             }
             return;

@@ -199,8 +199,14 @@ impl Device {
 
     /// Says how the file is to be mapped: `SETUP_*`.
     pub fn setup(&self, flags: u32) -> Result<(), Errno> {
+        self.setup_folios(flags, 0)
+    }
+
+    /// As [`Device::setup`], with folios of `1 << folio_order` pages.
+    pub fn setup_folios(&self, flags: u32, folio_order: u32) -> Result<(), Errno> {
         let mut setup = abi::Setup {
             flags,
+            folio_order,
             ..Default::default()
         };
         self.call(&mut setup)

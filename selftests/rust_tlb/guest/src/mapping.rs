@@ -82,12 +82,22 @@ impl Mapping {
 
     /// Maps `nr_pages` from the start of the device, at a multiple of `align` pages.
     pub fn aligned(device: &Device, nr_pages: u64, align: u64) -> Result<Self, Errno> {
+        Self::aligned_from(device, 0, nr_pages, align)
+    }
+
+    /// As [`Mapping::aligned`], from page `first` of the device.
+    pub fn aligned_from(
+        device: &Device,
+        first: u64,
+        nr_pages: u64,
+        align: u64,
+    ) -> Result<Self, Errno> {
         let flags = MapFlags::SHARED | MapFlags::FIXED;
-        let address = reserve_aligned(nr_pages, align)?;
+        let (address, offset) = (reserve_aligned(nr_pages, align)?, bytes(first) as u64);
         // SAFETY: What is replaced is the reservation.
         unsafe {
             let file = device.file().as_fd();
-            mm::mmap(address, bytes(nr_pages), READ_WRITE, flags, file, 0)?;
+            mm::mmap(address, bytes(nr_pages), READ_WRITE, flags, file, offset)?;
         }
         Ok(Self {
             address,

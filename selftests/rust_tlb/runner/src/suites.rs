@@ -31,8 +31,9 @@ const SUITE_LIMIT: u64 = 900;
 const BOOT_LIMIT: u64 = 120;
 
 /// Suites about what happens at the same time: not in slices of time, if that can be helped.
-const CONCURRENT: [&str; 18] = [
+const CONCURRENT: [&str; 19] = [
     "binder",
+    "folios",
     "gup",
     "huge",
     "lifecycle",

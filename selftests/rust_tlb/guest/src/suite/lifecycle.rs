@@ -35,6 +35,7 @@ crate::tests! {
     load_and_unload_fifty_times,
     parameters_set_the_limits,
     a_parameter_sets_files_up,
+    a_parameter_makes_folios,
     bad_parameters_are_refused,
     many_pages_at_once_lock_nothing_up within 180,
     a_file_system_goes_when_its_node_is_closed,
@@ -517,6 +518,24 @@ fn a_parameter_sets_files_up(_: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Unless a file says otherwise.
+fn a_parameter_makes_folios(_: &Options) -> Result<()> {
+    if kernel_module::path().is_none() {
+        return skip(format!("{} is not set", kernel_module::PATH_VARIABLE));
+    }
+    let _again = Unloaded::new()?;
+    kernel_module::load("folio_order=4")?.context("folio_order=4")?;
+    for (order, nr_allocated) in [(None, 16), (Some(0), 1), (Some(2), 4)] {
+        let device = Device::open()?;
+        if let Some(order) = order {
+            device.setup_folios(0, order)?;
+        }
+        let found = device.populate(5, 1)?;
+        ensure!(found == nr_allocated, "{order:?}: {found} pages");
+    }
+    Ok(())
+}
+
 fn bad_parameters_are_refused(_: &Options) -> Result<()> {
     if kernel_module::path().is_none() {
         return skip(format!("{} is not set", kernel_module::PATH_VARIABLE));
@@ -533,6 +552,11 @@ fn bad_parameters_are_refused(_: &Options) -> Result<()> {
         // No such flag, and one that goes with another one only.
         "setup=2147483648",
         "setup=32",
+        // No such order, and one that there is no whole number of.
+        "folio_order=1",
+        "folio_order=10",
+        "folio_order=4294967295",
+        "folio_order=3 pages_per_device=100",
     ];
     for parameters in bad {
         let answer = kernel_module::load(parameters)?;

@@ -15,6 +15,7 @@ pub mod binder;
 pub mod cgroup;
 pub mod counts;
 pub mod fault;
+pub mod folios;
 pub mod gather;
 pub mod gup;
 pub mod hotplug;
@@ -46,6 +47,7 @@ pub mod writeback;
 pub const ALL: &[Suite] = &[
     ("abi", abi::TESTS),
     ("fault", fault::TESTS),
+    ("folios", folios::TESTS),
     ("unmap", unmap::TESTS),
     ("accounting", accounting::TESTS),
     ("lifecycle", lifecycle::TESTS),

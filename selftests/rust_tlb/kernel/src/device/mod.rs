@@ -3,6 +3,7 @@
 //! The pure files of the device, with their tests.
 
 mod crowds;
+mod folios;
 mod marked;
 #[path = "../../../srctree/samples/rust/rust_tlb/marks.rs"]
 mod marks;

@@ -461,19 +461,30 @@ impl Locked<'_> {
 impl<'c> Unmap<Taken<'c>> for Shown<'_> {
     fn clear(
         table: &mut Locked<'_>,
-        addr: usize,
+        pages: PageRange,
         page: &Taken<'c>,
+        _nth: usize,
         _permit: &Permit,
-    ) -> Option<Cleared> {
-        let (mm, page, frame) = table.at(addr, page);
+    ) -> Cleared {
+        let (mm, page, frame) = table.at(pages.start(), page);
         let was = table.0.calls.ask(Call::Clear { mm, page, frame });
-        (was & Was::CHANGED != 0).then_some(Cleared {
-            dirty: was & Was::DIRTY != 0,
-            writable: was & Was::WRITABLE != 0,
-        })
+        match was & Was::CHANGED {
+            0 => Cleared::default(),
+            _ => Cleared {
+                nr: 1,
+                nr_dirty: usize::from(was & Was::DIRTY != 0),
+                nr_writable: usize::from(was & Was::WRITABLE != 0),
+            },
+        }
     }
 
-    fn protect(table: &mut Locked<'_>, addr: usize, page: &Taken<'c>, _permit: &Permit) -> bool {
+    fn protect(
+        table: &mut Locked<'_>,
+        addr: usize,
+        page: &Taken<'c>,
+        _nth: usize,
+        _permit: &Permit,
+    ) -> bool {
         let (mm, page, frame) = table.at(addr, page);
         table.0.calls.ask(Call::Protect { mm, page, frame }) != 0
     }

@@ -179,24 +179,33 @@ impl<'l> Mapping for Space<'l> {
 impl Unmap<Page> for Space<'_> {
     fn clear(
         table: &mut Locked<'_>,
-        _addr: usize,
+        pages: PageRange,
         page: &Page,
+        _nth: usize,
         _permit: &Permit,
-    ) -> Option<Cleared> {
+    ) -> Cleared {
         let Locked { space, nr } = *table;
         if page.is_stranger {
-            return None;
+            return Cleared::default();
         }
         if space.are_there[nr].replace(false) {
             space.log(Clear(space.mm.0));
         }
-        Some(Cleared {
-            dirty: space.dirty,
-            writable: true,
-        })
+        let nr = pages.span_pages();
+        Cleared {
+            nr,
+            nr_dirty: if space.dirty { nr } else { 0 },
+            nr_writable: nr,
+        }
     }
 
-    fn protect(_table: &mut Locked<'_>, _addr: usize, _page: &Page, _permit: &Permit) -> bool {
+    fn protect(
+        _table: &mut Locked<'_>,
+        _addr: usize,
+        _page: &Page,
+        _nth: usize,
+        _permit: &Permit,
+    ) -> bool {
         false
     }
 }
@@ -290,7 +299,7 @@ fn a_leaf_is_flushed_at_the_end_of_the_call() {
         Retract(1),
     ];
     assert_eq!(*log.borrow(), expected);
-    assert_eq!(batch.nr_pages(), 3);
+    assert_eq!(batch.nr_entries(), 3);
     let early = batch.flushed_early();
     assert_eq!((early.nr_ptes, early.nr_mms, early.nr_calls), (2, 2, 1));
     assert_eq!(batch.flush().report(), Report::default());

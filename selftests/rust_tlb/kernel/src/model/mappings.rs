@@ -136,20 +136,21 @@ impl Drop for Locked<'_> {
 }
 
 impl Locked<'_> {
-    fn clear(&self, addr: usize, frame: Frame) -> Option<Cleared> {
+    /// One page at a time: so are the model's entries.
+    fn clear(&self, pages: PageRange, frame: Frame) -> Cleared {
         let Process { mm, meanwhile } = self.0;
-        let vpn = addr >> PAGE_SHIFT;
-        let cleared = meanwhile.with(|w| {
+        let vpn = pages.start() >> PAGE_SHIFT;
+        let pte = meanwhile.with(|w| {
             let table = &mut w.mms[*mm].table;
             table.get(vpn).filter(|pte| pte.frame == frame)?;
-            let pte = table.clear(vpn)?;
-            Some(Cleared {
-                dirty: pte.dirty,
-                writable: pte.writable,
-            })
+            table.clear(vpn)
         });
         meanwhile.pass();
-        cleared
+        pte.map_or(Cleared::default(), |pte| Cleared {
+            nr: 1,
+            nr_dirty: usize::from(pte.dirty),
+            nr_writable: usize::from(pte.writable),
+        })
     }
 
     fn protect(&self, addr: usize, frame: Frame) -> bool {
@@ -172,14 +173,21 @@ impl Locked<'_> {
 impl Unmap<Taken> for Process<'_> {
     fn clear(
         table: &mut Locked<'_>,
-        addr: usize,
+        pages: PageRange,
         page: &Taken,
+        _nth: usize,
         _permit: &Permit,
-    ) -> Option<Cleared> {
-        table.clear(addr, page.frame)
+    ) -> Cleared {
+        table.clear(pages, page.frame)
     }
 
-    fn protect(table: &mut Locked<'_>, addr: usize, page: &Taken, _permit: &Permit) -> bool {
+    fn protect(
+        table: &mut Locked<'_>,
+        addr: usize,
+        page: &Taken,
+        _nth: usize,
+        _permit: &Permit,
+    ) -> bool {
         table.protect(addr, page.frame)
     }
 }
@@ -187,14 +195,21 @@ impl Unmap<Taken> for Process<'_> {
 impl Unmap<Frame> for Process<'_> {
     fn clear(
         table: &mut Locked<'_>,
-        addr: usize,
+        pages: PageRange,
         frame: &Frame,
+        _nth: usize,
         _permit: &Permit,
-    ) -> Option<Cleared> {
-        table.clear(addr, *frame)
+    ) -> Cleared {
+        table.clear(pages, *frame)
     }
 
-    fn protect(table: &mut Locked<'_>, addr: usize, frame: &Frame, _permit: &Permit) -> bool {
+    fn protect(
+        table: &mut Locked<'_>,
+        addr: usize,
+        frame: &Frame,
+        _nth: usize,
+        _permit: &Permit,
+    ) -> bool {
         table.protect(addr, *frame)
     }
 }

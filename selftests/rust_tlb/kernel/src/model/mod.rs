@@ -4,6 +4,7 @@
 
 mod access;
 mod events;
+mod folios;
 mod leaves;
 mod lost_writes;
 mod machine;

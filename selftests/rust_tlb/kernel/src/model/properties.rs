@@ -18,6 +18,7 @@ use crate::{
     mm::tlb::{
         batch::{Batch, Proof, Stale},
         policy::{Flush, MAX_MMS},
+        range::PageRange,
         walk::{Cleared, Permit, Place, Unmap},
     },
 };
@@ -308,15 +309,22 @@ impl Drop for Leaving {
 impl Unmap<Leaving> for Process<'_> {
     fn clear(
         table: &mut Locked<'_>,
-        addr: usize,
+        pages: PageRange,
         page: &Leaving,
+        nth: usize,
         permit: &Permit,
-    ) -> Option<Cleared> {
-        <Process<'_> as Unmap<Frame>>::clear(table, addr, &page.frame, permit)
+    ) -> Cleared {
+        <Process<'_> as Unmap<Frame>>::clear(table, pages, &page.frame, nth, permit)
     }
 
-    fn protect(table: &mut Locked<'_>, addr: usize, page: &Leaving, permit: &Permit) -> bool {
-        <Process<'_> as Unmap<Frame>>::protect(table, addr, &page.frame, permit)
+    fn protect(
+        table: &mut Locked<'_>,
+        addr: usize,
+        page: &Leaving,
+        nth: usize,
+        permit: &Permit,
+    ) -> bool {
+        <Process<'_> as Unmap<Frame>>::protect(table, addr, &page.frame, nth, permit)
     }
 }
 
@@ -386,7 +394,7 @@ fn flush_dirty_flushes_if_it_has_to() {
         assert_eq!(batch.flush_dirty().report().nr_calls, rounds);
         assert_eq!(batch.flush_dirty().entries().count(), dirty.len());
         assert_eq!(world.with(|w| w.counts.rounds), rounds, "once");
-        assert_eq!(batch.nr_pages(), dirty.len());
+        assert_eq!(batch.nr_entries(), dirty.len());
         assert_eq!(batch.flush().report().nr_calls, 1 - rounds);
     }
 }

@@ -3,10 +3,11 @@
 
 //! That a page is in a batch whose policy will be told, only the walk can say.
 
+use kernel::mm::tlb::range::PageRange;
 use kernel::mm::tlb::walk::{Permit, Unmap};
 
-fn clear<P, M: Unmap<P>>(table: &mut M::Table<'_>, addr: usize, page: &P) {
-    M::clear(table, addr, page, &Permit(()));
+fn clear<P, M: Unmap<P>>(table: &mut M::Table<'_>, pages: PageRange, entry: &P) {
+    M::clear(table, pages, entry, 0, &Permit(()));
 }
 
 fn main() {}
