@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Mappings of PMD_SIZE for the Rust abstractions in rust/kernel/mm/: of memory by
- * its frame numbers. The contract of each function stands with its definition in
- * mm/rust_tlb/huge.c.
+ * Mappings of PMD_SIZE for the Rust abstractions in rust/kernel/mm/: of memory
+ * by its frame numbers, or of folios. The contract of each function stands
+ * with its definition in mm/rust_tlb/huge.c.
  */
 #ifndef _LINUX_TLB_DEFER_HUGE_H
 #define _LINUX_TLB_DEFER_HUGE_H
@@ -17,6 +17,8 @@ struct tlb_defer_table;
 
 struct page *tlb_defer_alloc_huge(gfp_t gfp);
 vm_fault_t tlb_defer_insert_huge(struct vm_fault *vmf, struct page *page);
+vm_fault_t tlb_defer_insert_huge_folio(struct vm_fault *vmf, struct page *page,
+				       bool write);
 void tlb_defer_widen(const struct vm_area_struct *vma, unsigned long *start,
 		     unsigned long *end);
 bool tlb_defer_is_leaf(pmd_t *pmd);

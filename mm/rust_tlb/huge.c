@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Mappings of PMD_SIZE by frame numbers: how they are made for Rust, and how a
- * walk over page tables takes them out. What they are cleared for, and when they
- * are flushed, is decided in rust/kernel/mm/tlb/walk.rs and batch.rs; why it is
- * right, in Documentation/mm/tlb_batch_huge.rst. L1 to L6 below are its rules.
+ * Mappings of PMD_SIZE, by frame numbers or of a folio: how they are made for
+ * Rust, and how a walk over page tables takes them out. What they are cleared
+ * for, and when they are flushed, is decided in rust/kernel/mm/tlb/walk.rs and
+ * batch.rs; why it is right, in Documentation/mm/tlb_batch_huge.rst. L1 to L7
+ * below are its rules.
  */
 
 #include <linux/gfp.h>
 #include <linux/mm.h>
 #include <linux/mm_inline.h>
+#include <linux/rmap.h>
 #include <linux/tlb_defer.h>
 #include <linux/tlb_defer_huge.h>
 #include <linux/tlb_hold.h>
@@ -50,37 +52,68 @@ void tlb_defer_widen(const struct vm_area_struct *vma, unsigned long *start,
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 /*
- * Map the PMD_SIZE of memory that begins with @page around the address of @vmf.
- * Returns VM_FAULT_FALLBACK if it has to be mapped page by page, with nothing
- * done; else VM_FAULT_NOPAGE, also if somebody else was faster.
+ * Make ready for a leaf around the address of @vmf. Returns whether there is
+ * room for one: neither a page table nor a leaf.
  *
- * L2: a page table that was freed here may be in use by CPUs until its flush: with
- * a leaf in its place they could have translations of both sizes, which no CPU has
- * to bear. Who has cleared the PMD has raised tlb_flush_pending before, and on x86
- * whoever sees the one sees the other: so the flush can be made here.
- *
- * Context: ->huge_fault of a PMD, or ->fault, in a VM_PFNMAP mapping that is not
- * copy-on-write; may sleep, IRQs enabled. All of the range lies in the VMA: of
- * that, vmf_insert_pfn_pmd() looks at the start alone (L1). Nobody else maps
- * anything there meanwhile. The memory is kept until the leaf and its copies are
- * gone and flushed.
+ * L2: a page table that was freed here may be in use by CPUs until its flush:
+ * with a leaf in its place they could have translations of both sizes, which
+ * no CPU has to bear. Who has cleared the PMD has raised tlb_flush_pending
+ * before, and on x86 whoever sees the one sees the other: so the flush can be
+ * made here.
  */
-vm_fault_t tlb_defer_insert_huge(struct vm_fault *vmf, struct page *page)
+static bool prepare_leaf(struct vm_fault *vmf)
 {
 	unsigned long addr = vmf->address & PMD_MASK;
 	struct vm_area_struct *vma = vmf->vma;
 
 	VM_WARN_ON_ONCE(addr < vma->vm_start ||
 			vma->vm_end - addr < PMD_SIZE);
-	if (!IS_ALIGNED(page_to_pfn(page), HPAGE_PMD_NR))
-		return VM_FAULT_FALLBACK;
 	if (!pmd_none(pmdp_get_lockless(vmf->pmd)))
-		return VM_FAULT_FALLBACK;
+		return false;
 
 	if (mm_tlb_flush_pending(vma->vm_mm))
 		flush_tlb_mm_range(vma->vm_mm, addr, addr + PMD_SIZE,
 				   PAGE_SHIFT, true);
+	return true;
+}
+
+/*
+ * Map the PMD_SIZE of memory that begins with @page around the address of
+ * @vmf. Returns VM_FAULT_FALLBACK if it has to be mapped page by page, with
+ * nothing done; else VM_FAULT_NOPAGE, also if somebody else was faster.
+ *
+ * Context: ->huge_fault of a PMD, or ->fault, in a VM_PFNMAP mapping that is
+ * not copy-on-write; may sleep, IRQs enabled. All of the range lies in the
+ * VMA: of that, vmf_insert_pfn_pmd() looks at the start alone (L1). Nobody
+ * else maps anything there meanwhile. The memory is kept until the leaf and
+ * its copies are gone and flushed.
+ */
+vm_fault_t tlb_defer_insert_huge(struct vm_fault *vmf, struct page *page)
+{
+	if (!IS_ALIGNED(page_to_pfn(page), HPAGE_PMD_NR) || !prepare_leaf(vmf))
+		return VM_FAULT_FALLBACK;
+
 	return vmf_insert_pfn_pmd(vmf, page_to_pfn(page), false);
+}
+
+/*
+ * As tlb_defer_insert_huge(), for the folio that begins with @page, dirty if
+ * @write: the leaf gets a reference, and is accounted, as HPAGE_PMD_NR pages.
+ * Who clears it undoes that (L7).
+ *
+ * Context: as tlb_defer_insert_huge(), in a VM_MIXEDMAP mapping; what the leaf
+ * maps is kept by its reference until it is cleared.
+ */
+vm_fault_t tlb_defer_insert_huge_folio(struct vm_fault *vmf, struct page *page,
+				       bool write)
+{
+	struct folio *folio = page_folio(page);
+
+	/* Of others, vmf_insert_folio_pmd() warns. */
+	if (folio_order(folio) != PMD_ORDER || !prepare_leaf(vmf))
+		return VM_FAULT_FALLBACK;
+
+	return vmf_insert_folio_pmd(vmf, folio, write);
 }
 
 /*
@@ -116,22 +149,54 @@ bool tlb_defer_leaf_lock(struct tlb_defer_table *table, pmd_t *pmd)
 }
 
 /*
- * Clear the leaf that @table is, if it maps @page at @addr, and so the @nr pages
- * from there on, unless that was done for others of its pages. What is returned is
- * as for tlb_defer_clear_ptes(): what is true of the leaf is true of each of them.
+ * Whether the leaf that @table is maps @page at @addr, in a mapping of
+ * whichever of the two kinds: as pte_maps() in mm/rust_tlb/defer.c.
+ */
+static bool leaf_maps(const struct tlb_defer_table *table, unsigned long addr,
+		      struct page *page)
+{
+	unsigned long at = (addr & ~PMD_MASK) >> PAGE_SHIFT;
+
+	return pmd_pfn(table->leafval) + at == page_to_pfn(page) &&
+	       (!pmd_special(table->leafval) || table->maps_pfns);
+}
+
+/*
+ * Undo what tlb_defer_insert_huge_folio() accounted for the leaf that @table
+ * was; the rss, when @table is unlocked. As zap_huge_pmd() does, and a split;
+ * of PFNs nothing is accounted (L7).
+ */
+static void unaccount_leaf(struct tlb_defer_table *table)
+{
+	struct folio *folio;
+
+	if (table->maps_pfns)
+		return;
+	folio = pmd_folio(table->leafval);
+	if (pmd_dirty(table->leafval))
+		folio_mark_dirty(folio);
+	folio_remove_rmap_pmd(folio, folio_page(folio, 0), table->vma);
+	table->nr_cleared[mm_counter_file(folio)] += HPAGE_PMD_NR;
+	VM_WARN_ON_ONCE_FOLIO(folio_ref_count(folio) < 2, folio);
+	folio_put(folio);
+}
+
+/*
+ * Clear the leaf that @table is, if it maps @page at @addr, and so the @nr
+ * pages from there on, unless that was done for others of its pages. What is
+ * returned is as for tlb_defer_clear_ptes(): what is true of the leaf is true
+ * of each of them. It is one entry: what it has accounted is undone once.
  *
- * Context: as tlb_defer_clear_ptes(); moreover tlb_defer_announce() was called for
- * the mm, and its end follows the flush; or the flush comes before the unlock (L4).
+ * Context: as tlb_defer_clear_ptes(); moreover tlb_defer_announce() was called
+ * for the mm, and its end follows the flush; or the flush comes before the
+ * unlock (L4).
  */
 struct tlb_defer_cleared tlb_defer_clear_leaf(struct tlb_defer_table *table,
 					      unsigned long addr,
 					      struct page *page,
 					      unsigned int nr)
 {
-	unsigned long at = (addr & ~PMD_MASK) >> PAGE_SHIFT;
-
-	if (!table->maps_pfns ||
-	    pmd_pfn(table->leafval) + at != page_to_pfn(page))
+	if (!leaf_maps(table, addr, page))
 		return (struct tlb_defer_cleared){};
 
 	if (!table->is_leaf_cleared) {
@@ -140,6 +205,7 @@ struct tlb_defer_cleared tlb_defer_clear_leaf(struct tlb_defer_table *table,
 		table->leafval = pmdp_huge_get_and_clear(table->vma->vm_mm,
 							 addr & PMD_MASK,
 							 table->leaf);
+		unaccount_leaf(table);
 	}
 	return (struct tlb_defer_cleared){
 		.nr = nr,
@@ -164,7 +230,8 @@ unsigned int tlb_defer_test_young_leaf(const struct tlb_defer_table *table,
 
 /*
  * If what is mapped at @addr is mapped as a whole, unmap that, and flush it
- * before its lock is released: it is mapped again by the next use.
+ * before its lock is released: it is mapped again by the next use. The core
+ * undoes what was accounted for it.
  * Context: may sleep; the mmap_lock is held.
  */
 void tlb_defer_split_leaf(struct vm_area_struct *vma, unsigned long addr)
@@ -176,6 +243,12 @@ void tlb_defer_split_leaf(struct vm_area_struct *vma, unsigned long addr)
 }
 #else
 vm_fault_t tlb_defer_insert_huge(struct vm_fault *vmf, struct page *page)
+{
+	return VM_FAULT_FALLBACK;
+}
+
+vm_fault_t tlb_defer_insert_huge_folio(struct vm_fault *vmf, struct page *page,
+				       bool write)
 {
 	return VM_FAULT_FALLBACK;
 }

@@ -189,8 +189,8 @@ impl<'v> PageTable<'v> {
             //   all of `pages`.
             // - `page` and those behind it, as many, are of `entry`, which owns a reference
             //   (`StalePage`), and is in a batch (`Permit`), which keeps it until the flush. A leaf is
-            //   made of `DriverPage`s: each of the others is kept until a batch over the same
-            //   mappings has taken it out, and flushed what this one owes (H2).
+            //   that folio, or made of `DriverPage`s: each of the others is kept until a batch over the
+            //   same mappings has taken it out, and flushed what this one owes (H2).
             return unsafe { mechanism::clear_leaf(&mut self.table, pages, page) };
         }
         let Some(pte) = self.pte(pages.start()) else {

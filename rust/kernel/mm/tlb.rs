@@ -56,10 +56,10 @@
 //! - A fault after 3 maps whatever the fault handler gives it. If that is *another* page, the
 //!   handler has to flush the batch first, or two CPUs see two pages at one address.
 //! - x86-64 only. An entry of a batch is a page or a folio ([`ExclusivePage::alloc_folio`]), which goes
-//!   as a whole. What is mapped by frame numbers may be mapped by 2 MiB ([`VmFault::insert_huge`]):
-//!   such a leaf is flushed before [`Staging::unmap`] returns. Page tables that are empty stay, unless
-//!   they are taken out before the flush: [`tables`]. The kernel's own way for one process is
-//!   [`gather`].
+//!   as a whole. A folio of 2 MiB, and what is mapped by frame numbers, may be mapped as a whole, too
+//!   ([`VmFault::insert_huge`]): such a leaf is flushed before [`Staging::unmap`] returns. Page tables
+//!   that are empty stay, unless they are taken out before the flush: [`tables`]. The kernel's own way
+//!   for one process is [`gather`].
 //!
 //! [`VmFault::insert_huge`]: super::vm_ops::VmFault::insert_huge
 //!

@@ -74,7 +74,9 @@ pub trait VmOperations: 'static {
     /// that cannot be, [`VmOperations::fault`] is called next. It is called for a write to what is
     /// mapped read-only as a whole, too: return `false`, and it is split, and comes back page by page.
     ///
-    /// Without `CONFIG_TRANSPARENT_HUGEPAGE` it is never called.
+    /// Without `CONFIG_TRANSPARENT_HUGEPAGE` it is never called. Where pages are mapped by reference
+    /// ([`VmaNew::set_vm_ops`]), `/sys/kernel/mm/transparent_hugepage/enabled` decides, too: `always`, or
+    /// `madvise` for a mapping with `MADV_HUGEPAGE`.
     ///
     /// # Errors
     ///
@@ -303,14 +305,16 @@ impl VmFault<'_> {
         Window::new(range, pgoff).leaf_of(address)
     }
 
-    /// Maps all that a page table would map around the fault, as a whole and by frame numbers, as
-    /// [`VmFault::insert_pfn`] does one page; for [`VmOperations::huge_fault`]. `page_at` returns the
-    /// page at an offset of the file. Returns whether it is mapped now. It is not, and nothing was
-    /// done, unless
+    /// Maps all that a page table would map around the fault, as a whole; for
+    /// [`VmOperations::huge_fault`]. `page_at` returns the page at an offset of the file, or the folio
+    /// that it is of. Where pages are mapped by reference, so is this, as by [`VmFault::insert_folio`];
+    /// elsewhere by frame numbers, as [`VmFault::insert_pfn`] does one page. Returns whether it is mapped
+    /// now. It is not, and nothing was done, unless
     ///
     /// - there are [such offsets](VmFault::leaf_pgoffs),
-    /// - there is a page at each of them, and they are one behind the other in memory, aligned to all
-    ///   of it, as [`ExclusivePage::alloc_huge`](super::tlb::ExclusivePage::alloc_huge) makes them, and
+    /// - a folio of so many pages begins at the first of them; or, where frame numbers are mapped, there
+    ///   is a page at each of them, and they are one behind the other in memory, aligned to all of it, as
+    ///   [`ExclusivePage::alloc_huge`](super::tlb::ExclusivePage::alloc_huge) makes them, and
     /// - neither a page table nor a leaf is there.
     ///
     /// Flushes first what others have cleared in that process and have yet to flush: a page table that
@@ -319,15 +323,15 @@ impl VmFault<'_> {
     ///
     /// The caller keeps pages from being mapped there meanwhile, one by one or otherwise, for example
     /// by the lock under which its fault handlers look them up. If it does not, no page is lost, but
-    /// translations of two sizes may meet.
+    /// translations of two sizes may meet, and the kernel may warn.
     ///
-    /// A page is unmapped by a batch as any other; see
+    /// A page, or a folio, is unmapped by a batch as any other; see
     /// [`Staging::unmap`](super::tlb::Staging::unmap) for what goes with it.
     ///
     /// # Errors
     ///
-    /// - [`FaultError::Sigbus`]: the VMA does not map frame numbers, or one of the pages is mapped over
-    ///   other data, in another file, or at another offset already.
+    /// - [`FaultError::Sigbus`]: one of the pages is mapped by its frame number over other data, in
+    ///   another file, or at another offset already.
     ///
     /// # Context
     ///
@@ -336,15 +340,51 @@ impl VmFault<'_> {
         &self,
         page_at: impl Fn(usize) -> Option<&'p DriverPage>,
     ) -> Result<bool, FaultError> {
-        if !self.is_in(flags::PFNMAP) {
-            return Err(FaultError::Sigbus);
-        }
         let Some(pgoffs) = self.leaf_pgoffs() else {
             return Ok(false);
         };
         let Some(first) = page_at(pgoffs.start) else {
             return Ok(false);
         };
+        let fault = if self.is_in(flags::PFNMAP) {
+            if !self.note_huge(first, pgoffs, page_at)? {
+                return Ok(false);
+            }
+            // SAFETY:
+            // - By the type invariants, and the VMA is VM_PFNMAP. All that the leaf maps lies in it.
+            // - So many pages, which are one behind the other from `first` on, have just noted that they
+            //   are mapped: none of them is freed before it is unmapped and flushed.
+            unsafe { mechanism::insert_huge(self.vmf.as_ptr(), first.page()) }
+        } else {
+            if !self.is_in(flags::MIXEDMAP) || first.nr_pages() != PTRS_PER_PTE {
+                return Ok(false);
+            }
+            // SAFETY: By the type invariants, and the VMA is VM_MIXEDMAP. All that the leaf maps lies in
+            // it. `first` is a folio of so many pages.
+            unsafe {
+                mechanism::insert_huge_folio(self.vmf.as_ptr(), first.page(), self.is_write())
+            }
+        };
+        match fault {
+            bindings::vm_fault_reason_VM_FAULT_FALLBACK => Ok(false),
+            fault => inserted(fault).map(|()| true),
+        }
+    }
+
+    /// Has all that would be mapped by frame numbers as a whole, from `first` on, note that it is about
+    /// to be. Returns whether it can be: `first` is a folio of as many pages, or they are one behind the
+    /// other.
+    fn note_huge<'p>(
+        &self,
+        first: &DriverPage,
+        pgoffs: Range<usize>,
+        page_at: impl Fn(usize) -> Option<&'p DriverPage>,
+    ) -> Result<bool, FaultError> {
+        let place = self.place();
+        let noted = |all: bool| all.then_some(true).ok_or(FaultError::Sigbus);
+        if first.nr_pages() == PTRS_PER_PTE {
+            return noted(first.note_mapped(place, pgoffs.start));
+        }
         let start = first.page().as_ptr();
         // The page that is right at the `nr`th place.
         let right = |nr, pgoff| {
@@ -357,20 +397,9 @@ impl VmFault<'_> {
         if !places.all(|(nr, pgoff)| right(nr, pgoff).is_some()) {
             return Ok(false);
         }
-        let place = self.place();
         // Asked once more: those that note it have to be those that are mapped.
         let note = |(nr, pgoff)| right(nr, pgoff).is_some_and(|p| p.note_mapped(place, pgoff));
-        if !pgoffs.enumerate().all(note) {
-            return Err(FaultError::Sigbus);
-        }
-        // SAFETY:
-        // - By the type invariants, and the VMA is VM_PFNMAP. All that the leaf maps lies in it.
-        // - So many pages, which are one behind the other from `first` on, have just noted that they
-        //   are mapped: none of them is freed before it is unmapped and flushed.
-        match unsafe { mechanism::insert_huge(self.vmf.as_ptr(), first.page()) } {
-            bindings::vm_fault_reason_VM_FAULT_FALLBACK => Ok(false),
-            fault => inserted(fault).map(|()| true),
-        }
+        noted(pgoffs.enumerate().all(note))
     }
 
     fn place(&self) -> Place {

@@ -47,6 +47,23 @@ pub(in crate::mm) unsafe fn insert_huge(
     unsafe { bindings::tlb_defer_insert_huge(vmf, first.as_ptr()) }
 }
 
+/// # Safety
+///
+/// - `vmf` must belong to a fault that is being handled in this task, and have the PMD of its address:
+///   in a `VM_MIXEDMAP` VMA that is not copy-on-write.
+/// - All that a page table maps around its address must lie in that VMA.
+/// - `first` must be the first page of a folio of as many pages as a page table maps.
+#[inline(never)]
+pub(in crate::mm) unsafe fn insert_huge_folio(
+    vmf: *mut bindings::vm_fault,
+    first: &Page,
+    write: bool,
+) -> bindings::vm_fault_t {
+    // SAFETY: As promised by the caller. The leaf gets a reference of its own. As for `insert_huge`, no
+    // memory depends on who else maps what there meanwhile.
+    unsafe { bindings::tlb_defer_insert_huge_folio(vmf, first.as_ptr(), write) }
+}
+
 /// Clears the leaf that `table` is, if it maps `page`, and what is behind it, at `pages`; returns what
 /// was in it if it did, also if that was for other pages before.
 ///

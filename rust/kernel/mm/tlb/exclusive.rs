@@ -110,8 +110,9 @@ impl ExclusivePage {
     }
 
     /// Allocates zeroed pages, one behind the other in memory and aligned to all of them: as many as
-    /// a page table maps, to be mapped as a whole ([`VmFault::insert_huge`]). They are pages of their
-    /// own.
+    /// a page table maps, to be mapped as a whole by frame numbers ([`VmFault::insert_huge`]). They are
+    /// pages of their own: to be mapped by reference as a whole, they have to be a
+    /// [folio](Self::alloc_folio).
     ///
     /// # Errors
     ///
