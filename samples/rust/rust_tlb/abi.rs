@@ -461,11 +461,13 @@ pub const SETUP_FREE_TABLES: u32 = 1 << 4;
 /// flush of their own for those of all processes, or when memory is short. That is so for all pages
 /// that were unmapped by a batch, whatever flushes it.
 pub const SETUP_FREE_TABLES_LATER: u32 = 1 << 5;
-/// [`Setup::flags`]: with [`SETUP_PFNMAP`] and without [`SETUP_NOTIFY`] (else `EINVAL`), what a page
-/// table would map (2 MiB) is mapped as a whole, by a leaf: where a fault finds neither a table nor a
-/// page in all of it, the mapping covers it, offset and address are aligned to it, and there is memory
-/// for that. Everywhere else, and in a kernel without `CONFIG_TRANSPARENT_HUGEPAGE`, pages are mapped
-/// one by one.
+/// [`Setup::flags`]: with folios of 2 MiB, or with [`SETUP_PFNMAP`] and pages, and without
+/// [`SETUP_NOTIFY`] (else `EINVAL`), what a page table would map (2 MiB) is mapped as a whole, by a leaf:
+/// where a fault finds no table, nor, unless it is a folio, a page in all of it, the mapping covers it,
+/// offset and address are aligned to it, and there is memory for that. Everywhere else, and in a kernel
+/// without `CONFIG_TRANSPARENT_HUGEPAGE`, there is a table. So it is without [`SETUP_PFNMAP`], too, if
+/// `/sys/kernel/mm/transparent_hugepage/enabled` is not `always`, unless that is `madvise` and so was the
+/// mapping (`MADV_HUGEPAGE`).
 pub const SETUP_HUGE: u32 = 1 << 6;
 
 /// [`Setup::folio_order`]: highest one.

@@ -108,6 +108,7 @@ impl MiscDevice for Device {
         Run::new(store.limits(), offset, len)?;
         let mut pages = device.store.lock();
         match (pages.setup.pfnmap, pages.setup.notify) {
+            (false, false) if pages.setup.huge => vma.set_vm_ops::<Huge>(store).map(|_| ()),
             (false, false) => vma.set_vm_ops::<Store>(store).map(|_| ()),
             (false, true) => vma.set_vm_ops::<Notified>(store).map(|_| ()),
             (true, false) if pages.setup.huge => vma.set_pfn_vm_ops::<Huge>(store),

@@ -2,9 +2,9 @@
 
 //! Mappings of what a page table would map, as a whole.
 //!
-//! The pages of it are one behind the other in memory, and pages like all others beyond that: each is
-//! unmapped, released and freed by itself. Where one is missing, or is another one, faults map page by
-//! page.
+//! It is one folio, in a file of such folios. Else, by frame numbers, the pages of it are one behind the
+//! other in memory, and pages like all others beyond that: each is unmapped, released and freed by
+//! itself. Where one is missing, or is another one, faults map page by page.
 
 use crate::store::{
     LockedPages,
@@ -41,7 +41,10 @@ impl VmOperations for Huge {
         let Some(pgoffs) = vmf.leaf_pgoffs() else {
             return Ok(false);
         };
-        let mut pages = lock_filled(&store, pgoffs);
+        // Without memory it is for `fault` to say so.
+        let Ok(mut pages) = lock_filled(&store, pgoffs) else {
+            return Ok(false);
+        };
         let is_mapped = vmf.insert_huge(|pgoff| pages.get(pgoff))?;
         pages.counters.nr_huge_faults += u64::from(is_mapped);
         Ok(is_mapped)
@@ -52,11 +55,20 @@ impl VmOperations for Huge {
     }
 }
 
-/// Locks the pages, with a block of them at `pgoffs` if there was nothing, and there is memory.
-fn lock_filled(store: &Store, pgoffs: Range<usize>) -> LockedPages<'_> {
+/// Locks the pages, with a folio at `pgoffs`. Or, in a file of pages, with a block of them there, if
+/// there was nothing, and there is memory.
+///
+/// # Errors
+///
+/// - `ENOMEM`: there is no memory for a folio.
+fn lock_filled(store: &Store, pgoffs: Range<usize>) -> Result<LockedPages<'_>> {
     let pages = store.lock();
-    if pages.setup.folio_order > 0 || !pages.slots.are_free(pgoffs.clone()) {
-        return pages;
+    if pages.setup.folio_order > 0 {
+        drop(pages);
+        return Ok(store.lock_populated(pgoffs.start)?.0);
+    }
+    if !pages.slots.are_free(pgoffs.clone()) {
+        return Ok(pages);
     }
     drop(pages);
     let room = store.alloc_room(PTRS_PER_PTE);
@@ -66,5 +78,5 @@ fn lock_filled(store: &Store, pgoffs: Range<usize>) -> LockedPages<'_> {
         pages.slots.grow(pgoffs.start, room);
         pages.fill_block(pgoffs, block);
     }
-    pages
+    Ok(pages)
 }

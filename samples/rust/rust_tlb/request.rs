@@ -239,7 +239,11 @@ impl Setup {
             return Err(EINVAL);
         }
         let huge = flags & SETUP_HUGE != 0;
-        if huge && flags & (SETUP_PFNMAP | SETUP_NOTIFY) != SETUP_PFNMAP {
+        let pfnmap = flags & SETUP_PFNMAP != 0;
+        let notify = flags & SETUP_NOTIFY != 0;
+        // A leaf is one folio, or made of pages.
+        let can_be_huge = folio_order == SETUP_MAX_FOLIO_ORDER || pfnmap && folio_order == 0;
+        if huge && (notify || !can_be_huge) {
             return Err(EINVAL);
         }
         let break_map = flags & SETUP_BREAK_MAP != 0;
@@ -247,8 +251,8 @@ impl Setup {
             return Err(EOPNOTSUPP);
         }
         Ok(Self {
-            pfnmap: flags & SETUP_PFNMAP != 0,
-            notify: flags & SETUP_NOTIFY != 0,
+            pfnmap,
+            notify,
             ring: flags & SETUP_RING != 0,
             empty_tables: EmptyTables::new(flags)?,
             huge,
