@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Mappings of 2 MiB, by frame numbers: a leaf in the place of a page table. When there is one, and
-//! when pages are mapped one by one; how a batch takes its pages out, and what else comes across one;
-//! what is flushed before one goes in, and when one has gone; and what shows if a rule is broken.
+//! Mappings of 2 MiB, by frame numbers or of a folio: a leaf in the place of a page table. When there
+//! is one, and when pages are mapped one by one; how a batch takes its pages out, and what else comes
+//! across one; what is flushed before one goes in, and when one has gone; and what shows if a rule is
+//! broken.
 
 mod flushes;
+mod folios;
 mod made;
 mod taken;
 
@@ -22,6 +24,14 @@ use flushes::{
     a_deferred_unmap_flushes_leaves_at_its_end, a_leaf_that_is_left_to_later_shows,
     a_leaf_that_is_passed_over_shows, no_one_returns_before_a_leaf_is_flushed,
     what_others_owe_is_flushed_before_a_leaf,
+};
+use folios::{
+    a_deferred_unmap_flushes_a_folio_at_its_end, a_fault_maps_a_folio,
+    a_folio_is_mapped_by_frame_numbers_too, a_folio_that_is_held_is_not_used_again,
+    a_fork_leaves_a_folio_behind, a_mapping_of_folios_may_move,
+    a_setup_that_makes_no_leaf_is_refused, a_split_gives_back_what_was_accounted,
+    contents_of_a_folio_are_saved, every_strategy_takes_a_folio, the_oracle_is_silent_about_folios,
+    the_switch_decides,
 };
 use made::{
     a_fault_maps_all_of_it, a_leaf_comes_back_when_its_table_is_freed,
@@ -56,6 +66,18 @@ crate::tests! {
     a_leaf_that_is_passed_over_shows,
     no_one_returns_before_a_leaf_is_flushed,
     a_leaf_that_is_left_to_later_shows within 60,
+    a_fault_maps_a_folio,
+    a_folio_is_mapped_by_frame_numbers_too,
+    the_switch_decides,
+    a_setup_that_makes_no_leaf_is_refused,
+    every_strategy_takes_a_folio,
+    a_fork_leaves_a_folio_behind,
+    contents_of_a_folio_are_saved,
+    a_folio_that_is_held_is_not_used_again,
+    a_split_gives_back_what_was_accounted,
+    a_mapping_of_folios_may_move,
+    a_deferred_unmap_flushes_a_folio_at_its_end,
+    the_oracle_is_silent_about_folios within 120,
 }
 
 /// An open file whose mappings may have leaves, with other flags of `SETUP`.

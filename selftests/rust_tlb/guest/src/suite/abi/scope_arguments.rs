@@ -27,7 +27,7 @@ pub fn setup_refuses_bad_arguments(_: &Options) -> Result<()> {
         Ok(())
     };
     bad(1 << 7, [0; 2])?;
-    // Only of frame numbers.
+    // Only of frame numbers, or of folios.
     bad(abi::SETUP_HUGE, [0; 2])?;
     // Which says when, but not what.
     bad(abi::SETUP_FREE_TABLES_LATER, [0; 2])?;
