@@ -31,6 +31,8 @@ pub struct Effort {
 const NR_PAGES: u64 = 512;
 /// As few as a ranged flush takes.
 const NR_FEW_PAGES: u64 = 16;
+/// Of 16 pages: what a driver gets without much ado.
+const FOLIO_ORDER: u32 = 4;
 /// Mappings of the same file that show none of the pages.
 const NR_BYSTANDERS: usize = 1000;
 
@@ -104,8 +106,8 @@ impl Effort {
         placements.into_iter().map(sweep).collect()
     }
 
-    /// Pages that are mapped by their numbers, and a file that is mapped in many places.
-    fn over_setups(self) -> [Sweep; 2] {
+    /// Pages that are mapped by their numbers, folios, and a file that is mapped in many places.
+    fn over_setups(self) -> Vec<Sweep> {
         let pfnmap = FileSetup {
             flags: SETUP_PFNMAP,
             ..FileSetup::default()
@@ -114,12 +116,30 @@ impl Effort {
             nr_bystanders: NR_BYSTANDERS,
             ..FileSetup::default()
         };
-        [("pfnmap", pfnmap), ("bystanders", bystanders)].map(|(axis, setup)| Sweep {
+        let folios = FileSetup {
+            folio_order: FOLIO_ORDER,
+            ..FileSetup::default()
+        };
+        let pfn_folios = FileSetup {
+            folio_order: FOLIO_ORDER,
+            ..pfnmap
+        };
+        // A folio goes as a whole: neighbours only.
+        let run = run_of_many();
+        let both = [run_of_many(), fixed()].concat();
+        let setups = [
+            ("pfnmap", pfnmap, both.clone()),
+            ("bystanders", bystanders, both),
+            ("folios", folios, run.clone()),
+            ("pfn_folios", pfn_folios, run),
+        ];
+        let sweep = |(axis, setup, pages)| Sweep {
             axis,
             cast: self.cast(1, Placement::All),
             setup,
-            pages: [run_of_many(), fixed()].concat(),
-        })
+            pages,
+        };
+        setups.into_iter().map(sweep).collect()
     }
 
     fn cast(self, nr_mms: usize, placement: Placement) -> Cast {

@@ -44,6 +44,8 @@ pub struct Cost {
 pub struct FileSetup {
     /// `SETUP_*`.
     pub flags: u32,
+    /// By folios of so many pages, as a power of two.
+    pub folio_order: u32,
     /// Mappings of a page that is not taken back.
     pub nr_bystanders: usize,
 }
@@ -71,7 +73,7 @@ impl Stage {
         // One more: see `Stage::settle()`.
         let nr_pages = nr_pages + 1;
         let device = Device::open()?;
-        device.setup(setup.flags)?;
+        device.setup_folios(setup.flags, setup.folio_order)?;
         let file = match cast.nr_mms {
             1 => Some(MappedFile::in_memory(nr_pages)?),
             _ => None,

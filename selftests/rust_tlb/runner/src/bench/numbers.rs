@@ -172,10 +172,12 @@ fn over_mms(results: &Results) -> String {
 }
 
 fn over_setups(results: &Results) -> String {
-    let axes = ["pages", "pfnmap", "bystanders"];
+    let axes = ["pages", "pfnmap", "bystanders", "folios", "pfn_folios"];
     let places = || {
         let places = [(LAYOUTS[0], 512), (LAYOUTS[1], 512)].into_iter();
-        places.flat_map(|(layout, nr)| axes.map(|axis| (axis, layout, nr)))
+        let all = places.flat_map(|(layout, nr)| axes.map(|axis| (axis, layout, nr)));
+        // Folios go as a whole.
+        all.filter(|(axis, layout, _)| !axis.ends_with("folios") || *layout == LAYOUTS[0])
     };
     let heads = places().map(|(axis, layout, nr)| match axis {
         "pages" => format!("{nr} {layout}"),

@@ -24,6 +24,8 @@ const MANY: u64 = 512;
 /// Axes on which one thing is other than elsewhere.
 const PFNMAP: &str = "pfnmap";
 const BYSTANDERS: &str = "bystanders";
+const FOLIOS: &str = "folios";
+const PFN_FOLIOS: &str = "pfn_folios";
 
 /// All aims.
 pub fn judge(rows: &[Row]) -> Vec<Target> {
@@ -50,6 +52,11 @@ pub fn judge(rows: &[Row]) -> Vec<Target> {
     ];
     targets.extend(EXACT.iter().flat_map(|place| place.judge(rows)));
     // Only the full bench has these.
+    for (axis, aim) in [(FOLIOS, 1.0), (PFN_FOLIOS, 0.5)] {
+        if rows.iter().any(|row| row.axis == axis) {
+            targets.push(on(axis, "contiguous", MANY).compare("broadcast", "unmap_mapping", aim));
+        }
+    }
     if rows.iter().any(|row| row.axis == PFNMAP) {
         targets.push(on(PFNMAP, "contiguous", MANY).compare("broadcast", "unmap_mapping", 0.5));
         targets.push(of("contiguous", MANY).with_bystanders("broadcast"));
@@ -137,21 +144,21 @@ impl Place<'_> {
             1 => "1 page".into(),
             nr => format!("{nr} {} pages", self.layout),
         };
-        // What is aimed at there is the unmap by itself.
-        let by_number = self.axis == PFNMAP;
-        let by = if by_number {
-            " by number, without the release"
-        } else {
-            ""
+        // Where anything is said here, what is aimed at is the unmap by itself.
+        let how = match self.axis {
+            PFNMAP => " by number, without the release",
+            FOLIOS => " in folios, without the release",
+            PFN_FOLIOS => " in folios by number, without the release",
+            _ => "",
         };
-        let name = format!("instructions per page, {pages}{by}: {ours} / {theirs}");
+        let name = format!("instructions per page, {pages}{how}: {ours} / {theirs}");
         let pair = self.row(ours).zip(self.row(theirs));
         let ratio = |value: fn(&Row) -> f64| pair.map(|(ours, theirs)| value(ours) / value(theirs));
         // The least of the rounds, in which no timer ticked: a tick is more than what is compared.
         let own = ratio(Row::own_instructions_per_page);
-        match by_number {
-            true => target(&name, aim, own, None),
-            false => target(&name, aim, ratio(|row| row.instructions_per_page_min), own),
+        match how {
+            "" => target(&name, aim, ratio(|row| row.instructions_per_page_min), own),
+            _ => target(&name, aim, own, None),
         }
     }
 
