@@ -27,6 +27,7 @@ use super::{
         Action,
         Change,
         Entry,
+        Item,
         Leaves,
         Mapping,
         Mappings,
@@ -349,7 +350,8 @@ pub struct Staging<'b, P: Stale, F: Flush + ?Sized> {
 
 impl<'b, P: Stale, F: Flush + ?Sized> Staging<'b, P, F> {
     /// Moves `page`, page `pgoff` of the file, into the batch; of a folio, that is the first one. In
-    /// ascending order is cheapest.
+    /// ascending order is cheapest. No other entry may be at a page of a folio: else all that is staged
+    /// stays mapped, and is not taken for unmapped.
     ///
     /// # Errors
     ///
@@ -403,16 +405,30 @@ impl<'b, P: Stale, F: Flush + ?Sized> Staging<'b, P, F> {
         let from = batch.entries.nr_unmapped;
         // INVARIANT: The walk unmaps them, and tells the policy.
         batch.entries.nr_unmapped = batch.entries.list.len();
-        let mut walked = Walked { batch, from };
-        walked.entries().sort_unstable_by_key(|e| e.pgoff);
+        let mut walked = Walked {
+            batch,
+            from,
+            are_apart: false,
+        };
+        let entries = walked.entries();
+        entries.sort_unstable_by_key(|e| e.pgoff);
+        walked.are_apart = entries.is_sorted_by(|a, b| are_apart(a, b));
         (walked.walk_again(mappings, action), walked)
     }
+}
+
+/// Whether a walk gets all of `a` and of `b`, which comes next: one that is several pages has to end
+/// before the other begins.
+fn are_apart<P: Stale>(a: &Entry<P>, b: &Entry<P>) -> bool {
+    a.last() < b.pgoff || a.nr_pages().max(b.nr_pages()) <= 1
 }
 
 /// Pages of a batch, from one on, that were walked over together.
 pub(super) struct Walked<'b, P: Stale, F: Flush + ?Sized> {
     pub(super) batch: &'b mut Batch<P, F>,
     from: usize,
+    /// If not, they are not walked over.
+    are_apart: bool,
 }
 
 impl<P: Stale, F: Flush + ?Sized> Walked<'_, P, F> {
@@ -427,6 +443,9 @@ impl<P: Stale, F: Flush + ?Sized> Walked<'_, P, F> {
         T: Mappings<Mapping: Mapping<Mm = F::Mm>>,
         A: Action<T::Mapping, P>,
     {
+        if !self.are_apart {
+            return Walk::default();
+        }
         let entries = self.batch.entries.list.get(self.from..).unwrap_or(&[]);
         let mut leaves = Leaves::new();
         let policy = &mut *self.batch.owed.0;
@@ -441,7 +460,7 @@ impl<P: Stale, F: Flush + ?Sized> Walked<'_, P, F> {
 
     /// The last walk left none of the pages mapped in `mappings`.
     pub(super) fn note_unmapped(&mut self, mappings: &impl Mappings) {
-        if let Some(place) = mappings.place() {
+        if let (Some(place), true) = (mappings.place(), self.are_apart) {
             for entry in self.entries() {
                 entry.page.unmapped(place, entry.pgoff, Proof(()));
             }

@@ -29,6 +29,18 @@ const STRANGER: usize = usize::MAX;
 struct Folio {
     first: usize,
     nr_pages: usize,
+    /// The batch says so.
+    is_unmapped: bool,
+}
+
+impl Folio {
+    fn new(first: usize, nr_pages: usize) -> Self {
+        Self {
+            first,
+            nr_pages,
+            is_unmapped: false,
+        }
+    }
 }
 
 impl Stale for Folio {
@@ -36,7 +48,9 @@ impl Stale for Folio {
         self.nr_pages
     }
 
-    fn unmapped(&mut self, _from: Place, _pgoff: usize, _proof: Proof) {}
+    fn unmapped(&mut self, _from: Place, _pgoff: usize, _proof: Proof) {
+        self.is_unmapped = true;
+    }
 
     fn flushed(&mut self, _proof: Proof) {}
 }
@@ -106,7 +120,10 @@ impl Mappings for All<'_> {
     }
 
     fn place(&self) -> Option<Place> {
-        None
+        Some(Place {
+            mapping: 1,
+            data: 2,
+        })
     }
 }
 
@@ -320,7 +337,7 @@ proptest! {
         let mut staging = batch.stage();
         // In any order.
         for &(first, nr_pages) in folios.iter().rev() {
-            let pushed = staging.push(first, Folio { first, nr_pages });
+            let pushed = staging.push(first, Folio::new(first, nr_pages));
             prop_assert!(pushed.is_ok());
         }
         let nr_cleared = staging.unmap(&All(&mms));
@@ -345,5 +362,47 @@ proptest! {
             prop_assert!(space.nr_locked <= tables.len(), "locked twice");
         }
         prop_assert_eq!(nr_cleared, nr_expected);
+    }
+}
+
+/// Where a page table or a mapping ends, a walk could not tell which of them goes on: it takes none.
+#[test]
+fn folios_that_share_a_page_stay() {
+    for (a, b, are_apart) in [
+        ((4, 4), (3, 1), true),
+        ((4, 4), (8, 1), true),
+        ((4, 4), (0, 4), true),
+        ((4, 1), (4, 1), true),
+        ((4, 4), (4, 1), false),
+        ((4, 4), (7, 1), false),
+        ((4, 4), (4, 4), false),
+        ((4, 4), (2, 3), false),
+        ((4, 4), (0, 16), false),
+    ] {
+        let scene = Scene {
+            vpn: 0,
+            pgoff: 0,
+            nr_pages: 32,
+            is_owed: false,
+            holes: vec![],
+            strangers: vec![],
+        };
+        let mms = [scene.mm()];
+        let policy = KBox::new(Told, GFP_KERNEL).unwrap();
+        let mut batch = Batch::with_policy(policy, 3, GFP_KERNEL).unwrap();
+        let mut staging = batch.stage();
+        for (first, nr_pages) in [a, b, (20, 4)] {
+            let pushed = staging.push(first, Folio::new(first, nr_pages));
+            assert!(pushed.is_ok());
+        }
+        let nr_cleared = staging.unmap(&All(&mms));
+        let nr_left = mms[0].space.borrow().ptes.len();
+        assert_eq!(nr_cleared > 0, are_apart, "{a:?}, {b:?}");
+        assert_eq!(nr_left, 32 - nr_cleared);
+        let mut flushed = batch.flush();
+        assert_eq!(flushed.nr_entries(), 3);
+        assert!(flushed
+            .drain()
+            .all(|(_, folio)| folio.is_unmapped == are_apart));
     }
 }
