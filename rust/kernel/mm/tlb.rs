@@ -214,13 +214,13 @@ pub type Hoisted = scope::Hoisted<AnyPolicy>;
 ///
 /// - The value must own a reference to the page that [`page`](StalePage::page) returns, or to the folio
 ///   of which that is the first, must return the same page each time, and must not put that reference
-///   before it is dropped. [`Stale::nr_pages`] must return the same each time, and no more than there
-///   are in the folio.
+///   before it is dropped. [`Stale::nr_pages`] must return the same each time: no more than there are
+///   in the folio, and no fewer than may be mapped without owning a reference.
 /// - [`is_unmapped`](StalePage::is_unmapped) may return `true` only if every PTE that maps the page
 ///   without owning a reference to it was cleared, at the place that it was made for.
 /// - Both [`Stale::unmapped`] and [`Stale::flushed`] must reach whatever keeps account
-///   of such PTEs. What is wrapped around it has to hand them on, and a [`Proof`] to nothing else
-///   than what owns that very page.
+///   of such PTEs. What is wrapped around it has to hand them on, and how many pages it is, and a
+///   [`Proof`] to nothing else than what owns that very page.
 pub unsafe trait StalePage: Stale {
     /// Returns the page; of a folio, the first one.
     fn page(&self) -> &Page;
