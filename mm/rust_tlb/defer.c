@@ -572,7 +572,7 @@ bool tlb_defer_flush_is_pending(struct mm_struct *mm)
 /*
  * Whether the caller's reference to @page, the first of its folio, is the only one:
  * no PTE, no gather that has yet to flush, no GUP user holds one (H2, H7). Memory
- * that is known to be bad belongs to nobody: put it, and the allocator keeps it.
+ * that is known to be bad belongs to nobody: put it, and it is kept.
  */
 bool tlb_defer_page_exclusive(struct page *page)
 {
@@ -581,11 +581,19 @@ bool tlb_defer_page_exclusive(struct page *page)
 
 /*
  * Whether any of the memory of @page, and of the folio of which it is the first, is
- * known to be bad. Context: any.
+ * known to be bad. Not folio_contain_hwpoisoned_page(): memory_failure() notes it
+ * of folios that it can take apart, and of others in the page alone.
+ * Context: any.
  */
 bool tlb_defer_page_is_bad(struct page *page)
 {
-	return folio_contain_hwpoisoned_page(page_folio(page));
+	struct folio *folio = page_folio(page);
+	unsigned long i;
+
+	for (i = 0; i < folio_nr_pages(folio); i++)
+		if (PageHWPoison(folio_page(folio, i)))
+			return true;
+	return false;
 }
 
 /*
@@ -600,10 +608,16 @@ struct page *tlb_defer_folio_alloc(gfp_t gfp, unsigned int order)
 	return folio ? folio_page(folio, 0) : NULL;
 }
 
-/* Put a reference to the folio of which @page is the first. Context: any. */
+/*
+ * Put a reference to the folio of which @page is the first. If some of it is bad, it
+ * is kept: the allocator keeps a bad page, but of several pages it hands each out
+ * again.
+ * Context: any.
+ */
 void tlb_defer_folio_put(struct page *page)
 {
-	folio_put(page_folio(page));
+	if (!tlb_defer_page_is_bad(page))
+		folio_put(page_folio(page));
 }
 
 /* Faults. */

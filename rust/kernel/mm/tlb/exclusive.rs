@@ -141,7 +141,7 @@ impl ExclusivePage {
     }
 
     /// Returns whether any of its memory has turned out to be bad since. What is left to do is to drop
-    /// it: the allocator keeps it then.
+    /// it: nobody gets it again then.
     pub fn is_bad(&self) -> bool {
         mechanism::page_is_bad(self.0.page())
     }

@@ -23,6 +23,7 @@ crate::tests! {
     bad_pages_are_given_up,
     bad_pages_are_not_saved,
     bad_pages_are_not_mapped_again,
+    a_bad_page_spoils_its_folio,
 }
 
 const NR_PAGES: u64 = 8;
@@ -77,7 +78,10 @@ fn all() -> Selection {
 
 /// A device with all pages mapped and written to, and their frames.
 fn written() -> Result<(Device, Mapping, Vec<u64>)> {
-    let device = Device::open()?;
+    written_to(Device::open()?)
+}
+
+fn written_to(device: Device) -> Result<(Device, Mapping, Vec<u64>)> {
     let mapping = device.map(NR_PAGES)?;
     (0..NR_PAGES).for_each(|page| mapping.word(page, 0).store(page + 1, Relaxed));
     let frames = (0..NR_PAGES)
@@ -165,6 +169,28 @@ fn bad_pages_are_not_mapped_again(_: &Options) -> Result<()> {
             status.terminating_signal() == Some(libc::SIGBUS),
             "{status:?}"
         );
+        Ok(())
+    })
+}
+
+/// Also if it is not the first: none of the folio comes back, nor its contents.
+fn a_bad_page_spoils_its_folio(_: &Options) -> Result<()> {
+    where_possible(|| {
+        let device = Device::open()?;
+        device.setup_folios(0, 2)?;
+        let (device, mapping, frames) = written_to(device)?;
+        let mut bad = Bad::default();
+        bad.corrupt(frames[6])?;
+        let reply = device.unmap(&all(), strategy::PRECISE, abi::UNMAP_WRITE_BACK)?;
+        ensure!(reply.nr_written_back == NR_PAGES / 2, "{reply:?}");
+        let counters = device.counters()?;
+        ensure!(counters.nr_shared == NR_PAGES / 2, "{counters:?}");
+        expect_none_of(&bad, &mapping)?;
+        for page in 0..NR_PAGES {
+            let value = mapping.word(page, 0).load(Relaxed);
+            let expected = if page < NR_PAGES / 2 { page + 1 } else { 0 };
+            ensure!(value == expected, "page {page} holds {value:#x}");
+        }
         Ok(())
     })
 }
