@@ -57,8 +57,8 @@ impl Mapped {
 /// # Invariants
 ///
 /// `page` and `order` are the parts of a folio. It may be mapped by its frame numbers where `mapped`
-/// says, from there on in mappings of that file over that data, and nowhere else. If `unmapped`, their PTEs were cleared after the last insertion, and the
-/// flush is owed.
+/// says, from there on in mappings of that file over that data, and nowhere else. If `unmapped`, their
+/// PTEs were cleared after the last insertion, and the flush is owed.
 pub struct DriverPage {
     page: ManuallyDrop<Page>,
     /// Who maps pages has several of them borrowed, under the driver's lock, and none for itself.
@@ -332,6 +332,41 @@ mod tests {
                 assert!(page.into_exclusive().is_ok());
             }
         }
+    }
+
+    /// A folio is in one place, that of its first page, and there until that was unmapped and flushed.
+    #[test]
+    fn a_folio_is_kept_as_a_whole() {
+        let mut folio = ExclusivePage::alloc_folio(2, GFP_KERNEL).unwrap();
+        assert!(folio.is_filled_with(0));
+        folio.fill(7);
+        let folio = DriverPage::new(folio.into_page().err().unwrap());
+        assert_eq!(folio.nr_pages(), 4);
+        assert!(folio.note_mapped(HERE, PGOFF));
+        assert!(!folio.note_mapped(HERE, PGOFF + 1));
+        let mut folio = folio.into_exclusive().err().unwrap();
+        unmap_and_flush(&mut folio, HERE, PGOFF + 1);
+        folio = folio.into_exclusive().err().unwrap();
+        unmap_and_flush(&mut folio, HERE, PGOFF);
+        assert!(folio.into_exclusive().ok().unwrap().is_filled_with(7));
+    }
+
+    #[test]
+    fn all_pages_of_a_folio_are_copied() {
+        let mapping = AddressSpace::new().unwrap();
+        let data = Arc::new((), GFP_KERNEL).unwrap();
+        let mut folio = ExclusivePage::alloc_folio(2, GFP_KERNEL).unwrap();
+        folio.fill(7);
+        let policy = Broadcast::new(Cpus::new(GFP_KERNEL).unwrap());
+        let mut batch = Batch::new(policy, 1, GFP_KERNEL).unwrap();
+        let mut staging = batch.stage();
+        assert!(staging.push(PGOFF, DriverPage::new(folio)).is_ok());
+        staging.unmap(&mapping.over(data.as_arc_borrow()));
+        let mut copy = ExclusivePage::alloc_folio(2, GFP_KERNEL).unwrap();
+        for (_, page) in batch.flush_dirty().pages() {
+            copy.copy_from(&page.unwrap());
+        }
+        assert!(copy.is_filled_with(7));
     }
 
     #[test]
