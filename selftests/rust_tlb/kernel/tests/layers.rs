@@ -42,9 +42,10 @@ fn has_word(text: &str, word: &str) -> bool {
 }
 
 /// Files of `rust/kernel/mm/tlb/` that need the kernel; all others are pure.
-const SAFE_API: [&str; 9] = [
+const SAFE_API: [&str; 10] = [
     "driver_page.rs",
     "exclusive.rs",
+    "folio.rs",
     "gather.rs",
     "locks.rs",
     "mappings.rs",
