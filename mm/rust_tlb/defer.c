@@ -597,13 +597,16 @@ bool tlb_defer_page_is_bad(struct page *page)
 }
 
 /*
- * Allocate a folio of 2^@order pages; NULL if there is none to be had without much
- * ado. Context: may sleep, as @gfp says.
+ * Allocate a folio of 2^@order pages; NULL if there is none to be had. For a large
+ * one nobody is killed. Context: may sleep, as @gfp says.
  */
 struct page *tlb_defer_folio_alloc(gfp_t gfp, unsigned int order)
 {
-	struct folio *folio = folio_alloc(gfp | __GFP_NORETRY | __GFP_NOWARN,
-					  order);
+	struct folio *folio;
+
+	if (order > PAGE_ALLOC_COSTLY_ORDER)
+		gfp |= __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
+	folio = folio_alloc(gfp, order);
 
 	return folio ? folio_page(folio, 0) : NULL;
 }

@@ -477,7 +477,8 @@ pub const SETUP_MAX_FOLIO_ORDER: u32 = 9;
 ///
 /// With folios, what is said of a page elsewhere is said of a folio: one that is touched is populated as
 /// a whole, and mapped around where it was touched; one is unmapped as a whole if any of its pages is
-/// named, by the strategies that take pages, and counts as so many.
+/// named, by the strategies that take pages, and counts as so many. A fault for whose folio there is no
+/// memory is a `SIGBUS`, if that is of more than 8 pages.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(CONFIG_RUST_TLB, derive(FromBytes, IntoBytes, Immutable))]

@@ -83,6 +83,9 @@ pub(crate) struct Store {
     is_marked: Atomic<bool>,
 }
 
+/// The highest order for which the kernel kills to get memory (`PAGE_ALLOC_COSTLY_ORDER`).
+const MAX_SURE_ORDER: u32 = 3;
+
 /// The sum over all open files.
 pub(crate) static NR_RECLAIMABLE: Atomic<usize> = Atomic::new(0);
 
@@ -358,8 +361,14 @@ impl VmOperations for Store {
     type Data = Store;
 
     fn fault(store: ArcBorrow<'_, Store>, vmf: &VmFault<'_>) -> Result<(), FaultError> {
-        let Ok((mut pages, _)) = store.lock_populated(vmf.pgoff()) else {
-            return Err(FaultError::Oom);
+        let (mut pages, _) = match store.lock_populated(vmf.pgoff()) {
+            Ok(locked) => locked,
+            // For a large folio nobody is killed, and no page of it is to be had otherwise: to try again
+            // would be to try for ever.
+            Err(_) if store.lock().setup.folio_order > MAX_SURE_ORDER => {
+                return Err(FaultError::Sigbus);
+            }
+            Err(_) => return Err(FaultError::Oom),
         };
         pages.counters.nr_faults += 1;
         let pfnmap = pages.setup.pfnmap;

@@ -78,7 +78,7 @@ impl ExclusivePage {
     /// # Errors
     ///
     /// - `EINVAL` if `order` is 1, or above [`MAX_ORDER`](folio::MAX_ORDER).
-    /// - `ENOMEM` if there is none, or not without much ado.
+    /// - `ENOMEM` if there is none. For a folio of more than 8 pages nobody is killed.
     ///
     /// # Context
     ///

@@ -32,7 +32,7 @@ impl Folio {
     /// # Errors
     ///
     /// - `EINVAL` if the `order` is 1 or above [`MAX_ORDER`]: there are no such folios here.
-    /// - `ENOMEM` if there is none, or not without much ado.
+    /// - `ENOMEM` if there is none. For a folio of more than 8 pages nobody is killed.
     pub(super) fn alloc_zeroed(order: u32, flags: Flags) -> Result<Self> {
         let flags = flags | __GFP_ZERO;
         if order == 0 {
