@@ -11,6 +11,8 @@
 //!   happened, [`complaint`] what it complains of where a test has it complain;
 //!   [`oracle`] is what user space saw happen, by the [`verdict`]s of its [`watcher`]s.
 //! - [`arena`] is address space in which memory is moved, by the kernel's [`mremap_runs`].
+//! - [`huge_pages`] says when the kernel maps by 2 MiB, and finds what it has mapped so.
+//! - [`numbered`] pages hold what was written to them, or nothing yet.
 //! - [`attempts`] of a negative control count unless something spoilt them, which [`stillness`] tells,
 //!   or a [`witness`].
 //! - [`interruption`] stops a thread in the middle of a call.
@@ -62,6 +64,7 @@ pub mod mapping;
 pub mod memory_group;
 pub mod memory_use;
 pub mod mremap_runs;
+pub mod numbered;
 pub mod oracle;
 pub mod page_holder;
 pub mod page_tables;

@@ -22,6 +22,7 @@ use crate::huge_pages::Resident;
 use crate::ktap::{skip, Options};
 use crate::mapping::{Mapping, PAGES_PER_TABLE};
 use crate::memory_use::MemoryUse;
+use crate::numbered::{expect_filled, expect_fresh, fill};
 use crate::oracle::Oracle;
 use crate::page_holder::PageHolder;
 use crate::selection::Selection;
@@ -68,29 +69,6 @@ fn for_each_kind(test: impl Fn(u32, u32) -> Result<()>) -> Result<()> {
             test(flavour, order)
                 .map_err(|e| e.context(format!("flavour {flavour}, order {order}")))?;
         }
-    }
-    Ok(())
-}
-
-/// Writes its number to each of some pages.
-fn fill(mapping: &Mapping, pages: impl IntoIterator<Item = u64>) {
-    for page in pages {
-        mapping.word(page, 0).store(page + 1, Relaxed);
-    }
-}
-
-fn expect_filled(mapping: &Mapping, pages: impl IntoIterator<Item = u64>) -> Result<()> {
-    for page in pages {
-        let found = mapping.word(page, 0).load(Relaxed);
-        ensure!(found == page + 1, "page {page}: {found:#x}");
-    }
-    Ok(())
-}
-
-fn expect_fresh(mapping: &Mapping, pages: impl IntoIterator<Item = u64>) -> Result<()> {
-    for page in pages {
-        let found = mapping.word(page, 0).load(Relaxed);
-        ensure!(found == 0, "page {page}: {found:#x}");
     }
     Ok(())
 }

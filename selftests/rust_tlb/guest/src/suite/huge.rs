@@ -11,13 +11,13 @@ mod made;
 mod taken;
 
 use core::ops::Range;
-use core::sync::atomic::Ordering::Relaxed;
 
 use anyhow::{ensure, Result};
 
 use crate::abi;
 use crate::device::Device;
 use crate::mapping::{Mapping, PAGES_PER_TABLE};
+use crate::numbered::{expect_filled, expect_fresh, fill};
 use crate::selection::Selection;
 
 use flushes::{
@@ -101,29 +101,6 @@ fn whole() -> Range<u64> {
 
 fn all() -> Selection {
     Selection::run(0, PAGES_PER_TABLE)
-}
-
-/// Writes its number to each of some pages.
-fn fill(mapping: &Mapping, pages: impl IntoIterator<Item = u64>) {
-    for page in pages {
-        mapping.word(page, 0).store(page + 1, Relaxed);
-    }
-}
-
-fn expect_filled(mapping: &Mapping, pages: impl IntoIterator<Item = u64>) -> Result<()> {
-    for page in pages {
-        let found = mapping.word(page, 0).load(Relaxed);
-        ensure!(found == page + 1, "page {page}: {found:#x}");
-    }
-    Ok(())
-}
-
-fn expect_fresh(mapping: &Mapping, pages: impl IntoIterator<Item = u64>) -> Result<()> {
-    for page in pages {
-        let found = mapping.word(page, 0).load(Relaxed);
-        ensure!(found == 0, "page {page}: {found:#x}");
-    }
-    Ok(())
 }
 
 /// So many leaves were mapped since the file was opened.
