@@ -324,8 +324,13 @@ mod tests {
             assert!(staging.push(pgoff, Wrapped(page)).is_ok());
             staging.unmap(&mapping.over(data.as_arc_borrow()));
             let settled = batch.flush_dirty();
-            assert!(settled.pages().all(|(_, page)| page.is_some() == is_final));
-            assert_eq!(settled.pages().count(), 1);
+            // A loop: what adapters make of these types has a longer name than modpost takes.
+            let mut nr_pages = 0;
+            for (_, page) in settled.pages() {
+                assert_eq!(page.is_some(), is_final);
+                nr_pages += 1;
+            }
+            assert_eq!(nr_pages, 1);
             for (_, page) in batch.flush().drain() {
                 let mut page = page.0;
                 unmap_and_flush(&mut page, place, PGOFF);
