@@ -220,7 +220,10 @@ pub fn catch_up<W: Words>(
     // What was read above may have been overwritten since: this reading alone is relied on.
     for generation in missed() {
         let runs = read(words, generation)?;
-        runs.iter().for_each(&mut invalidate);
+        // A loop: what adapters make of these types has a longer name than modpost takes.
+        for run in runs.as_slice() {
+            invalidate(*run);
+        }
     }
     Ok(nr_pages)
 }
@@ -243,14 +246,15 @@ pub fn extend<W: Words>(words: &W, generation: u64, run: Run) -> bool {
 struct Runs([Run; MAX_RUNS]);
 
 impl Runs {
-    fn iter(&self) -> impl Iterator<Item = Run> + '_ {
-        self.0.iter().copied().take_while(|run| !run.is_none())
+    fn as_slice(&self) -> &[Run] {
+        let nr_runs = self.0.iter().position(|run| run.is_none());
+        self.0.get(..nr_runs.unwrap_or(MAX_RUNS)).unwrap_or(&[])
     }
 
     fn nr_pages(&self) -> usize {
         // At most seven times 2^16.
-        self.iter()
-            .fold(0, |nr, run| run.nr_strides().wrapping_add(nr))
+        let all = self.as_slice().iter();
+        all.fold(0, |nr, run| run.nr_strides().wrapping_add(nr))
     }
 }
 
@@ -272,7 +276,7 @@ fn read<W: Words>(words: &W, generation: u64) -> Result<Runs, Doubt> {
     if words.reload_tag(slot) != generation && words.keeps(Rule::TagAfter) {
         return Err(Doubt::Torn);
     }
-    for run in runs.iter() {
+    for run in runs.as_slice() {
         if run.is_full() {
             return Err(Doubt::Everything);
         }
