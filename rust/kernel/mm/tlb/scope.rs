@@ -17,6 +17,11 @@
 //! spinlock again, it is done. Whoever waits for number `n` takes the mutex, and so waits for a
 //! flush that is being made; if number `n` is done by then, there is nothing left to do.
 //!
+//! Between the first PTE that a batch clears in a page table and its record, another batch may flush:
+//! what the policies were told of each PTE is then in the one that was taken out, and that owed it to
+//! nobody. So the recorder keeps the number of that time, too, and if it is another one, tells the next
+//! policy of all it records anew.
+//!
 //! Locks: `flushing` → `next`; page-table lock → `next`. Nothing is allocated under either.
 //!
 //! Pure: on the host the locks are the standard library's.
@@ -128,6 +133,8 @@ pub struct Hoisted<F: Flush + ?Sized> {
     /// What this batch has recorded, and for which flush at the latest.
     own: Report,
     number: Option<u64>,
+    /// The flush that was next when a PTE was cleared that is not recorded yet.
+    cleared_for: Option<u64>,
 }
 
 impl<F: Flush + ?Sized> Hoisted<F> {
@@ -137,16 +144,18 @@ impl<F: Flush + ?Sized> Hoisted<F> {
             scope,
             own: Report::default(),
             number: None,
+            cleared_for: None,
         }
     }
 
-    /// Records for the next flush.
-    fn note(&mut self, record: impl FnOnce(&mut F)) {
+    /// Records for the next flush, of which `record` is told the number.
+    fn note(&mut self, record: impl FnOnce(&mut F, u64)) {
         let mut next = self.scope.next.lock();
         if self.number.is_some_and(|number| number < next.done) {
             self.own = Report::default();
         }
-        record(&mut *next.policy);
+        let number = next.number;
+        record(&mut *next.policy, number);
         self.number = Some(next.number);
         self.own.nr_mms = next.policy.owed().nr_mms;
     }
@@ -162,11 +171,21 @@ impl<F: Flush + ?Sized> Record for Hoisted<F> {
     }
 
     fn cleared(&mut self, mm: &F::Mm, page: PageRange) {
-        self.scope.next.lock().policy.cleared(mm, page);
+        let mut next = self.scope.next.lock();
+        self.cleared_for.get_or_insert(next.number);
+        next.policy.cleared(mm, page);
     }
 
     fn record(&mut self, mm: &F::Mm, pending: Pending) {
-        self.note(|policy| policy.record(mm, pending));
+        let cleared_for = self.cleared_for.take();
+        self.note(|policy, number| {
+            // Another batch of the scope has flushed in between. What was cleared before is in the other
+            // policy, which did not owe it yet: to this one, all of it is told again.
+            if cleared_for.is_some_and(|before| before != number) {
+                policy.cleared(mm, pending.range());
+            }
+            policy.record(mm, pending);
+        });
         self.own.nr_ptes += pending.nr_pages();
         self.own.dirty |= pending.is_dirty();
     }
@@ -178,7 +197,7 @@ impl<F: Flush + ?Sized> Flush for Hoisted<F> {
     }
 
     fn record_table(&mut self, mm: &F::Mm, range: PageRange) {
-        self.note(|policy| policy.record_table(mm, range));
+        self.note(|policy, _| policy.record_table(mm, range));
     }
 
     /// As far as this batch has recorded it; the address spaces are those of the scope.

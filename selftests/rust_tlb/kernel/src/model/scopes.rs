@@ -3,7 +3,7 @@
 //! Batches that share a flush: whichever of them is flushed, when, and by whom.
 
 use super::{
-    machine::Shared,
+    machine::{Shared, MMS},
     memory::Frame,
     policies::{broadcast, unflushed, AnyPolicy, NewPolicy, POLICIES},
     properties::unmap,
@@ -13,9 +13,11 @@ use crate::{
     alloc::{KBox, GFP_KERNEL},
     mm::tlb::{
         batch::Batch,
-        policy::Report,
+        policy::{Flush, Record, Report},
+        range::{PageRange, Pending},
         scope::{Hoisted, Scope},
     },
+    page::PAGE_SHIFT,
     prelude::EINVAL,
     sync::Arc,
 };
@@ -172,6 +174,31 @@ fn one_round_is_enough_for_all_batches_of_a_scope() {
     scope.flush();
     assert_eq!(calls, [1, 0, 0]);
     assert_eq!(world.with(|w| w.counts.rounds), 1);
+}
+
+/// A batch has cleared one PTE and told the scope of it when the scope is flushed, then another one
+/// under the same page-table lock, and records both.
+#[test]
+fn a_flush_between_two_ptes_loses_neither() {
+    let page = |vpn: Vpn| PageRange::of_page(vpn << PAGE_SHIFT).unwrap();
+    for policy in POLICIES {
+        let SharedFlush { world, scope, .. } = batches(policy, 0);
+        let mut hoisted = Hoisted::new(scope.clone());
+        let frames = [1, 2].map(|vpn| world.with(|w| w.touch(1, vpn)));
+        for vpn in [1, 2] {
+            world.with(|w| (w.memory.take((0, vpn)), w.mms[0].table.clear(vpn)));
+            if hoisted.flushes_each() {
+                hoisted.cleared(&MMS[0], page(vpn));
+            }
+            if vpn == 1 {
+                scope.flush();
+            }
+        }
+        hoisted.record(&MMS[0], Pending::new(page(1).union(page(2)), 2));
+        hoisted.flush();
+        let reached = [1, 2].map(|vpn| world.with(|w| w.touch(1, vpn)));
+        assert!(!frames.iter().any(|frame| reached.contains(frame)));
+    }
 }
 
 /// A policy that leaves its flush to a scope can make no flush for another.
