@@ -74,12 +74,13 @@ impl<P, C> Slot<P, C> {
     /// The flush that was owed was made.
     fn settle(&mut self) {
         match self {
+            Self::Pending => *self = Self::Empty,
             Self::PendingStored(_) => {
                 if let Self::PendingStored(copy) = mem::replace(self, Self::Empty) {
                     *self = Self::Stored(copy);
                 }
             }
-            _ => *self = Self::Empty,
+            _ => {}
         }
     }
 }
@@ -177,9 +178,9 @@ impl<P, C> Slots<P, C> {
 
     /// Returns the first page of each slot that any of `pgoffs`, which are sorted, is in.
     pub(crate) fn firsts_of<'a>(&self, pgoffs: &'a [usize]) -> impl Iterator<Item = usize> + 'a {
-        let order = self.order;
-        let slots = pgoffs.chunk_by(move |a, b| a >> order == b >> order);
-        slots.filter_map(move |pgoffs| Some(pgoffs.first()? >> order << order))
+        let (order, mut last) = (self.order, None);
+        let firsts = pgoffs.iter().map(move |pgoff| pgoff >> order << order);
+        firsts.filter(move |first| last.replace(*first) != Some(*first))
     }
 
     /// Returns what a fault finds at `pgoff`.
@@ -305,12 +306,14 @@ impl<P, C> Slots<P, C> {
     /// [back](Slots::put_back): that is where it stays if its contents were to be saved (`keep`), and
     /// there is no copy.
     pub(crate) fn settle(&mut self, pgoff: usize, keep: bool) -> bool {
-        let slot = self.slots.get(pgoff >> self.order);
-        if keep && matches!(slot, Some(Slot::Pending)) {
-            return false;
-        }
-        self.change(pgoff, Slot::settle);
-        true
+        let settle = |slot: &mut Slot<P, C>| {
+            let stays = keep && matches!(slot, Slot::Pending);
+            if !stays {
+                slot.settle();
+            }
+            stays
+        };
+        !self.change(pgoff, settle).unwrap_or(false)
     }
 
     /// Marks the page at `pgoff` as idle; returns whether there is one that was not.

@@ -66,13 +66,23 @@ impl<T: Item> Chunk<T> {
         let (Some((first, _)), Some((last, _))) = (self.items.first(), self.items.last()) else {
             return Err(0);
         };
-        // Where they are evenly spread, as they mostly are, that is its place.
-        let steps = number.saturating_sub(*first) * (self.items.len() - 1);
-        let guess = steps.checked_div(last - first).unwrap_or(0);
-        match self.items.get(guess) {
-            Some((found, _)) if *found == number => Ok(guess),
-            _ => self.items.binary_search_by_key(&number, |(n, _)| *n),
+        let is_at = |at: usize| {
+            self.items
+                .get(at)
+                .is_some_and(|(found, _)| *found == number)
+        };
+        // Where they are one behind the other, or else evenly spread, as they mostly are, that is its
+        // place.
+        let nr_before = number.saturating_sub(*first);
+        if is_at(nr_before) {
+            return Ok(nr_before);
         }
+        let steps = nr_before * (self.items.len() - 1);
+        let guess = steps.checked_div(last - first).unwrap_or(0);
+        if is_at(guess) {
+            return Ok(guess);
+        }
+        self.items.binary_search_by_key(&number, |(n, _)| *n)
     }
 
     /// Counts an item out, and another one in.
