@@ -10,7 +10,6 @@ use anyhow::{ensure, Context, Result};
 
 use crate::abi::{strategy, SETUP_RING};
 use crate::child::Child;
-use crate::device::Device;
 
 use super::cast::{Cast, Placement};
 use super::plan::Sweep;
@@ -111,7 +110,7 @@ impl Place {
             ..FileSetup::default()
         };
         let stage = Stage::new(cast, pages.span(), setup)?;
-        let unmapped = Device::open()?;
+        let unmapped = Stage::unmapped(setup)?;
         let rounds = |way: Way| -> Result<Vec<_>> {
             let round = |_| way.round(&stage, &unmapped, pages).context(way.name);
             // The first warms up.
@@ -125,6 +124,14 @@ impl Place {
             pages: vec![pages],
         };
         let control = rounds(RELEASE)?;
-        Ok(Row::new(&sweep, pages, way, &rounds(way)?, &control))
+        let release = way.control(setup).map(|_| &control[..]);
+        Ok(Row::new(
+            &sweep,
+            pages,
+            way,
+            &rounds(way)?,
+            release,
+            &control,
+        ))
     }
 }

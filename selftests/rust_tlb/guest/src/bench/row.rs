@@ -72,11 +72,17 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
 }
 
 impl Row {
-    /// Sums up. `control` are rounds in which a device that nobody maps is made to release pages: what
-    /// is not the strategy's own.
-    pub fn new(sweep: &Sweep, pages: Pages, way: Way, rounds: &[Round], control: &[Round]) -> Self {
+    /// Sums up. `release` are rounds of what is not the strategy's own, if it is one of the device's, and
+    /// in `untouched` ones nobody's translations were flushed.
+    pub fn new(
+        sweep: &Sweep,
+        pages: Pages,
+        way: Way,
+        rounds: &[Round],
+        release: Option<&[Round]>,
+        untouched: &[Round],
+    ) -> Self {
         let nr_pages = pages.nr as f64;
-        let release = way.of_device().map(|_| control);
         let spread = |value: fn(&Round) -> u64| Spread::of(rounds.iter().map(|r| value(r) as f64));
         let a_page = |rounds: &[Round], value: fn(&Round) -> u64| {
             Spread::of(rounds.iter().map(|r| value(r) as f64 / nr_pages))
@@ -104,7 +110,7 @@ impl Row {
             ticks_per_page_release: release
                 .map(|rounds| a_page(rounds, |r| r.cost.elapsed.ticks).median),
             victim_translations_kept: kept(rounds),
-            victim_translations_kept_control: kept(control).median,
+            victim_translations_kept_control: kept(untouched).median,
         }
     }
 }

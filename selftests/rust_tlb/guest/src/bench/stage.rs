@@ -50,6 +50,12 @@ pub struct FileSetup {
     pub nr_bystanders: usize,
 }
 
+impl FileSetup {
+    pub fn is_pfnmap(self) -> bool {
+        self.flags & abi::SETUP_PFNMAP != 0
+    }
+}
+
 /// A device, mapped by all members of the cast.
 pub struct Stage {
     device: Device,
@@ -113,6 +119,19 @@ impl Stage {
             spare: nr_pages - 1,
             settled: Cell::new(0),
         })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Opens a device that nobody maps; beyond that, it is set up as `setup` says. By reference: it is about
+    /// what is beside the unmap.
+    pub fn unmapped(setup: FileSetup) -> Result<Device> {
+        let device = Device::open()?;
+        device.setup_folios(setup.flags & !abi::SETUP_PFNMAP, setup.folio_order)?;
+        Ok(device)
     }
 
     /// The ordinary memory.

@@ -7,13 +7,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::device::Device;
-
 use super::check::Check;
 use super::plan::{Effort, Sweep};
 use super::row::Row;
 use super::stage::Stage;
-use super::way::{Pages, Round, Way, RELEASE, WAYS};
+use super::way::{Pages, Round, Way, CONTROLS, RELEASE, WAYS};
 
 /// Rounds that have to do where they take long, and what is long for a measurement.
 const MIN_ROUNDS: usize = 3;
@@ -29,10 +27,10 @@ pub fn run(
 ) -> Result<()> {
     let span = sweep.pages.iter().map(|pages| pages.span()).max();
     let stage = Stage::new(sweep.cast, span.context("no pages")?, sweep.setup)?;
-    let unmapped = Device::open()?;
-    let ways = WAYS.into_iter().chain([RELEASE]);
+    let unmapped = Stage::unmapped(sweep.setup)?;
+    let ways = WAYS.into_iter().chain(CONTROLS);
     let ways: Vec<Way> = ways
-        .filter(|way| way.works_for(sweep.cast.nr_mms))
+        .filter(|way| way.works_for(sweep.cast.nr_mms, sweep.setup))
         .collect();
     for &pages in &sweep.pages {
         let mut take = |way: Way| {
@@ -75,9 +73,15 @@ fn rounds(
 }
 
 fn rows(sweep: &Sweep, pages: Pages, all: &[(Way, Vec<Round>)]) -> Vec<Row> {
-    let release = all.iter().find(|(way, _)| *way == RELEASE);
-    let release = release.map_or(&[][..], |(_, rounds)| rounds);
-    let compared = all.iter().filter(|(way, _)| *way != RELEASE);
-    let row = |(way, rounds): &(Way, Vec<Round>)| Row::new(sweep, pages, *way, rounds, release);
+    let rounds_of = |wanted: Way| {
+        let rounds = all.iter().find(|(way, _)| *way == wanted);
+        rounds.map_or(&[][..], |(_, rounds)| rounds)
+    };
+    let untouched = rounds_of(RELEASE);
+    let row = |(way, rounds): &(Way, Vec<Round>)| {
+        let control = way.control(sweep.setup).map(rounds_of);
+        Row::new(sweep, pages, *way, rounds, control, untouched)
+    };
+    let compared = all.iter().filter(|(way, _)| !CONTROLS.contains(way));
     compared.map(row).collect()
 }

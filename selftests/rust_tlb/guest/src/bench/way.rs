@@ -9,7 +9,7 @@ use crate::device::Device;
 use crate::selection::Selection;
 
 use super::script::Whose;
-use super::stage::{Cost, Stage};
+use super::stage::{Cost, FileSetup, Stage};
 
 /// So many pages, so far apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,8 @@ enum How {
     Reclaim,
     /// From a device that nobody maps: what all strategies do beside unmapping and flushing.
     Release,
+    /// By a batch, pages that nobody has used.
+    Unused,
 }
 
 pub const fn device(name: &'static str, strategy: u32, flags: u32) -> Way {
@@ -93,11 +95,40 @@ pub const RELEASE: Way = Way {
     how: How::Release,
 };
 
+/// What is beside that in the strategies that leave the unmap to the kernel, in a file whose pages are
+/// mapped by their numbers: a batch that finds them unmapped, by which the device gets them back. A
+/// driver in C does without.
+pub const PROOF: Way = Way {
+    name: "proof",
+    how: How::Unused,
+};
+
+/// What is not compared, but subtracted.
+pub const CONTROLS: [Way; 2] = [RELEASE, PROOF];
+
 impl Way {
-    /// Whether it can be used in a cast of so many processes: advice is about pages that nobody else
-    /// maps.
-    pub fn works_for(self, nr_mms: usize) -> bool {
-        self.how != How::Reclaim || nr_mms == 1
+    /// Whether it can be used in a cast of so many processes, and of such a file: advice is about pages
+    /// that nobody else maps.
+    pub fn works_for(self, nr_mms: usize, setup: FileSetup) -> bool {
+        match self.how {
+            How::Reclaim => nr_mms == 1,
+            How::Unused => setup.is_pfnmap(),
+            _ => true,
+        }
+    }
+
+    /// What is measured beside it that is not its own, if it is one of the device's.
+    pub fn control(self, setup: FileSetup) -> Option<Self> {
+        const UNMAPPED_BY_CORE: [u32; 2] = [strategy::ZAP, strategy::UNMAP_MAPPING];
+        match self.how {
+            How::Device(strategy, _)
+                if UNMAPPED_BY_CORE.contains(&strategy) && setup.is_pfnmap() =>
+            {
+                Some(PROOF)
+            }
+            How::Device(..) => Some(RELEASE),
+            _ => None,
+        }
     }
 
     /// The strategy and flags, if it is one of the device's.
@@ -109,7 +140,7 @@ impl Way {
     }
 
     /// Lets everybody touch the pages, takes them back, and counts. `unmapped` is a device that
-    /// nobody maps.
+    /// nobody maps, set up as that of the stage.
     pub fn round(self, stage: &Stage, unmapped: &Device, pages: Pages) -> Result<Round> {
         let round = match self.how {
             How::Device(strategy, flags) => {
@@ -119,6 +150,11 @@ impl Way {
             How::Release => {
                 populate(unmapped, pages)?;
                 let unmap = |_: &Device| unmap(unmapped, pages, strategy::ZAP, 0);
+                Round::of_all(stage.counted(Whose::Nobodys, pages, unmap)?, pages)
+            }
+            How::Unused => {
+                populate(stage.device(), pages)?;
+                let unmap = |device: &Device| unmap(device, pages, strategy::BROADCAST, 0);
                 Round::of_all(stage.counted(Whose::Nobodys, pages, unmap)?, pages)
             }
             How::Reclaim => return reclaim(stage, pages),
