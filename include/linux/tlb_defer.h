@@ -24,12 +24,38 @@ struct address_space;
 
 #ifdef CONFIG_RUST_TLB
 
-/* What entries were cleared, and what was in them; see tlb_defer_clear_ptes(). */
+/*
+ * How many entries were cleared; how many of those were dirty: then writes can
+ * still land through a stale entry (H14); and how many were writable: then they
+ * can, too, if the CPU is not trusted.
+ */
 struct tlb_defer_cleared {
 	unsigned int nr;
 	unsigned int nr_dirty;
 	unsigned int nr_writable;
 };
+
+/* Where @page, and the @nr - 1 behind it in its folio, should be mapped. */
+struct tlb_defer_part {
+	unsigned long addr;
+	struct page *page;
+	unsigned int nr;
+};
+
+/* Parts that are cleared in one go, at most: a bit for each. */
+#define TLB_DEFER_MAX_PARTS	16U
+
+/*
+ * What was cleared of parts: from the first to the last lies in [@start, @end);
+ * of those that are @missing (a bit for each) not all entries were there.
+ */
+struct tlb_defer_changed {
+	struct tlb_defer_cleared cleared;
+	u16 missing;
+	unsigned long start;
+	unsigned long end;
+};
+static_assert(TLB_DEFER_MAX_PARTS <= BITS_PER_TYPE(u16));
 
 /* What tlb_defer_test_young() found. */
 #define TLB_DEFER_MAPPED	1U
@@ -89,10 +115,9 @@ struct tlb_defer_table {
 bool tlb_defer_pte_lock(struct tlb_defer_table *table,
 			struct vm_area_struct *vma, unsigned long addr);
 void tlb_defer_pte_unlock(struct tlb_defer_table *table);
-struct tlb_defer_cleared tlb_defer_clear_ptes(struct tlb_defer_table *table,
-					      unsigned long addr, pte_t *pte,
-					      struct page *page,
-					      unsigned int nr);
+struct tlb_defer_changed
+tlb_defer_clear_parts(struct tlb_defer_table *table, unsigned long addr,
+		      const struct tlb_defer_part *parts, unsigned int nr);
 bool tlb_defer_protect_pte(const struct tlb_defer_table *table,
 			   unsigned long addr, pte_t *pte, struct page *page);
 unsigned int tlb_defer_test_young(const struct tlb_defer_table *table,

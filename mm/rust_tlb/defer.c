@@ -443,28 +443,26 @@ void tlb_defer_pte_unlock(struct tlb_defer_table *table)
 }
 
 /*
- * Whether @pteval maps @page, in a mapping of whichever of the two kinds. As
+ * Whether @pteval maps page @pfn, in a mapping of whichever of the two kinds. As
  * vm_normal_page(), but the page is known already: in a VM_MIXEDMAP mapping it
  * is that of a PTE which is not special.
  */
 static bool pte_maps(const struct tlb_defer_table *table, pte_t pteval,
-		     struct page *page)
+		     unsigned long pfn)
 {
-	return pte_present(pteval) && pte_pfn(pteval) == page_to_pfn(page) &&
+	return pte_present(pteval) && pte_pfn(pteval) == pfn &&
 	       (!pte_special(pteval) || table->maps_pfns);
 }
 
 /*
  * Undo what tlb_defer_insert_page() accounted for @nr pages of a folio, from
- * @page on; the rss, when @table is unlocked. A PFN is not accounted.
+ * @page on; the rss, when @table is unlocked.
  */
 static void unaccount(struct tlb_defer_table *table, struct page *page,
 		      unsigned int nr, bool dirty)
 {
 	struct folio *folio = page_folio(page);
 
-	if (table->maps_pfns || !nr)
-		return;
 	if (dirty)
 		folio_mark_dirty(folio);
 	folio_remove_rmap_ptes(folio, page, nr, table->vma);
@@ -474,44 +472,94 @@ static void unaccount(struct tlb_defer_table *table, struct page *page,
 }
 
 /*
- * Clear up to @nr PTEs, from @pte on, as far as they map @page and what is behind
- * it in its folio; undo what their insertion accounted (rss, rmap), once for all of
- * them, and put the references that they owned, if they are of the kind that owns
- * them. Returns how many that were: all before the first that maps something else;
- * how many of those were dirty: then writes can still land through a stale entry
- * (H14); and how many were writable: then they can, too, if the CPU is not trusted.
+ * Clear up to @nr PTEs from @pte on, as far as they map page @pfn and what is
+ * behind it. Returns how many; adds to @nr_dirty and @nr_writable.
  *
  * Not get_and_clear_full_ptes(): that, too, is one xchg after the other, and merges
  * what was dirty.
- *
- * Context: @table is locked, @pte its entry of @addr, in a VM_MIXEDMAP or
- * VM_PFNMAP mapping that is not copy-on-write; @table has @nr entries from there
- * on, and @page is followed by @nr - 1 others of its folio. The caller owns a
- * reference to that of its own and keeps it until the flush: those of the PTEs are
- * not the last, and no stale entry outlives the folio.
  */
-struct tlb_defer_cleared tlb_defer_clear_ptes(struct tlb_defer_table *table,
-					      unsigned long addr, pte_t *pte,
-					      struct page *page,
-					      unsigned int nr)
+static __always_inline unsigned int
+clear_run(const struct tlb_defer_table *table, unsigned long addr, pte_t *pte,
+	  unsigned long pfn, unsigned int nr, unsigned int *nr_dirty,
+	  unsigned int *nr_writable)
 {
 	struct mm_struct *mm = table->vma->vm_mm;
-	struct tlb_defer_cleared found = {};
+	unsigned int i;
 
-	for (; found.nr < nr; found.nr++, pte++, addr += PAGE_SIZE) {
+	for (i = 0; i < nr; i++, pte++, addr += PAGE_SIZE) {
 		pte_t pteval = ptep_get(pte);
 
-		if (!pte_maps(table, pteval, page + found.nr))
+		if (!pte_maps(table, pteval, pfn + i))
 			break;
 
 		publish_early(mm, addr);
 		/* An xchg: what the CPU set in Accessed and Dirty is not lost. */
 		pteval = ptep_get_and_clear(mm, addr, pte);
-		found.nr_dirty += !!pte_dirty(pteval);
-		found.nr_writable += !!pte_write(pteval);
+		*nr_dirty += !!pte_dirty(pteval);
+		*nr_writable += !!pte_write(pteval);
 	}
-	unaccount(table, page, found.nr, found.nr_dirty);
-	return found;
+	return i;
+}
+
+/*
+ * Clear those PTEs of @nr @parts that map what they should; undo what their
+ * insertion accounted (rss, rmap), once for all that are next to each other, and
+ * put the references that they owned, if they are of the kind that owns them. They
+ * are in ascending order.
+ *
+ * Context: @table is locked for @addr, and no leaf, in a VM_MIXEDMAP or VM_PFNMAP
+ * mapping that is not copy-on-write; it has the entries of all parts. The caller
+ * owns a reference to the folio of each and keeps it until the flush: those of the
+ * PTEs are not the last, and no stale entry outlives the folio.
+ */
+struct tlb_defer_changed
+tlb_defer_clear_parts(struct tlb_defer_table *table, unsigned long addr,
+		      const struct tlb_defer_part *parts, unsigned int nr)
+{
+	unsigned int nr_cleared = 0, nr_dirty = 0, nr_writable = 0;
+	pte_t *base = table->pte - pte_index(addr);
+	unsigned long start = 0, end = 0;
+	unsigned int missing = 0, i;
+
+	for (i = 0; i < nr; i++, parts++) {
+		pte_t *pte = base + pte_index(parts->addr);
+		unsigned long pfn = page_to_pfn(parts->page);
+		unsigned int at = 0;
+
+		while (at < parts->nr) {
+			unsigned long from = parts->addr + at * PAGE_SIZE;
+			unsigned int nr_dirty_before = nr_dirty;
+			unsigned int nr_run;
+
+			nr_run = clear_run(table, from, pte + at, pfn + at,
+					   parts->nr - at, &nr_dirty,
+					   &nr_writable);
+			if (!nr_run) {
+				missing |= BIT(i);
+				at++;
+				continue;
+			}
+			if (!nr_cleared)
+				start = from;
+			end = from + nr_run * PAGE_SIZE;
+			/* Of a PFN nothing was accounted. */
+			if (!table->maps_pfns)
+				unaccount(table, parts->page + at, nr_run,
+					  nr_dirty != nr_dirty_before);
+			nr_cleared += nr_run;
+			at += nr_run;
+		}
+	}
+	return (struct tlb_defer_changed){
+		.cleared = {
+			.nr = nr_cleared,
+			.nr_dirty = nr_dirty,
+			.nr_writable = nr_writable,
+		},
+		.missing = missing,
+		.start = start,
+		.end = end,
+	};
 }
 
 /*
@@ -519,14 +567,14 @@ struct tlb_defer_cleared tlb_defer_clear_ptes(struct tlb_defer_table *table,
  * it did: then the next write faults, once stale entries are flushed. Of a PTE
  * that is dirty a write needs no fault, and of one that is read-only it faults
  * already.
- * Context: as tlb_defer_clear_ptes().
+ * Context: as tlb_defer_clear_parts(); @pte is the entry of @addr in @table.
  */
 bool tlb_defer_protect_pte(const struct tlb_defer_table *table,
 			   unsigned long addr, pte_t *pte, struct page *page)
 {
 	pte_t pteval = ptep_get(pte);
 
-	if (!pte_maps(table, pteval, page))
+	if (!pte_maps(table, pteval, page_to_pfn(page)))
 		return false;
 	/* Not the raw bits: Dirty without Write is a shadow stack's. */
 	if (!pte_write(pteval) || pte_dirty(pteval))

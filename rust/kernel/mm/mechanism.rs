@@ -12,13 +12,18 @@
 
 use super::{
     tlb::{
+        parts::{
+            Changed,
+            Cleared,
+            Which,
+            MAX_PARTS, //
+        },
         policy::{
             sealed::Sealed,
             Machine, //
         },
         range::PageRange,
-        run::Run,
-        walk::Cleared, //
+        run::Run, //
     },
     Mm, //
 };
@@ -292,34 +297,39 @@ fn young(found: u32) -> Option<bool> {
     (found & bindings::TLB_DEFER_MAPPED != 0).then_some(found & bindings::TLB_DEFER_YOUNG != 0)
 }
 
-/// Clears the PTEs of `pages`, from `pte` on, as far as they map `page` and what is behind it in its
-/// folio; returns what was in them.
+/// A part of a page table, and the pages that it should map.
+pub(super) type RawPart = bindings::tlb_defer_part;
+
+const _: () = assert!(MAX_PARTS == bindings::TLB_DEFER_MAX_PARTS as usize);
+const _: () = assert!(MAX_PARTS <= u16::BITS as usize);
+
+/// Clears those PTEs of `parts` that map what they should; returns what was in them.
 ///
 /// # Safety
 ///
 /// - `table` must come from [`pte_lock`] in this task, not have been unlocked yet, and its VMA be
-///   valid.
+///   valid. It must not be a leaf, and have been locked for `addr`.
 /// - That VMA must be a `VM_MIXEDMAP` or a `VM_PFNMAP` mapping that is not copy-on-write.
-/// - `pte` must be the table's entry for the first of `pages`, all of which it maps: it is no leaf.
-/// - `page` and those behind it, as many as `pages`, must be of one folio. The caller's own reference to
-///   that must be kept until the flush.
+/// - `parts` must be [`MAX_PARTS`] at most, and the table map all of them. The pages of each must be of
+///   one folio, and the caller's own reference to that must be kept until the flush.
 #[inline(never)]
-pub(super) unsafe fn clear_ptes(
-    table: &mut RawTable,
-    pages: PageRange,
-    pte: *mut bindings::pte_t,
-    page: *mut bindings::page,
-) -> Cleared {
-    let (addr, nr) = (pages.start(), pages.span_pages() as u32);
+pub(super) unsafe fn clear_parts(table: &mut RawTable, addr: usize, parts: &[RawPart]) -> Changed {
+    let nr = parts.len() as u32;
     // SAFETY: As promised by the caller.
-    cleared(unsafe { bindings::tlb_defer_clear_ptes(table, addr, pte, page, nr) })
+    let found = unsafe { bindings::tlb_defer_clear_parts(table, addr, parts.as_ptr(), nr) };
+    Changed {
+        cleared: cleared(found.cleared),
+        range: PageRange::new(found.start, found.end),
+        missing: Which(found.missing),
+        ..Changed::default()
+    }
 }
 
 /// Write-protects `pte` if it maps `page` and is writable and clean; returns whether it did.
 ///
 /// # Safety
 ///
-/// As [`clear_ptes`], for one page.
+/// As [`clear_parts`], of the part that is `page` at `addr`; `pte` must be the table's entry for `addr`.
 #[inline(never)]
 pub(super) unsafe fn protect_pte(
     table: &RawTable,

@@ -13,16 +13,23 @@
 //! [`include/linux/tlb_defer.h`](srctree/include/linux/tlb_defer.h)
 
 use super::{
-    mechanism,
+    mechanism::{
+        self,
+        RawPart, //
+    },
     rmap::Vma,
     tlb::{
         force_flush::Pte,
         moves,
-        range::PageRange,
-        walk::{
+        parts::{
+            Changed,
             Cleared,
-            Permit, //
+            Part,
+            Which,
+            MAX_PARTS, //
         },
+        range::PageRange,
+        walk::Permit,
         StalePage, //
     }, //
 };
@@ -31,7 +38,61 @@ use crate::{
     page::PAGE_SHIFT,
     types::NotThreadSafe, //
 };
-use core::ptr::NonNull;
+use core::{
+    mem::MaybeUninit,
+    ptr::NonNull,
+    slice, //
+};
+
+/// Parts of a page table that are to be cleared.
+///
+/// # Invariants
+///
+/// The first `nr` of `list` are initialized.
+struct PartList {
+    list: [MaybeUninit<RawPart>; MAX_PARTS],
+    nr: usize,
+    /// Those that the table does not have.
+    strange: Which,
+}
+
+impl PartList {
+    fn new() -> Self {
+        // INVARIANT: None.
+        Self {
+            list: [const { MaybeUninit::uninit() }; MAX_PARTS],
+            nr: 0,
+            strange: Which::default(),
+        }
+    }
+
+    /// Adds one, if there is room: at `pages` there should be `page`, and what is behind it; [`None`] if
+    /// the table does not have them.
+    fn push(&mut self, pages: PageRange, page: Option<*mut bindings::page>) {
+        let Some(place) = self.list.get_mut(self.nr) else {
+            return;
+        };
+        let nr_pages = match page {
+            Some(_) => pages.span_pages() as u32,
+            None => {
+                self.strange.add(self.nr);
+                0
+            }
+        };
+        place.write(RawPart {
+            addr: pages.start(),
+            page: page.unwrap_or(core::ptr::null_mut()),
+            nr: nr_pages,
+        });
+        // INVARIANT: One more.
+        self.nr += 1;
+    }
+
+    fn as_slice(&self) -> &[RawPart] {
+        // SAFETY: By the type invariants so many are initialized; they are borrowed with `self`.
+        unsafe { slice::from_raw_parts(self.list.as_ptr().cast(), self.nr) }
+    }
+}
 
 /// The page-table lock over a part of a [`Vma`].
 ///
@@ -166,67 +227,75 @@ impl<'v> PageTable<'v> {
         unsafe { mechanism::test_young(&self.table, addr, pte.as_ptr(), clear) }
     }
 
-    /// Clears the PTEs of `pages`, from the first on, as far as they map page `nth` of `entry` and what
-    /// is behind it, and undoes their accounting. A leaf that maps them there is cleared as a whole, and
-    /// answers for each of its pages that it was.
-    pub(super) fn clear<P: StalePage>(
+    /// Clears the PTEs of the first of `parts`, at most [`MAX_PARTS`], that map what they should, and
+    /// undoes their accounting. A leaf that maps any of it is cleared as a whole, and answers for each
+    /// page that it mapped.
+    pub(super) fn clear<'a, P: StalePage + 'a>(
         &mut self,
-        pages: PageRange,
-        entry: &P,
-        nth: usize,
+        parts: impl Iterator<Item = Part<'a, P>>,
         _permit: &Permit,
-    ) -> Cleared {
-        let range = self.range.start()..self.range.end();
-        let Some(page) = nth_page(entry, nth, pages.span_pages()) else {
-            return Cleared::default();
-        };
-        if !range.contains(&pages.start()) || pages.end() > range.end {
-            return Cleared::default();
-        }
+    ) -> Changed {
         if self.leaf().is_some() {
-            // SAFETY:
-            // - By the type invariants it is a leaf of `_vma`, which is valid, and locked; it maps
-            //   all of `pages`.
-            // - `page` and those behind it, as many, are of `entry`, which owns a reference
-            //   (`StalePage`), and is in a batch (`Permit`), which keeps it until the flush. A leaf is
-            //   that folio, or made of `DriverPage`s: each of the others is kept until a batch over the
-            //   same mappings has taken it out, and flushed what this one owes (H2).
-            return unsafe { mechanism::clear_leaf(&mut self.table, pages, page) };
+            return self.clear_leaf(parts);
         }
-        let Some(pte) = self.pte(pages.start()) else {
-            return Cleared::default();
-        };
+        let mut list = PartList::new();
+        for part in parts.take(MAX_PARTS) {
+            list.push(part.pages, self.first_page(&part));
+        }
         // SAFETY:
-        // - By the type invariants the table is that of `_vma`, which is valid, and locked.
+        // - By the type invariants the table is that of `_vma`, which is valid, and locked for `addr`;
+        //   it is no leaf.
         // - A `Vma` is a VM_MIXEDMAP or a VM_PFNMAP mapping that is not copy-on-write.
-        // - `pte` is the entry of the first of `pages`, all of which lie in `range`, and so in the table.
-        // - `page` and those behind it are of `entry`, which owns a reference (`StalePage`), and is in a
-        //   batch (`Permit`), which keeps it until the flush.
-        unsafe { mechanism::clear_ptes(&mut self.table, pages, pte.as_ptr(), page) }
+        // - They are as many as fit in. `first_page` has seen to it that the pages lie in `range`, and so
+        //   in the table, or there are none; and that the entry has as many, which are a page or a folio:
+        //   it owns a reference (`StalePage`), and is in a batch (`Permit`), which keeps it until the
+        //   flush.
+        let mut changed =
+            unsafe { mechanism::clear_parts(&mut self.table, self.addr, list.as_slice()) };
+        changed.missing.0 |= list.strange.0;
+        changed
     }
 
-    /// Write-protects the PTE of `addr` if it maps page `nth` of `entry` and is writable and clean.
-    /// Returns whether it did: a leaf is not.
-    pub(super) fn protect<P: StalePage>(
+    /// As [`PageTable::clear`], of a leaf.
+    fn clear_leaf<'a, P: StalePage + 'a>(
         &mut self,
-        addr: usize,
-        entry: &P,
-        nth: usize,
-        _permit: &Permit,
-    ) -> bool {
-        let Some((pte, page)) = self.pte(addr).zip(nth_page(entry, nth, 1)) else {
+        parts: impl Iterator<Item = Part<'a, P>>,
+    ) -> Changed {
+        let mut changed = Changed::default();
+        for (number, part) in parts.take(MAX_PARTS).enumerate() {
+            let cleared = match self.first_page(&part) {
+                // SAFETY:
+                // - By the type invariants it is a leaf of `_vma`, which is valid, and locked; it maps
+                //   all of `pages`.
+                // - As for a table. A leaf is that folio, or made of `DriverPage`s: each of the others is
+                //   kept until a batch over the same mappings has taken it out, and flushed what this
+                //   one owes (H2).
+                Some(page) => unsafe { mechanism::clear_leaf(&mut self.table, part.pages, page) },
+                None => Cleared::default(),
+            };
+            changed.add_cleared(number, part.pages, cleared);
+        }
+        changed
+    }
+
+    /// Write-protects the PTE of `part`, which is one page, if it maps that and is writable and clean.
+    /// Returns whether it did: a leaf is not.
+    pub(super) fn protect<P: StalePage>(&mut self, part: Part<'_, P>, _permit: &Permit) -> bool {
+        let addr = part.pages.start();
+        let Some((pte, page)) = self.pte(addr).zip(self.first_page(&part)) else {
             return false;
         };
         // SAFETY: As for `clear`.
         unsafe { mechanism::protect_pte(&self.table, addr, pte.as_ptr(), page) }
     }
-}
 
-/// Returns page `nth` of `entry`, if it has `nr` from there on.
-fn nth_page<P: StalePage>(entry: &P, nth: usize, nr: usize) -> Option<*mut bindings::page> {
-    let behind = entry.nr_pages().checked_sub(nth)?;
-    // SAFETY: So many `struct page`s are one behind the other, if there is more than one.
-    (nr <= behind).then(|| unsafe { entry.page().as_ptr().add(nth) })
+    /// Returns the first page of `part`, if all of it lies in this table, and the entry has as many.
+    fn first_page<P: StalePage>(&self, part: &Part<'_, P>) -> Option<*mut bindings::page> {
+        let nr_behind = part.entry.nr_pages().checked_sub(part.nth)?;
+        let is_here = self.range.covers(part.pages) && part.pages.span_pages() <= nr_behind;
+        // SAFETY: So many `struct page`s are one behind the other, if there is more than one.
+        is_here.then(|| unsafe { part.entry.page().as_ptr().add(part.nth) })
+    }
 }
 
 impl Drop for PageTable<'_> {

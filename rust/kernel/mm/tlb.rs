@@ -125,6 +125,7 @@ pub mod mappings;
 mod mover;
 pub mod moves;
 pub mod owed;
+pub mod parts;
 pub mod per_page;
 pub mod policy;
 pub mod precise;

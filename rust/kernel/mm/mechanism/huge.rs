@@ -13,8 +13,8 @@ use crate::{
     bindings,
     mm::{
         tlb::{
-            range::PageRange,
-            walk::Cleared, //
+            parts::Cleared,
+            range::PageRange, //
         },
         Mm, //
     },

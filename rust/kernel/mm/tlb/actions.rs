@@ -6,10 +6,15 @@
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
 use super::{
-    range::PageRange,
+    batch::Stale,
+    parts::{
+        Changed,
+        Cleared,
+        Parts, //
+    },
     walk::{
         Action,
-        Changed,
+        Mapping,
         Permit,
         Unmap, //
     }, //
@@ -19,46 +24,41 @@ use super::{
 /// fault.
 pub(super) struct Clear;
 
-impl<P, M: Unmap<P>> Action<M, P> for Clear {
+impl<P: Stale, M: Unmap<P>> Action<M, P> for Clear {
+    #[inline]
     fn change(
         &self,
         _mapping: &M,
         table: &mut M::Table<'_>,
-        pages: PageRange,
-        entry: &P,
-        nth: usize,
+        parts: &mut Parts<'_, P>,
         permit: &Permit,
-    ) -> Option<Changed> {
-        let cleared = M::clear(table, pages, entry, nth, permit);
-        (cleared.nr > 0).then_some(Changed::Cleared {
-            nr: cleared.nr,
-            nr_dirty: cleared.nr_dirty,
-            doubtful: false,
-        })
+    ) -> Changed {
+        M::clear_each(table, parts, permit)
     }
 }
 
-/// Clears them: the second of [two phases](super::two_phase), in which the CPU is not trusted. So a
-/// clean PTE is no proof that nobody writes: not if mprotect made it writable again between the
-/// phases, nor if someone else made it read-only and has yet to flush that.
+/// Whether a clean PTE among those that were cleared is no proof that nobody writes: not if mprotect made
+/// it writable again between the phases, nor if someone else made it read-only and has yet to flush that.
+fn is_doubtful<M: Mapping>(cleared: Cleared, mapping: &M) -> bool {
+    cleared.nr > 0 && (cleared.nr_writable > 0 || mapping.flush_is_pending())
+}
+
+/// Clears them: the second of [two phases](super::two_phase), in which the CPU is not trusted.
 pub(super) struct ClearRest;
 
-impl<P, M: Unmap<P>> Action<M, P> for ClearRest {
+impl<P: Stale, M: Unmap<P>> Action<M, P> for ClearRest {
     fn change(
         &self,
         mapping: &M,
         table: &mut M::Table<'_>,
-        pages: PageRange,
-        entry: &P,
-        nth: usize,
+        parts: &mut Parts<'_, P>,
         permit: &Permit,
-    ) -> Option<Changed> {
-        let cleared = M::clear(table, pages, entry, nth, permit);
-        (cleared.nr > 0).then(|| Changed::Cleared {
-            nr: cleared.nr,
-            nr_dirty: cleared.nr_dirty,
-            doubtful: cleared.nr_writable > 0 || mapping.flush_is_pending(),
-        })
+    ) -> Changed {
+        let changed = M::clear_each(table, parts, permit);
+        Changed {
+            doubtful: is_doubtful(changed.cleared, mapping),
+            ..changed
+        }
     }
 }
 
@@ -66,21 +66,26 @@ impl<P, M: Unmap<P>> Action<M, P> for ClearRest {
 /// [two phases](super::two_phase).
 pub(super) struct Protect;
 
-impl<P, M: Unmap<P>> Action<M, P> for Protect {
+impl<P: Stale, M: Unmap<P>> Action<M, P> for Protect {
     fn change(
         &self,
         mapping: &M,
         table: &mut M::Table<'_>,
-        pages: PageRange,
-        entry: &P,
-        nth: usize,
+        parts: &mut Parts<'_, P>,
         permit: &Permit,
-    ) -> Option<Changed> {
-        if M::protect(table, pages.start(), entry, nth, permit) {
-            return Some(Changed::Protected);
+    ) -> Changed {
+        // A part at a time: each of its pages is one thing or the other.
+        let Some(part) = parts.next() else {
+            return Changed::default();
+        };
+        let mut changed = Changed::default();
+        for page in part.single() {
+            match M::protect(table, page, permit) {
+                true => changed.add_protected(page.pages),
+                false => changed.add_cleared(0, page.pages, M::clear(table, page, permit)),
+            }
         }
-        // What is behind it may have to be write-protected.
-        let (page, _) = pages.split_at(1);
-        ClearRest.change(mapping, table, page, entry, nth, permit)
+        changed.doubtful = is_doubtful(changed.cleared, mapping);
+        changed
     }
 }

@@ -17,6 +17,7 @@
 
 use super::{
     actions::Clear,
+    parts::Entry,
     policy::{
         Flush,
         Report,
@@ -26,7 +27,6 @@ use super::{
     walk::{
         Action,
         Change,
-        Entry,
         Item,
         Leaves,
         Mapping,
@@ -411,8 +411,11 @@ impl<'b, P: Stale, F: Flush + ?Sized> Staging<'b, P, F> {
             are_apart: false,
         };
         let entries = walked.entries();
-        entries.sort_unstable_by_key(|e| e.pgoff);
-        walked.are_apart = entries.is_sorted_by(|a, b| are_apart(a, b));
+        // Mostly they came in ascending order.
+        walked.are_apart = entries.is_sorted_by(|a, b| a.last() < b.pgoff) || {
+            entries.sort_unstable_by_key(|e| e.pgoff);
+            entries.is_sorted_by(|a, b| are_apart(a, b))
+        };
         (walked.walk_again(mappings, action), walked)
     }
 }
@@ -447,14 +450,13 @@ impl<P: Stale, F: Flush + ?Sized> Walked<'_, P, F> {
             return Walk::default();
         }
         let entries = self.batch.entries.list.get(self.from..).unwrap_or(&[]);
+        // Until they are dropped, at the end of this, others are told.
         let mut leaves = Leaves::new();
         let policy = &mut *self.batch.owed.0;
         let walk = Change::walk(mappings, entries, policy, action, &mut leaves);
         if walk.nr_leaves > 0 {
             self.batch.flush_leaves();
         }
-        // Others need not be told any more.
-        drop(leaves);
         walk
     }
 

@@ -3,6 +3,12 @@
 //! The mappings of a file, one of them, or those of a process, as the [`walk`](super::walk) sees them.
 
 use super::{
+    parts::{
+        Changed,
+        Cleared,
+        Part,
+        Parts, //
+    },
     policy::{
         sealed::Sealed,
         Touched, //
@@ -12,7 +18,6 @@ use super::{
         Pending, //
     },
     walk::{
-        Cleared,
         Mapping,
         Mappings,
         Permit,
@@ -309,24 +314,17 @@ impl Mapping for Vma {
 }
 
 impl<P: StalePage> Unmap<P> for Vma {
-    fn clear(
-        table: &mut PageTable<'_>,
-        pages: PageRange,
-        entry: &P,
-        nth: usize,
-        permit: &Permit,
-    ) -> Cleared {
-        table.clear(pages, entry, nth, permit)
+    fn clear(table: &mut PageTable<'_>, part: Part<'_, P>, permit: &Permit) -> Cleared {
+        table.clear(core::iter::once(part), permit).cleared
     }
 
-    fn protect(
-        table: &mut PageTable<'_>,
-        addr: usize,
-        entry: &P,
-        nth: usize,
-        permit: &Permit,
-    ) -> bool {
-        table.protect(addr, entry, nth, permit)
+    #[inline]
+    fn clear_each(table: &mut PageTable<'_>, parts: &mut Parts<'_, P>, permit: &Permit) -> Changed {
+        table.clear(parts, permit)
+    }
+
+    fn protect(table: &mut PageTable<'_>, part: Part<'_, P>, permit: &Permit) -> bool {
+        table.protect(part, permit)
     }
 }
 

@@ -186,7 +186,8 @@ pub trait Record: sealed::Sealed {
     }
 
     /// The PTE of `page` was cleared, by the caller under the page-table lock that it still holds
-    /// or by someone else, or is to be flushed without being cleared.
+    /// or by someone else, or is to be flushed without being cleared; or it lies between others of its
+    /// folio that were.
     fn cleared(&mut self, _mm: &Self::Mm, _page: PageRange) {}
 
     /// `pending` is all that [`Record::cleared`] was called for since the last call. If the caller

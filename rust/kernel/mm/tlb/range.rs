@@ -108,21 +108,26 @@ impl PageRange {
             .filter_map(Self::of_page)
     }
 
-    /// Returns the first `nr_pages` pages, one at least and all at most, and what is behind them.
-    pub fn split_at(self, nr_pages: usize) -> (Self, Option<Self>) {
-        let nr_pages = nr_pages.clamp(1, self.span_pages());
-        let at = self.start + (nr_pages << PAGE_SHIFT);
-        // INVARIANT: `at` is a multiple of the page size, above `start` and not above `end`.
-        let first = Self {
-            start: self.start,
-            end: at,
-        };
-        (first, Self::new(at, self.end))
+    /// Returns its pages from number `first` on, at most `nr_pages`; [`None`] if there are none.
+    #[inline]
+    pub fn part(self, first: usize, nr_pages: usize) -> Option<Self> {
+        let nr_pages = nr_pages.min(self.span_pages().checked_sub(first)?);
+        let start = self.start + (first << PAGE_SHIFT);
+        // INVARIANT: Both are multiples of the page size, and lie in the range; `end` is above `start`.
+        (nr_pages > 0).then_some(Self {
+            start,
+            end: start + (nr_pages << PAGE_SHIFT),
+        })
     }
 
     /// Returns whether `addr` lies in the range.
     pub const fn contains(self, addr: usize) -> bool {
         self.start <= addr && addr < self.end
+    }
+
+    /// Returns whether all of `other` lies in the range.
+    pub const fn covers(self, other: Self) -> bool {
+        self.start <= other.start && other.end <= self.end
     }
 }
 
@@ -216,24 +221,28 @@ mod tests {
         assert_eq!(both.span_pages(), 8);
         assert!(both.contains(5 * P) && !both.contains(9 * P));
         assert_eq!(both.union(range(2 * P, 3 * P)), both);
+        assert!(both.covers(both) && both.covers(range(2 * P, 3 * P)));
+        assert!(!both.covers(range(0, 2 * P)) && !both.covers(range(8 * P, 10 * P)));
         assert_eq!(both.pages().count(), 8);
         assert_eq!(both.pages().next(), Some(range(P, 2 * P)));
     }
 
     #[test]
-    fn split_at_leaves_nothing_out() {
+    fn part_is_of_the_range() {
         let all = range(3 * P, 8 * P);
-        for (nr, first, rest) in [
-            (0, 1, 4),
-            (1, 1, 4),
-            (4, 4, 1),
-            (5, 5, 0),
-            (usize::MAX, 5, 0),
+        for (first, nr_pages, pages) in [
+            (0, 5, Some((3, 8))),
+            (0, 1, Some((3, 4))),
+            (2, 2, Some((5, 7))),
+            (2, usize::MAX, Some((5, 8))),
+            (4, 1, Some((7, 8))),
+            (0, 0, None),
+            (5, 1, None),
+            (6, 1, None),
+            (usize::MAX, 1, None),
         ] {
-            let (a, b) = all.split_at(nr);
-            assert_eq!(a, range(3 * P, (3 + first) * P));
-            assert_eq!(b, PageRange::new((3 + first) * P, 8 * P));
-            assert_eq!(b.map_or(0, PageRange::span_pages), rest);
+            let pages = pages.map(|(start, end)| range(start * P, end * P));
+            assert_eq!(all.part(first, nr_pages), pages);
         }
     }
 

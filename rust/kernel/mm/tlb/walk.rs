@@ -11,14 +11,14 @@
 //! page-table lock:
 //!
 //! 1. The action changes the PTEs.
-//! 2. If it finds none of ours, but someone else has cleared PTEs of that mm and has yet to flush
+//! 2. If it does not find all of ours, but someone else has cleared PTEs of that mm and has yet to flush
 //!    them, other CPUs may still reach the page: the flush has to cover it (H2).
 //! 3. The policy is told ([`Record::record`]): after the PTEs were changed (H1), before the lock is
 //!    dropped, so that munmap, mprotect, mremap and madvise, which take the same lock, see that a
 //!    flush is owed (H4).
 //!
-//! An entry of a batch is a page, or a folio of several. What a page table shows of it is changed in
-//! one go, as far as it is there.
+//! An entry of a batch is a page, or a folio of several. What a page table shows of it is a [`Part`]:
+//! several of those are changed in one go ([`MAX_PARTS`]), each as far as it is there.
 //!
 //! Where there is a *leaf*, which maps all that a page table would (2 MiB), it is changed as a whole if
 //! any of the items is mapped by it. Others would find neither a PTE nor a table, and return early: so
@@ -36,6 +36,14 @@
 
 use super::{
     batch::Stale,
+    parts::{
+        Changed,
+        Cleared,
+        Entry,
+        Part,
+        Parts,
+        MAX_PARTS, //
+    },
     policy::{
         sealed::Sealed,
         Flush,
@@ -50,7 +58,6 @@ use super::{
     },
     window::Window, //
 };
-use kernel::page::PAGE_SHIFT;
 
 /// Identifies the mappings of a file over one driver's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,27 +130,31 @@ pub trait Mapping: Sealed {
 }
 
 /// A mapping that entries `P` of a batch can be taken out of.
-pub trait Unmap<P>: Mapping {
-    /// Clears the PTEs of `pages`, from the first on, as far as they map page `nth` of `entry` and what
-    /// is behind it. Returns how many that were, and what was in them. A leaf is cleared as a whole,
-    /// and returns the same for each of the pages that it mapped.
-    fn clear(
-        table: &mut Self::Table<'_>,
-        pages: PageRange,
-        entry: &P,
-        nth: usize,
-        permit: &Permit,
-    ) -> Cleared;
+pub trait Unmap<P: Stale>: Mapping {
+    /// Clears the PTE of `part`, which is one page, if it maps that. Returns whether it did, and what was
+    /// in it. A leaf is cleared as a whole, and returns the same for each of the pages that it mapped.
+    fn clear(table: &mut Self::Table<'_>, part: Part<'_, P>, permit: &Permit) -> Cleared;
 
-    /// Write-protects the PTE of `addr` if it maps page `nth` of `entry` and is writable and clean;
-    /// returns whether it did. A leaf is not.
-    fn protect(
+    /// As [`Unmap::clear`], for all pages of the first [`MAX_PARTS`] of `parts` at most, which it takes
+    /// out.
+    fn clear_each(
         table: &mut Self::Table<'_>,
-        addr: usize,
-        entry: &P,
-        nth: usize,
+        parts: &mut Parts<'_, P>,
         permit: &Permit,
-    ) -> bool;
+    ) -> Changed {
+        let mut changed = Changed::default();
+        for (number, part) in parts.take(MAX_PARTS).enumerate() {
+            for page in part.single() {
+                let cleared = Self::clear(table, page, permit);
+                changed.add_cleared(number, page.pages, cleared);
+            }
+        }
+        changed
+    }
+
+    /// Write-protects the PTE of `part`, which is one page, if it maps that and is writable and clean;
+    /// returns whether it did. A leaf is not.
+    fn protect(table: &mut Self::Table<'_>, part: Part<'_, P>, permit: &Permit) -> bool;
 }
 
 /// Address spaces in which leaves were cleared: others are told until this is dropped, and that is
@@ -186,18 +197,6 @@ impl<A> Leaves<A> {
 /// the policy is told before the page table is unlocked. Only [`Change`] makes one.
 pub struct Permit(());
 
-/// PTEs that were cleared, one behind the other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cleared {
-    /// How many.
-    pub nr: usize,
-    /// How many of them had the Dirty bit set: until the flush, a CPU can still write to the page
-    /// without a fault.
-    pub nr_dirty: usize,
-    /// How many of them were writable: until the flush, a CPU that breaks its promise can.
-    pub nr_writable: usize,
-}
-
 /// What a walk walks for: pages of the file, one behind the other, and more.
 pub trait Item {
     /// Returns which page of the file it is, or begins with.
@@ -212,13 +211,6 @@ pub trait Item {
     fn last(&self) -> usize {
         self.pgoff().saturating_add(self.nr_pages().max(1) - 1)
     }
-}
-
-/// A page in a batch, or a folio, and which page of the file it was, or began with.
-#[derive(Debug)]
-pub struct Entry<P> {
-    pub(crate) pgoff: usize,
-    pub(crate) page: P,
 }
 
 impl<P: Stale> Item for Entry<P> {
@@ -270,14 +262,9 @@ impl<M> At<'_, M> {
         PageRange::of_page(self.window.address_of(pgoff)?)
     }
 
-    /// Returns what the page table shows of `item`, and with which of its pages that begins.
-    fn part<I: Item>(&self, item: &I) -> Option<(usize, PageRange)> {
-        let nth = self.pgoff.saturating_sub(item.pgoff());
-        let nr_before = item.pgoff().saturating_sub(self.pgoff);
-        let nr_pages = item.nr_pages().checked_sub(nth)?;
-        let start = self.table.start() + (nr_before << PAGE_SHIFT);
-        let end = start.saturating_add(nr_pages << PAGE_SHIFT);
-        Some((nth, PageRange::new(start, end.min(self.table.end()))?))
+    /// Returns what the page table shows of `entries`.
+    fn parts<'a, P>(&self, entries: &'a [Entry<P>]) -> Parts<'a, P> {
+        Parts::new(self.table, self.pgoff, entries)
     }
 }
 
@@ -362,59 +349,17 @@ where
     }
 }
 
-/// What an [`Action`] did to PTEs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Changed {
-    /// One is read-only now. It was clean.
-    Protected,
-    /// They are none now.
-    Cleared {
-        /// How many they are.
-        nr: usize,
-        /// How many of them were dirty.
-        nr_dirty: usize,
-        /// Those that were not are no proof that nobody writes to their pages until the flush.
-        doubtful: bool,
-    },
-}
-
-impl Changed {
-    /// How many PTEs.
-    fn nr(&self) -> usize {
-        match self {
-            Self::Protected => 1,
-            Self::Cleared { nr, .. } => *nr,
-        }
-    }
-
-    /// As one: that of a leaf.
-    fn as_one(self) -> Self {
-        match self {
-            Self::Protected => self,
-            Self::Cleared {
-                nr_dirty, doubtful, ..
-            } => Self::Cleared {
-                nr: 1,
-                nr_dirty: nr_dirty.min(1),
-                doubtful,
-            },
-        }
-    }
-}
-
 /// What [`Change`] does to PTEs.
 pub trait Action<M: Mapping, P> {
-    /// Changes the PTE of the first of `pages`, if it maps page `nth` of `entry`, and maybe those behind
-    /// it that map what is behind that. [`None`] if it does not.
+    /// Changes the PTEs of the first of `parts`, one at least and [`MAX_PARTS`] at most, that map what
+    /// they should, and takes those parts out.
     fn change(
         &self,
         mapping: &M,
         table: &mut M::Table<'_>,
-        pages: PageRange,
-        entry: &P,
-        nth: usize,
+        parts: &mut Parts<'_, P>,
         permit: &Permit,
-    ) -> Option<Changed>;
+    ) -> Changed;
 }
 
 /// How many PTEs a walk changed. A leaf counts as one.
@@ -432,22 +377,12 @@ pub struct Walk {
 
 impl Walk {
     /// Counts PTEs. Returns what is owed for them: `pages` is where they are.
-    fn count(&mut self, pages: PageRange, changed: Changed) -> Pending {
-        match changed {
-            Changed::Protected => {
-                self.nr_protected += 1;
-                Pending::new(pages, 0)
-            }
-            Changed::Cleared {
-                nr,
-                nr_dirty,
-                doubtful,
-            } => {
-                self.nr_cleared += nr;
-                self.nr_dirty += nr_dirty;
-                Pending::new(pages, nr).dirty(nr_dirty > 0 || doubtful)
-            }
-        }
+    fn count(&mut self, pages: PageRange, changed: &Changed) -> Pending {
+        let Cleared { nr, nr_dirty, .. } = changed.cleared;
+        self.nr_protected += changed.nr_protected;
+        self.nr_cleared += nr;
+        self.nr_dirty += nr_dirty;
+        Pending::new(pages, nr).dirty(nr_dirty > 0 || changed.doubtful)
     }
 }
 
@@ -485,8 +420,8 @@ impl<'p, F: ?Sized, A, L> Change<'p, F, A, L> {
         change.done
     }
 
-    /// Pages without a PTE of ours to change, if someone else has cleared PTEs of this mm and has
-    /// yet to flush them: other CPUs may still reach the pages, so the flush has to cover them
+    /// Pages without a PTE of ours to change, or around one, if someone else has cleared PTEs of this mm
+    /// and has yet to flush them: other CPUs may still reach the pages, so the flush has to cover them
     /// (H2). No PTE of theirs counts as cleared by us.
     fn owed_elsewhere<M: Mapping>(
         &mut self,
@@ -505,7 +440,7 @@ impl<'p, F: ?Sized, A, L> Change<'p, F, A, L> {
                 .pages()
                 .for_each(|page| self.policy.cleared(mapping.mm(), page));
             // What they cleared may have been dirty.
-            extend(&mut all, Pending::new(pages, 0).dirty(true));
+            extend(&mut all, Some(Pending::new(pages, 0).dirty(true)));
         }
         all
     }
@@ -523,45 +458,62 @@ impl<'p, F: ?Sized, A, L> Change<'p, F, A, L> {
         A: Action<M, P>,
         P: Stale,
     {
-        let flushes_each = self.policy.flushes_each();
+        // A policy that flushes each is told of one before the next is cleared.
+        let nr_at_once = match self.policy.flushes_each() {
+            true => 1,
+            false => entries.len().max(1),
+        };
         let mut all = None;
-        for entry in entries {
-            let mut part = at.part(entry);
-            while let Some((nth, pages)) = part {
-                let changed = self.change(at.mapping, table, pages, &entry.page, nth);
-                let (done, rest) = pages.split_at(changed.map_or(1, |changed| changed.nr()));
-                if let Some(changed) = changed {
-                    if flushes_each {
-                        done.pages()
-                            .for_each(|page| self.policy.cleared(at.mapping.mm(), page));
-                    }
-                    extend(&mut all, self.done.count(done, changed));
-                } else if let Some(pending) =
-                    self.owed_elsewhere(at.mapping, core::iter::once(done))
-                {
-                    extend(&mut all, pending);
-                }
-                part = rest.map(|rest| (nth + done.span_pages(), rest));
+        for entries in entries.chunks(nr_at_once) {
+            let mut parts = at.parts(entries);
+            while !parts.is_done() {
+                self.change_some(at, table, &mut parts, &mut all);
             }
         }
         all
     }
 
-    /// Has the action done to `pages`, which show `entry` from its page `nth` on.
+    /// Changes some of `parts`, takes them out, and adds what is owed for them.
+    fn change_some<M, P>(
+        &mut self,
+        at: &At<'_, M>,
+        table: &mut M::Table<'_>,
+        parts: &mut Parts<'_, P>,
+        all: &mut Option<Pending>,
+    ) where
+        M: Mapping,
+        F: Record<Mm = M::Mm>,
+        A: Action<M, P>,
+        P: Stale,
+    {
+        let these = parts.clone();
+        let changed = self.change(at.mapping, table, parts);
+        if let Some(range) = changed.range {
+            if self.policy.flushes_each() {
+                range
+                    .pages()
+                    .for_each(|page| self.policy.cleared(at.mapping.mm(), page));
+            }
+            extend(all, Some(self.done.count(range, &changed)));
+        }
+        if !changed.missing.is_none() {
+            let others = changed.missing.of(these);
+            extend(all, self.owed_elsewhere(at.mapping, others));
+        }
+    }
+
+    /// Has the action done to some of `parts`.
     fn change<M, P>(
         &self,
         mapping: &M,
         table: &mut M::Table<'_>,
-        pages: PageRange,
-        entry: &P,
-        nth: usize,
-    ) -> Option<Changed>
+        parts: &mut Parts<'_, P>,
+    ) -> Changed
     where
         M: Mapping,
         A: Action<M, P>,
     {
-        self.action
-            .change(mapping, table, pages, entry, nth, &Permit(()))
+        self.action.change(mapping, table, parts, &Permit(()))
     }
 
     /// Changes a leaf, in the place of the page table of all `entries`. It goes as a whole: the flush
@@ -570,7 +522,7 @@ impl<'p, F: ?Sized, A, L> Change<'p, F, A, L> {
     fn visit_leaf<M, P>(
         &mut self,
         at: &At<'_, M>,
-        mut table: M::Table<'_>,
+        table: &mut M::Table<'_>,
         leaf: PageRange,
         entries: &[Entry<P>],
     ) where
@@ -582,25 +534,20 @@ impl<'p, F: ?Sized, A, L> Change<'p, F, A, L> {
         // Before it is cleared. If there is nothing to clear, they flush for nothing.
         let is_announced = self.leaves.announce(at.mapping);
         let (mut all, mut is_cleared) = (None, false);
-        for entry in entries {
-            let Some((nth, pages)) = at.part(entry) else {
-                continue;
-            };
-            match self.change(at.mapping, &mut table, pages, &entry.page, nth) {
-                // It is one entry, and was counted.
-                Some(_) if is_cleared => {}
-                Some(changed) => {
-                    is_cleared = true;
-                    self.policy.cleared(at.mapping.mm(), leaf);
-                    extend(&mut all, self.done.count(leaf, changed.as_one()));
-                }
+        let mut parts = at.parts(entries);
+        while !parts.is_done() {
+            let these = parts.clone();
+            let changed = self.change(at.mapping, table, &mut parts);
+            // It is one entry, and is counted once.
+            if changed.range.is_some() && !is_cleared {
+                is_cleared = true;
+                self.policy.cleared(at.mapping.mm(), leaf);
+                extend(&mut all, Some(self.done.count(leaf, &changed.as_one())));
+            }
+            if !changed.missing.is_none() {
                 // The leaf maps another page there. That a flush is owed is so at least since above.
-                None => {
-                    let pages = core::iter::once(pages);
-                    if let Some(pending) = self.owed_elsewhere(at.mapping, pages) {
-                        extend(&mut all, pending);
-                    }
-                }
+                let others = changed.missing.of(these);
+                extend(&mut all, self.owed_elsewhere(at.mapping, others));
             }
         }
         // H1, H4: as for a table.
@@ -613,7 +560,6 @@ impl<'p, F: ?Sized, A, L> Change<'p, F, A, L> {
                 at.mapping.flush_now(leaf);
             }
         }
-        drop(table);
     }
 }
 
@@ -626,23 +572,21 @@ where
 {
     const CHANGES: bool = true;
 
-    fn visit(&mut self, at: &At<'_, M>, table: Option<M::Table<'_>>, entries: &[Entry<P>]) {
-        let Some(mut table) = table else {
-            let parts = entries.iter().filter_map(|entry| at.part(entry));
-            let pages = parts.map(|(_nth, pages)| pages);
+    fn visit(&mut self, at: &At<'_, M>, mut locked: Option<M::Table<'_>>, entries: &[Entry<P>]) {
+        let Some(table) = locked.as_mut() else {
+            let pages = at.parts(entries).map(|part| part.pages);
             if let Some(pending) = self.owed_elsewhere(at.mapping, pages) {
                 record(self.policy, at.mapping, pending, Touched::OwedElsewhere);
             }
             return;
         };
-        if let Some(leaf) = M::leaf(&table) {
+        if let Some(leaf) = M::leaf(table) {
             return self.visit_leaf(at, table, leaf, entries);
         }
-        // H1, H4: after the PTEs were changed, before their lock is released.
-        if let Some(pending) = self.change_all(at, &mut table, entries) {
+        // H1, H4: after the PTEs were changed, before their lock is released, at the end of this.
+        if let Some(pending) = self.change_all(at, table, entries) {
             record(self.policy, at.mapping, pending, Touched::Unmapped);
         }
-        drop(table);
     }
 }
 
@@ -655,11 +599,12 @@ where
     mapping.trace_owed(pending, why);
 }
 
-/// Adds `page` to what was changed in one page table.
-fn extend(all: &mut Option<Pending>, page: Pending) {
-    match all {
-        Some(pending) => pending.merge(page),
-        None => *all = Some(page),
+/// Adds `more` to what was changed in one page table.
+fn extend(all: &mut Option<Pending>, more: Option<Pending>) {
+    match (all.as_mut(), more) {
+        (Some(pending), Some(more)) => pending.merge(more),
+        (None, Some(_)) => *all = more,
+        (_, None) => {}
     }
 }
 

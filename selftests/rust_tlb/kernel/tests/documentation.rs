@@ -167,10 +167,15 @@ fn has_function(sources: &str, name: &str) -> bool {
     let is_function = |at: usize| {
         let (before, after) = (&sources[..at], &sources[at + name.len()..]);
         let ends = after.starts_with(['(', '<']);
-        // In C, the line starts with the type that it returns.
-        let line = before.rsplit('\n').next().unwrap_or("");
-        let is_c = after.starts_with('(') && line.starts_with(char::is_alphabetic);
-        ends && (before.ends_with("fn ") || is_c && line.ends_with([' ', '*']))
+        // In C, the line starts with the type that it returns, or that is all that is on the one before.
+        let mut lines = before.rsplit('\n');
+        let type_of = match (lines.next().unwrap_or(""), lines.next().unwrap_or("")) {
+            ("", line) if !line.ends_with([';', ',', ' ']) => line,
+            (line, _) if line.ends_with([' ', '*']) => line,
+            _ => "",
+        };
+        let is_c = after.starts_with('(') && type_of.starts_with(char::is_alphabetic);
+        ends && (before.ends_with("fn ") || is_c)
     };
     starts.into_iter().any(is_function)
 }

@@ -265,7 +265,7 @@ mod tests {
                  [ 9.0] =================\n[ 9.0]  tlb_defer_later+0x1/0x2\n"
             ))
         };
-        let ours = report("folio_put / folio_put", "tlb_defer_clear_ptes+0x1/0x2");
+        let ours = report("folio_put / folio_put", "tlb_defer_clear_parts+0x1/0x2");
         assert_eq!(first_complaint(&ours), Some(&ours[2..6]));
         for (title, frame) in [
             ("mas_walk / mas_wmb_replace", "lock_vma_under_rcu+0x1/0x2"),

@@ -16,6 +16,7 @@ use crate::{
     mm::tlb::{
         batch::{Batch, Proof, Staging, Stale},
         broadcast::Broadcast,
+        parts::{Cleared, Part},
         per_page::PerPage,
         policy::{self, sealed::Sealed, Flush, Rule, Touched},
         precise::Precise,
@@ -24,7 +25,7 @@ use crate::{
         ringed::Ringed,
         unflushed::Unflushed,
         unnoted::Unnoted,
-        walk::{Cleared, Mapping, Mappings, Permit, Place, Unmap},
+        walk::{Mapping, Mappings, Permit, Place, Unmap},
         window::Window,
     },
     page::{PAGE_SHIFT, PAGE_SIZE},
@@ -459,14 +460,8 @@ impl Locked<'_> {
 }
 
 impl<'c> Unmap<Taken<'c>> for Shown<'_> {
-    fn clear(
-        table: &mut Locked<'_>,
-        pages: PageRange,
-        page: &Taken<'c>,
-        _nth: usize,
-        _permit: &Permit,
-    ) -> Cleared {
-        let (mm, page, frame) = table.at(pages.start(), page);
+    fn clear(table: &mut Locked<'_>, part: Part<'_, Taken<'c>>, _permit: &Permit) -> Cleared {
+        let (mm, page, frame) = table.at(part.pages.start(), part.entry);
         let was = table.0.calls.ask(Call::Clear { mm, page, frame });
         match was & Was::CHANGED {
             0 => Cleared::default(),
@@ -478,14 +473,8 @@ impl<'c> Unmap<Taken<'c>> for Shown<'_> {
         }
     }
 
-    fn protect(
-        table: &mut Locked<'_>,
-        addr: usize,
-        page: &Taken<'c>,
-        _nth: usize,
-        _permit: &Permit,
-    ) -> bool {
-        let (mm, page, frame) = table.at(addr, page);
+    fn protect(table: &mut Locked<'_>, part: Part<'_, Taken<'c>>, _permit: &Permit) -> bool {
+        let (mm, page, frame) = table.at(part.pages.start(), part.entry);
         table.0.calls.ask(Call::Protect { mm, page, frame }) != 0
     }
 }

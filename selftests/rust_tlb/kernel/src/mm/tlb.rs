@@ -26,6 +26,8 @@ mod mover;
 pub mod moves;
 #[path = "../../../srctree/rust/kernel/mm/tlb/owed.rs"]
 pub mod owed;
+#[path = "../../../srctree/rust/kernel/mm/tlb/parts.rs"]
+pub mod parts;
 #[path = "../../../srctree/rust/kernel/mm/tlb/per_page.rs"]
 pub mod per_page;
 #[path = "../../../srctree/rust/kernel/mm/tlb/policy.rs"]

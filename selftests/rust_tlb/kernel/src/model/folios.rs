@@ -8,9 +8,10 @@ use crate::{
     alloc::{KBox, GFP_KERNEL},
     mm::tlb::{
         batch::{Batch, Proof, Stale},
+        parts::{Cleared, Part},
         policy::{sealed::Sealed, Flush, Kind, Record, Report, Touched},
         range::{PageRange, Pending},
-        walk::{Cleared, Mapping, Mappings, Permit, Place, Unmap},
+        walk::{Mapping, Mappings, Permit, Place, Unmap},
         window::{Window, PTRS_PER_PTE},
     },
     page::{PAGE_SHIFT, PAGE_SIZE},
@@ -95,6 +96,22 @@ impl Mm {
         let addrs = pgoffs.filter_map(|pgoff| self.shown.address_of(pgoff));
         addrs.map(|addr| addr >> PAGE_SHIFT).collect()
     }
+
+    /// In each page table, of each folio, from the first to the last of what is one of `ours`.
+    fn spans(&self, folios: &[(usize, usize)], ours: &Vpns) -> Vpns {
+        let mut all = Vpns::new();
+        for folio in folios {
+            let there: Vec<usize> = self.shows([folio]).intersection(ours).copied().collect();
+            for part in there.chunk_by(in_one_table) {
+                all.extend(part[0]..=part[part.len() - 1]);
+            }
+        }
+        all
+    }
+}
+
+fn in_one_table(a: &usize, b: &usize) -> bool {
+    a / PTRS_PER_PTE == b / PTRS_PER_PTE
 }
 
 struct All<'a>(&'a [Mm]);
@@ -180,29 +197,23 @@ impl Mapping for Mm {
 }
 
 impl Unmap<Folio> for Mm {
-    fn clear(
-        table: &mut Locked<'_>,
-        pages: PageRange,
-        folio: &Folio,
-        nth: usize,
-        _permit: &Permit,
-    ) -> Cleared {
+    fn clear(table: &mut Locked<'_>, part: Part<'_, Folio>, _permit: &Permit) -> Cleared {
+        let Part { pages, entry, nth } = part;
         let in_one = |vpn: usize| vpn / PTRS_PER_PTE;
         let (first, last) = (pages.start() >> PAGE_SHIFT, (pages.end() - 1) >> PAGE_SHIFT);
         assert_eq!(in_one(first), in_one(last), "behind the page table");
         assert!(
-            nth + pages.span_pages() <= folio.nr_pages,
+            nth + pages.span_pages() <= entry.nr_pages,
             "behind the folio"
         );
         let mut space = table.0.space.borrow_mut();
         let mut nr = 0;
-        for (vpn, frame) in (first..=last).zip(folio.first + nth..) {
-            if space.ptes.get(&vpn) != Some(&frame) {
-                break;
+        for (vpn, frame) in (first..=last).zip(entry.first + nth..) {
+            if space.ptes.get(&vpn) == Some(&frame) {
+                space.ptes.remove(&vpn);
+                space.unrecorded.insert(vpn);
+                nr += 1;
             }
-            space.ptes.remove(&vpn);
-            space.unrecorded.insert(vpn);
-            nr += 1;
         }
         Cleared {
             nr,
@@ -210,13 +221,15 @@ impl Unmap<Folio> for Mm {
         }
     }
 
-    fn protect(_: &mut Locked<'_>, _: usize, _: &Folio, _: usize, _: &Permit) -> bool {
+    fn protect(_: &mut Locked<'_>, _: Part<'_, Folio>, _: &Permit) -> bool {
         false
     }
 }
 
 /// A policy that notes what it is told.
-struct Told;
+struct Told {
+    flushes_each: bool,
+}
 
 fn vpns(range: PageRange) -> impl Iterator<Item = usize> {
     range.start() >> PAGE_SHIFT..range.end() >> PAGE_SHIFT
@@ -228,7 +241,7 @@ impl Record for Told {
     type Mm = Mm;
 
     fn flushes_each(&self) -> bool {
-        true
+        self.flushes_each
     }
 
     fn cleared(&mut self, mm: &Mm, page: PageRange) {
@@ -329,10 +342,11 @@ proptest! {
     fn all_that_is_mapped_of_a_folio_goes(
         scenes in prop::collection::vec(scene(), 1..4),
         folios in folios(),
+        flushes_each: bool,
     ) {
         let mms: Vec<Mm> = scenes.iter().map(Scene::mm).collect();
         let before: Vec<_> = mms.iter().map(|mm| mm.space.borrow().ptes.clone()).collect();
-        let policy = KBox::new(Told, GFP_KERNEL).unwrap();
+        let policy = KBox::new(Told { flushes_each }, GFP_KERNEL).unwrap();
         let mut batch = Batch::with_policy(policy, folios.len(), GFP_KERNEL).unwrap();
         let mut staging = batch.stage();
         // In any order.
@@ -354,10 +368,18 @@ proptest! {
             prop_assert_eq!(&space.ptes, &left);
             prop_assert_eq!(space.nr_recorded, ours.len());
             prop_assert!(ours.is_subset(&space.recorded));
-            // H2: what is not there may be owed by someone else. Nothing else is told of.
-            let expected = if mm.is_owed { &shown } else { &ours };
-            prop_assert!(expected.is_subset(&space.recorded));
-            prop_assert_eq!(&space.each, expected);
+            // H2: what is not there may be owed by someone else. Nothing else is told of: in each table
+            // a flush begins and ends with a page that was ours.
+            let must = if mm.is_owed { &shown } else { &ours };
+            prop_assert!(must.is_subset(&space.recorded));
+            let recorded: Vec<usize> = space.recorded.iter().copied().collect();
+            for table in recorded.chunk_by(in_one_table) {
+                prop_assert!(must.contains(&table[0]));
+                prop_assert!(must.contains(&table[table.len() - 1]));
+            }
+            let spans = mm.spans(&folios, &ours);
+            prop_assert!(!flushes_each || spans.is_subset(&space.each));
+            prop_assert!(must.union(&spans).copied().collect::<Vpns>().is_superset(&space.each));
             let tables: BTreeSet<usize> = shown.iter().map(|vpn| vpn / PTRS_PER_PTE).collect();
             prop_assert!(space.nr_locked <= tables.len(), "locked twice");
         }
@@ -388,7 +410,13 @@ fn folios_that_share_a_page_stay() {
             strangers: vec![],
         };
         let mms = [scene.mm()];
-        let policy = KBox::new(Told, GFP_KERNEL).unwrap();
+        let policy = KBox::new(
+            Told {
+                flushes_each: false,
+            },
+            GFP_KERNEL,
+        )
+        .unwrap();
         let mut batch = Batch::with_policy(policy, 3, GFP_KERNEL).unwrap();
         let mut staging = batch.stage();
         for (first, nr_pages) in [a, b, (20, 4)] {

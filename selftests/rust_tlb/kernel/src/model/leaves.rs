@@ -7,9 +7,10 @@ use crate::{
     alloc::{KBox, GFP_KERNEL},
     mm::tlb::{
         batch::{Batch, Proof, Stale},
+        parts::{Cleared, Part},
         policy::{sealed::Sealed, Flush, Kind, Record, Report, Touched, MAX_MMS},
         range::{PageRange, Pending},
-        walk::{Cleared, Mapping, Mappings, Permit, Place, Unmap},
+        walk::{Mapping, Mappings, Permit, Place, Unmap},
         window::{Window, PTRS_PER_PTE},
     },
     page::PAGE_SIZE,
@@ -177,21 +178,15 @@ impl<'l> Mapping for Space<'l> {
 }
 
 impl Unmap<Page> for Space<'_> {
-    fn clear(
-        table: &mut Locked<'_>,
-        pages: PageRange,
-        page: &Page,
-        _nth: usize,
-        _permit: &Permit,
-    ) -> Cleared {
+    fn clear(table: &mut Locked<'_>, part: Part<'_, Page>, _permit: &Permit) -> Cleared {
         let Locked { space, nr } = *table;
-        if page.is_stranger {
+        if part.entry.is_stranger {
             return Cleared::default();
         }
         if space.are_there[nr].replace(false) {
             space.log(Clear(space.mm.0));
         }
-        let nr = pages.span_pages();
+        let nr = part.pages.span_pages();
         Cleared {
             nr,
             nr_dirty: if space.dirty { nr } else { 0 },
@@ -199,13 +194,7 @@ impl Unmap<Page> for Space<'_> {
         }
     }
 
-    fn protect(
-        _table: &mut Locked<'_>,
-        _addr: usize,
-        _page: &Page,
-        _nth: usize,
-        _permit: &Permit,
-    ) -> bool {
+    fn protect(_table: &mut Locked<'_>, _part: Part<'_, Page>, _permit: &Permit) -> bool {
         false
     }
 }

@@ -11,9 +11,10 @@ use super::{
 use crate::{
     mm::tlb::{
         batch::{Proof, Stale},
+        parts::{Cleared, Part},
         policy::{sealed::Sealed, Touched},
         range::{PageRange, Pending},
-        walk::{Cleared, Mapping, Mappings, Permit, Place, Unmap},
+        walk::{Mapping, Mappings, Permit, Place, Unmap},
         window::{Window, PTRS_PER_PTE},
     },
     page::PAGE_SHIFT,
@@ -171,45 +172,21 @@ impl Locked<'_> {
 }
 
 impl Unmap<Taken> for Process<'_> {
-    fn clear(
-        table: &mut Locked<'_>,
-        pages: PageRange,
-        page: &Taken,
-        _nth: usize,
-        _permit: &Permit,
-    ) -> Cleared {
-        table.clear(pages, page.frame)
+    fn clear(table: &mut Locked<'_>, part: Part<'_, Taken>, _permit: &Permit) -> Cleared {
+        table.clear(part.pages, part.entry.frame)
     }
 
-    fn protect(
-        table: &mut Locked<'_>,
-        addr: usize,
-        page: &Taken,
-        _nth: usize,
-        _permit: &Permit,
-    ) -> bool {
-        table.protect(addr, page.frame)
+    fn protect(table: &mut Locked<'_>, part: Part<'_, Taken>, _permit: &Permit) -> bool {
+        table.protect(part.pages.start(), part.entry.frame)
     }
 }
 
 impl Unmap<Frame> for Process<'_> {
-    fn clear(
-        table: &mut Locked<'_>,
-        pages: PageRange,
-        frame: &Frame,
-        _nth: usize,
-        _permit: &Permit,
-    ) -> Cleared {
-        table.clear(pages, *frame)
+    fn clear(table: &mut Locked<'_>, part: Part<'_, Frame>, _permit: &Permit) -> Cleared {
+        table.clear(part.pages, *part.entry)
     }
 
-    fn protect(
-        table: &mut Locked<'_>,
-        addr: usize,
-        frame: &Frame,
-        _nth: usize,
-        _permit: &Permit,
-    ) -> bool {
-        table.protect(addr, *frame)
+    fn protect(table: &mut Locked<'_>, part: Part<'_, Frame>, _permit: &Permit) -> bool {
+        table.protect(part.pages.start(), *part.entry)
     }
 }

@@ -17,9 +17,9 @@ use crate::{
     alloc::GFP_KERNEL,
     mm::tlb::{
         batch::{Batch, Proof, Stale},
+        parts::{Cleared, Part},
         policy::{Flush, MAX_MMS},
-        range::PageRange,
-        walk::{Cleared, Permit, Place, Unmap},
+        walk::{Permit, Place, Unmap},
     },
 };
 use proptest::prelude::*;
@@ -306,25 +306,22 @@ impl Drop for Leaving {
     }
 }
 
+fn frame_of<'a>(part: Part<'a, Leaving>) -> Part<'a, Frame> {
+    let Part { pages, entry, nth } = part;
+    Part {
+        pages,
+        entry: &entry.frame,
+        nth,
+    }
+}
+
 impl Unmap<Leaving> for Process<'_> {
-    fn clear(
-        table: &mut Locked<'_>,
-        pages: PageRange,
-        page: &Leaving,
-        nth: usize,
-        permit: &Permit,
-    ) -> Cleared {
-        <Process<'_> as Unmap<Frame>>::clear(table, pages, &page.frame, nth, permit)
+    fn clear(table: &mut Locked<'_>, part: Part<'_, Leaving>, permit: &Permit) -> Cleared {
+        <Process<'_> as Unmap<Frame>>::clear(table, frame_of(part), permit)
     }
 
-    fn protect(
-        table: &mut Locked<'_>,
-        addr: usize,
-        page: &Leaving,
-        nth: usize,
-        permit: &Permit,
-    ) -> bool {
-        <Process<'_> as Unmap<Frame>>::protect(table, addr, &page.frame, nth, permit)
+    fn protect(table: &mut Locked<'_>, part: Part<'_, Leaving>, permit: &Permit) -> bool {
+        <Process<'_> as Unmap<Frame>>::protect(table, frame_of(part), permit)
     }
 }
 

@@ -3,11 +3,12 @@
 
 //! That a page is in a batch whose policy will be told, only the walk can say.
 
-use kernel::mm::tlb::range::PageRange;
+use kernel::mm::tlb::batch::Stale;
+use kernel::mm::tlb::parts::Part;
 use kernel::mm::tlb::walk::{Permit, Unmap};
 
-fn clear<P, M: Unmap<P>>(table: &mut M::Table<'_>, pages: PageRange, entry: &P) {
-    M::clear(table, pages, entry, 0, &Permit(()));
+fn clear<P: Stale, M: Unmap<P>>(table: &mut M::Table<'_>, part: Part<'_, P>) {
+    M::clear(table, part, &Permit(()));
 }
 
 fn main() {}
