@@ -16,7 +16,7 @@ use crate::device::Device;
 use crate::ktap::Options;
 use crate::mapping::{Mapping, READ_WRITE};
 use crate::selection::Selection;
-use crate::tlb_events::TlbEvents;
+use crate::tlb_events::{most_common, TlbEvents};
 
 /// Deferrals in the one mapping, and operations in the other.
 const NR: u64 = 20;
@@ -83,7 +83,7 @@ fn mprotect(_: &Device, mapping: &Mapping, page: u64) -> Result<()> {
     Ok(())
 }
 
-/// Rounds that the operations made, with or without deferrals in another mapping before each.
+/// Rounds that most of the operations made, with or without deferrals in another mapping before each.
 fn rounds(operation: Operation, setup: u32, is_mapped: bool, defers: bool) -> Result<u64> {
     let (one, other) = (Device::open()?, Device::open()?);
     other.setup(setup)?;
@@ -94,7 +94,7 @@ fn rounds(operation: Operation, setup: u32, is_mapped: bool, defers: bool) -> Re
             of_other.word(page, 0).load(Ordering::Relaxed);
         }
     }
-    let mut nr_rounds = 0;
+    let mut all = Vec::new();
     for page in 0..NR {
         if defers {
             one.unmap(
@@ -103,7 +103,7 @@ fn rounds(operation: Operation, setup: u32, is_mapped: bool, defers: bool) -> Re
                 abi::UNMAP_DEFER,
             )?;
         }
-        nr_rounds += rounds_of(|| operation(&other, &of_other, page))?;
+        all.push(rounds_of(|| operation(&other, &of_other, page))?);
     }
     if defers {
         let nr_pending = one.counters()?.nr_pending;
@@ -111,7 +111,7 @@ fn rounds(operation: Operation, setup: u32, is_mapped: bool, defers: bool) -> Re
     }
     // Before the mapping goes: what it is read-only for is over.
     of_other.protect(MprotectFlags::from_bits_retain(READ_WRITE.bits()))?;
-    Ok(nr_rounds)
+    Ok(most_common(all))
 }
 
 /// Detection per mapping: deferrals elsewhere add no round at all. Detection per mm, as of mprotect:
@@ -127,9 +127,9 @@ pub fn deferrals_elsewhere_cost_a_mapping_nothing(_: &Options) -> Result<()> {
     for (name, operation, setup, is_mapped) in cases {
         let without = rounds(operation, setup, is_mapped, false)?;
         let with = rounds(operation, setup, is_mapped, true)?;
-        println!("# {NR} times {name}: {without} rounds, with deferrals elsewhere {with}");
+        println!("# {name}: {without} rounds each, with deferrals elsewhere {with}");
         match name {
-            "mprotect" => ensure!(with >= without + NR, "the control asked the mapping"),
+            "mprotect" => ensure!(with > without, "the control asked the mapping"),
             _ => ensure!(with == without, "{name}: {without} rounds, then {with}"),
         }
     }
@@ -144,6 +144,7 @@ pub fn a_fault_on_what_is_pending_flushes(_: &Options) -> Result<()> {
     for page in 0..NR {
         mapping.word(page, 0).store(1, Ordering::Relaxed);
     }
+    let mut all = Vec::new();
     for page in 0..NR {
         let one = Selection::run(page, 1);
         device.unmap(&one, strategy::BROADCAST, abi::UNMAP_DEFER)?;
@@ -154,10 +155,12 @@ pub fn a_fault_on_what_is_pending_flushes(_: &Options) -> Result<()> {
             ensure!(value == 0, "the old page is there: {value:#x}");
             Ok(())
         })?;
-        ensure!(nr_rounds == 1, "{nr_rounds} rounds");
+        ensure!(nr_rounds > 0, "no round");
+        all.push(nr_rounds);
         let counters = device.counters()?;
         ensure!(counters.nr_pending == 0, "{counters:?}");
         ensure!(counters.nr_pending_hits == page + 1, "{counters:?}");
     }
+    ensure!(most_common(all.clone()) == 1, "{all:?} rounds");
     Ok(())
 }
