@@ -231,6 +231,11 @@ pub unsafe trait StalePage: Stale {
 }
 
 impl Stale for Page {
+    #[inline]
+    fn nr_pages(&self) -> usize {
+        1
+    }
+
     fn unmapped(&mut self, _from: walk::Place, _pgoff: usize, _proof: Proof) {}
 
     fn flushed(&mut self, _proof: Proof) {}

@@ -50,9 +50,7 @@ pub struct Proof(pub(super) ());
 /// wraps another hands all calls on to it.
 pub trait Stale {
     /// Returns how many pages it is. That never changes.
-    fn nr_pages(&self) -> usize {
-        1
-    }
+    fn nr_pages(&self) -> usize;
 
     /// All PTEs at `pgoff` and the pages of the file behind it, `from` there, that map it were cleared.
     /// Other CPUs may still reach it, until [`Stale::flushed`].

@@ -224,6 +224,10 @@ impl<'c> Taken<'c> {
 }
 
 impl Stale for Taken<'_> {
+    fn nr_pages(&self) -> usize {
+        1
+    }
+
     fn unmapped(&mut self, _from: Place, _pgoff: usize, _proof: Proof) {}
 
     fn flushed(&mut self, _proof: Proof) {}

@@ -51,6 +51,10 @@ struct Page {
 }
 
 impl Stale for Page {
+    fn nr_pages(&self) -> usize {
+        1
+    }
+
     fn unmapped(&mut self, _from: Place, _pgoff: usize, _proof: Proof) {}
 
     fn flushed(&mut self, _proof: Proof) {}

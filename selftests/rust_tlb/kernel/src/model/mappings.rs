@@ -30,6 +30,10 @@ pub(super) struct Taken {
 }
 
 impl Stale for Taken {
+    fn nr_pages(&self) -> usize {
+        1
+    }
+
     fn unmapped(&mut self, _from: Place, _pgoff: usize, _proof: Proof) {}
 
     fn flushed(&mut self, _proof: Proof) {}

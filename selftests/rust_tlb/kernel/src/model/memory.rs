@@ -16,6 +16,10 @@ use std::collections::BTreeMap;
 pub(super) type Frame = u64;
 
 impl Stale for Frame {
+    fn nr_pages(&self) -> usize {
+        1
+    }
+
     fn unmapped(&mut self, _from: Place, _pgoff: usize, _proof: Proof) {}
 
     fn flushed(&mut self, _proof: Proof) {}

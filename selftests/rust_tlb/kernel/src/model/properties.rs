@@ -293,6 +293,10 @@ impl Leaving {
 }
 
 impl Stale for Leaving {
+    fn nr_pages(&self) -> usize {
+        1
+    }
+
     fn unmapped(&mut self, _from: Place, _pgoff: usize, _proof: Proof) {}
 
     fn flushed(&mut self, _proof: Proof) {
