@@ -200,6 +200,15 @@ mod tests {
         assert!(plan(true).len() < full.len() / 2);
     }
 
+    /// Results with another one would be refused, once all is measured.
+    #[test]
+    fn every_axis_is_in_the_schema() {
+        const SCHEMA: &str = include_str!("../../../bench.schema.json");
+        for Sweep { axis, .. } in effort(false, 8).plan() {
+            assert!(SCHEMA.contains(&format!("\"{axis}\"")), "{axis}");
+        }
+    }
+
     #[test]
     fn no_cpus_that_are_not_there() {
         assert!(effort(false, 3)
