@@ -55,7 +55,7 @@ struct tlb_defer_changed {
 	unsigned long start;
 	unsigned long end;
 };
-static_assert(TLB_DEFER_MAX_PARTS <= BITS_PER_TYPE(u16));
+static_assert(BITS_PER_TYPE(u16) >= TLB_DEFER_MAX_PARTS);
 
 /* What tlb_defer_test_young() found. */
 #define TLB_DEFER_MAPPED	1U

@@ -184,7 +184,8 @@ static void unaccount_leaf(struct tlb_defer_table *table)
 /*
  * Clear the leaf that @table is, if it maps @page at @addr, and so the @nr
  * pages from there on, unless that was done for others of its pages. Returns
- * what was in it: what is true of the leaf is true of each of them. It is one entry: what it has accounted is undone once.
+ * what was in it: what is true of the leaf is true of each of them. It is one
+ * entry: what it has accounted is undone once.
  *
  * Context: as tlb_defer_clear_parts(); moreover tlb_defer_announce() was called
  * for the mm, and its end follows the flush; or the flush comes before the
