@@ -196,9 +196,7 @@ fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
             bench::events::run(&machine("bench-noevents")?, &machine("bench")?, &places)
         }
         #[cfg(feature = "bench")]
-        Command::Hooks => {
-            bench::hooks::run(&machine("bench-noring")?, &machine("bench")?, &places)
-        }
+        Command::Hooks => bench::hooks::run(&machine("bench-noring")?, &machine("bench")?, &places),
         Command::Test { only, config } => {
             let selection = match config.as_str() {
                 "test" => Selection::new(only),

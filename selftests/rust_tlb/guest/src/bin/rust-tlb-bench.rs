@@ -12,7 +12,9 @@ use serde::Serialize;
 use rust_tlb_guest::bench::check::Check;
 use rust_tlb_guest::bench::plan::Effort;
 use rust_tlb_guest::bench::way::WAYS;
-use rust_tlb_guest::bench::{binder, exact, headline, hooks, moves, page_tables, stale, sweep, victims};
+use rust_tlb_guest::bench::{
+    binder, exact, headline, hooks, moves, page_tables, stale, sweep, victims,
+};
 use rust_tlb_guest::cpu;
 
 /// Measures what it costs to take pages back, in each way that there is.
