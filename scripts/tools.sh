@@ -214,7 +214,7 @@ install_harmless() {
     done
 }
 
-# The release's lists, read into the cache once a run.
+# The release's lists, read into the cache once per run.
 read_private_lists() {
     local release
     release=$(release_name)

@@ -427,7 +427,7 @@ bool tlb_defer_pte_lock(struct tlb_defer_table *table,
 	return table->pte;
 }
 
-/* Settle the rss, once a table as zap_pte_range() does, and unlock. */
+/* Settle the rss, once per table as zap_pte_range() does, and unlock. */
 void tlb_defer_pte_unlock(struct tlb_defer_table *table)
 {
 	int i;

@@ -14,7 +14,7 @@
 //! 2. The rmap of the file is locked for writing, then the page table of the old address, then that
 //!    of the new one, unless they share a lock. Who walks the rmap for reading comes before all of
 //!    this or after it, and so meets a page once: at its old address, or at its new one.
-//! 3. What others have cleared in this process and have yet to flush is flushed, once a move.
+//! 3. What others have cleared in this process and have yet to flush is flushed, once per move.
 //! 4. Each PTE is cleared at the old address, and set at the new one.
 //! 5. [`When::Locked`]: the old addresses are flushed. [`When::Deferred`]: each page is pinned before
 //!    its PTE moves, and the old addresses are recorded; where [`should_force_flush`] says so, they

@@ -3,8 +3,8 @@
 //! Trace events, as the pure files and drivers see them: `rust_tlb:*` in
 //! [`include/trace/events/rust_tlb.h`](srctree/include/trace/events/rust_tlb.h).
 //!
-//! An event that is off costs a call of a function that does nothing: once a batch, a page table or
-//! a flush, never once a page.
+//! An event that is off costs a call of a function that does nothing: once per batch, page table or
+//! flush, never once per page.
 
 use super::policy::{
     Flush,

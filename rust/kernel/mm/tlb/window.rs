@@ -12,7 +12,7 @@ use kernel::page::{
     PAGE_SIZE, //
 };
 
-/// Pages mapped by one page table at the lowest level (x86-64: 8 bytes an entry).
+/// Pages mapped by one page table at the lowest level (x86-64: 8 bytes per entry).
 pub const PTRS_PER_PTE: usize = PAGE_SIZE / 8;
 
 /// The part of a file that a VMA maps, and where.

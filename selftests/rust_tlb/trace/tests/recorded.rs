@@ -61,7 +61,7 @@ fn times_are_those_of_the_recording() {
 }
 
 #[test]
-fn a_precise_flush_is_a_round_an_mm() {
+fn a_precise_flush_is_a_round_per_mm() {
     let history = history(PRECISE);
     let mut mms: Vec<u64> = history.calls.iter().map(|call| call.mm).collect();
     mms.dedup();

@@ -23,12 +23,12 @@ use crate::selection::Selection;
 use crate::tlb_events::{most_common, TlbEvents};
 
 crate::tests! {
-    page_takes_a_round_a_page_and_mm within 120,
-    zap_takes_a_round_a_page_and_mm,
-    unmap_mapping_takes_a_round_a_run_and_mm,
-    unmap_mapping_takes_a_round_a_scattered_page_and_mm,
+    page_takes_a_round_per_page_and_mm within 120,
+    zap_takes_a_round_per_page_and_mm,
+    unmap_mapping_takes_a_round_per_run_and_mm,
+    unmap_mapping_takes_a_round_per_scattered_page_and_mm,
     broadcast_takes_one_round,
-    precise_takes_a_round_an_mm,
+    precise_takes_a_round_per_mm,
     precise_takes_one_round_where_all_is_flushed_in_full,
     no_flush_takes_no_round,
     interrupts_are_the_ipis_received,
@@ -45,7 +45,7 @@ const MIN_ROUNDS: usize = 3;
 /// Time after which the fewest rounds have to do.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// As many where a round a page is only there to compare with: where the machine has fewer CPUs
+/// As many where a round per page is only there to compare with: where the machine has fewer CPUs
 /// than the guest, a round takes as long as it takes to run all of them.
 const NR_FEW_PAGES: u64 = 64;
 
@@ -58,7 +58,7 @@ pub(super) const NR_OTHER_CPUS: u64 = NR_CPUS as u64 - 1;
 /// A thread, or a process, on each CPU.
 const CASTS: [Cast; 2] = [Cast::Threads(NR_CPUS), Cast::Processes(NR_CPUS)];
 
-/// IPIs that a long unmap may see beside its own: sweeps of CPUs that an mm has left, at most one a
+/// IPIs that a long unmap may see beside its own: sweeps of CPUs that an mm has left, at most one per
 /// second and mm, and what else goes on.
 const IPI_NOISE: u64 = 12;
 
@@ -119,7 +119,7 @@ pub(super) fn for_each_cast(test: impl Fn(Cast) -> Result<()>) -> Result<()> {
 
 /// Rounds of which each asks the CPUs of one mm: the driver's own mm runs nowhere else in the cast
 /// of processes, so that its flushes are local and the others' reach one CPU each.
-fn expect_a_flush_a_unit_and_mm(cast: Cast, count: &Count, nr_units: u64) -> Result<()> {
+fn expect_a_flush_per_unit_and_mm(cast: Cast, count: &Count, nr_units: u64) -> Result<()> {
     let nr_mms = cast.nr_mms() as u64;
     let nr_remote_mms = (nr_mms - 1).max(1);
     ensure!(
@@ -134,37 +134,37 @@ fn expect_a_flush_a_unit_and_mm(cast: Cast, count: &Count, nr_units: u64) -> Res
     Ok(())
 }
 
-fn page_takes_a_round_a_page_and_mm(options: &Options) -> Result<()> {
+fn page_takes_a_round_per_page_and_mm(options: &Options) -> Result<()> {
     for_each_cast(|cast| {
         let count = count(options, cast, &scattered(NR_PAGES), strategy::PAGE)?;
         ensure!(
             count.calls == NR_PAGES * cast.nr_mms() as u64,
             "calls: {count:?}"
         );
-        expect_a_flush_a_unit_and_mm(cast, &count, NR_PAGES)
+        expect_a_flush_per_unit_and_mm(cast, &count, NR_PAGES)
     })
 }
 
-fn zap_takes_a_round_a_page_and_mm(options: &Options) -> Result<()> {
+fn zap_takes_a_round_per_page_and_mm(options: &Options) -> Result<()> {
     for_each_cast(|cast| {
         let count = count(options, cast, &scattered(NR_FEW_PAGES), strategy::ZAP)?;
-        expect_a_flush_a_unit_and_mm(cast, &count, NR_FEW_PAGES)
+        expect_a_flush_per_unit_and_mm(cast, &count, NR_FEW_PAGES)
     })
 }
 
-fn unmap_mapping_takes_a_round_a_run_and_mm(options: &Options) -> Result<()> {
+fn unmap_mapping_takes_a_round_per_run_and_mm(options: &Options) -> Result<()> {
     for_each_cast(|cast| {
         let run = Selection::run(0, NR_PAGES);
         let count = count(options, cast, &run, strategy::UNMAP_MAPPING)?;
-        expect_a_flush_a_unit_and_mm(cast, &count, 1)
+        expect_a_flush_per_unit_and_mm(cast, &count, 1)
     })
 }
 
-fn unmap_mapping_takes_a_round_a_scattered_page_and_mm(options: &Options) -> Result<()> {
+fn unmap_mapping_takes_a_round_per_scattered_page_and_mm(options: &Options) -> Result<()> {
     for_each_cast(|cast| {
         let pages = scattered(NR_FEW_PAGES);
         let count = count(options, cast, &pages, strategy::UNMAP_MAPPING)?;
-        expect_a_flush_a_unit_and_mm(cast, &count, NR_FEW_PAGES)
+        expect_a_flush_per_unit_and_mm(cast, &count, NR_FEW_PAGES)
     })
 }
 
@@ -177,11 +177,11 @@ fn broadcast_takes_one_round(options: &Options) -> Result<()> {
     })
 }
 
-fn precise_takes_a_round_an_mm(options: &Options) -> Result<()> {
+fn precise_takes_a_round_per_mm(options: &Options) -> Result<()> {
     for_each_cast(|cast| {
         let count = count(options, cast, &scattered(NR_NEAR_PAGES), strategy::PRECISE)?;
         ensure!(count.calls == cast.nr_mms() as u64, "calls: {count:?}");
-        expect_a_flush_a_unit_and_mm(cast, &count, 1)
+        expect_a_flush_per_unit_and_mm(cast, &count, 1)
     })
 }
 

@@ -16,12 +16,12 @@ use ranges::{
 use rounds::{
     a_batch_takes_one_round_for_many_vmas, a_gather_takes_one_round_for_many_vmas,
     many_processes_take_a_round_each_but_in_a_batch, munmap_of_pfns_takes_a_round_more,
-    unmap_mapping_takes_a_round_a_vma, zap_takes_a_round_a_vma,
+    unmap_mapping_takes_a_round_per_vma, zap_takes_a_round_per_vma,
 };
 
 crate::tests! {
-    unmap_mapping_takes_a_round_a_vma,
-    zap_takes_a_round_a_vma,
+    unmap_mapping_takes_a_round_per_vma,
+    zap_takes_a_round_per_vma,
     a_gather_takes_one_round_for_many_vmas,
     a_batch_takes_one_round_for_many_vmas,
     many_processes_take_a_round_each_but_in_a_batch within 120,

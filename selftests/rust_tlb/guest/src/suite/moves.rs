@@ -22,7 +22,7 @@ use accounting::{
     what_the_kernel_refuses_of_the_device,
 };
 use places::{
-    a_device_move_keeps_what_is_there, device_moves_take_one_round_or_one_a_table,
+    a_device_move_keeps_what_is_there, device_moves_take_one_round_or_one_per_table,
     what_is_mapped_twice_stays,
 };
 use race::{a_race_of_device_moves, no_write_is_lost_by_device_moves};
@@ -35,7 +35,7 @@ use stale::{
 crate::tests! {
     a_device_move_keeps_what_is_there,
     what_is_mapped_twice_stays,
-    device_moves_take_one_round_or_one_a_table,
+    device_moves_take_one_round_or_one_per_table,
     bad_device_moves_are_refused,
     a_kernel_move_of_the_device_is_accounted,
     what_the_kernel_refuses_of_the_device,

@@ -32,7 +32,7 @@ crate::tests! {
     pages_keep_what_is_written,
     every_strategy_takes_the_pages,
     broadcast_takes_one_round,
-    precise_takes_a_round_an_mm,
+    precise_takes_a_round_per_mm,
     a_deferred_batch_is_flushed_once,
     a_refault_flushes_the_deferred_batch,
     contents_come_back,
@@ -186,7 +186,7 @@ fn broadcast_takes_one_round(_: &Options) -> Result<()> {
 }
 
 /// The driver's own mm runs nowhere else in the cast of processes, so that its flush is local.
-fn precise_takes_a_round_an_mm(_: &Options) -> Result<()> {
+fn precise_takes_a_round_per_mm(_: &Options) -> Result<()> {
     for_each_cast(|cast| {
         let nr_mms = cast.nr_mms() as u64;
         let expected = ((nr_mms - 1).max(1), nr_mms);

@@ -404,7 +404,7 @@ fn move_all(skew: usize, when: When, events: &[Event]) -> (usize, Done) {
     place.pass();
     let (done, _) = moved.flush();
     assert_eq!(place.nr_unmapped_unlocked.get(), 0);
-    assert_eq!(place.nr_settled.get(), 1, "once a move");
+    assert_eq!(place.nr_settled.get(), 1, "once per move");
     (place.finish(), done)
 }
 
@@ -462,7 +462,7 @@ fn a_flush_of_the_new_addresses_leaves_the_old_ones() {
 }
 
 #[test]
-fn rounds_are_one_a_move_or_one_a_table() {
+fn rounds_are_one_per_move_or_one_per_table() {
     for (skew, when, rounds, nr_tables) in [
         (0, When::Locked, 3, 2),
         (0, When::Deferred, 1, 2),

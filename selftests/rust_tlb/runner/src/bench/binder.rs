@@ -85,7 +85,7 @@ fn join(timed: &Measured, counted: &Measured, transactions: Spread) -> Row {
     }
 }
 
-/// What was aimed at: a round a scan, and transactions that are not fewer.
+/// What was aimed at: a round per scan, and transactions that are not fewer.
 pub fn targets(rows: &[Row]) -> Vec<Target> {
     let after = rows.iter().filter(|row| row.how == AFTER);
     after.flat_map(|after| judge(rows, after)).collect()

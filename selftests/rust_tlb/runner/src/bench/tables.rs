@@ -153,7 +153,7 @@ pub fn headline(results: &Results) -> Markup {
         p {
             "The workload of 2015: a thread on each of " (first.nr_cpus) " CPUs reads through more pages than there is "
             "memory (" (first.memory_pages / 256) " MiB), while others are taken back to make room. Linux does it with a "
-            "file: with read-ahead, 16 pages a fault, and lists that tell which pages to take. With the device a page "
+            "file: with read-ahead, 16 pages per fault, and lists that tell which pages to take. With the device a page "
             "is a fault, and each thread takes its own oldest pages back as soon as three quarters of what was "
             "available are mapped: it knows which, and has no lists to keep. So what compares the cost of flushes is "
             "the three of the device among themselves; reclaim does more."

@@ -72,11 +72,11 @@ fn expect(options: &Options, strategy: u32, expected: (u64, u64)) -> Result<()> 
     Ok(())
 }
 
-pub fn unmap_mapping_takes_a_round_a_vma(options: &Options) -> Result<()> {
+pub fn unmap_mapping_takes_a_round_per_vma(options: &Options) -> Result<()> {
     expect(options, strategy::UNMAP_MAPPING, (NR_VMAS, 1))
 }
 
-pub fn zap_takes_a_round_a_vma(options: &Options) -> Result<()> {
+pub fn zap_takes_a_round_per_vma(options: &Options) -> Result<()> {
     expect(options, strategy::ZAP, (NR_VMAS, NR_VMAS))
 }
 

@@ -102,7 +102,7 @@ fn rounds(nr_pages: usize, skew: usize, flags: u32) -> Result<(u64, abi::Move)> 
     Ok((most_common(rounds?), last))
 }
 
-pub fn device_moves_take_one_round_or_one_a_table(_: &Options) -> Result<()> {
+pub fn device_moves_take_one_round_or_one_per_table(_: &Options) -> Result<()> {
     let _busy = Busy::start(NR_OTHERS);
     for (nr_pages, skew) in NR_PAGES.into_iter().flat_map(|nr| [(nr, 0), (nr, SKEW)]) {
         for (flags, expected) in [(0, nr_flushes(nr_pages, skew)), (abi::MOVE_DEFER, 1)] {

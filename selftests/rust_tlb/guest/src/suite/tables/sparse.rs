@@ -11,7 +11,7 @@ use crate::page_tables::TABLE_KB;
 
 /// Tables that may be left, of the levels above, and of the test itself.
 const FEW_KB: u64 = 64 * TABLE_KB;
-/// Rounds of a call, and of others meanwhile: far from one a table.
+/// Rounds of a call, and of others meanwhile: far from one per table.
 const FEW_ROUNDS: u64 = 60;
 
 pub fn a_sparse_mapping_gives_its_tables_back(_: &Options) -> Result<()> {

@@ -123,7 +123,7 @@ pub fn bpftrace_is_answered_and_put_back(_: &Options) -> Result<()> {
     for line in expected {
         ensure!(said.contains(&line), "{line} is not in {said}");
     }
-    // A round begins (4) once a flush at least.
+    // A round begins (4) once per flush at least.
     let rounds = said.lines().find_map(|l| l.strip_prefix("@reason[4]: "));
     let rounds: usize = rounds.context("nobody was asked")?.parse()?;
     ensure!(rounds >= ROUNDS, "{said}");
