@@ -15,7 +15,7 @@ const STYLE: &str = include_str!("page.css");
 /// What each strategy does, in a sentence.
 const MEANINGS: [(&str, &str); 7] = [
     ("page", "clear a PTE, flush it, next: Linux before 2015"),
-    ("zap", "zap_vma_range() per page: Rust Binder's shrinker and SGX today"),
+    ("zap", "zap_vma_range() per page: Rust Binder's shrinker today"),
     ("unmap_mapping", "unmap_mapping_pages() per contiguous run"),
     ("reclaim", "Linux's own batch: MADV_PAGEOUT on shared memory of the same size; a call per run, and so a call per page where they are scattered; for one process only, since advice leaves pages alone that others map"),
     ("broadcast", "ours: clear everything, then one full flush for all processes"),
