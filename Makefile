@@ -3,7 +3,6 @@
 # One command for each thing one wants to do; `make help` lists them. What they do is in scripts/ (from a bare machine
 # to a built kernel) and in selftests/rust_tlb/runner (boot, tests, results).
 
-CONFIG ?= run
 V ?= 0
 
 export KSRC ACCEL SMP TEST V DURATION SEED QUICK MUTANT
@@ -37,13 +36,14 @@ help:
 	@echo 'make peers     the kernel'"'"'s own tests of mm, and those in EXTRA=folder: on three kernels, which have to say the same'
 	@echo 'make series    all of it as mails for git am, checked; CHECK=1: and built after each of them'
 	@echo 'make stress    use the device at random for DURATION=600 seconds; SEED= replays the choices of an earlier run'
-	@echo 'make shell     a shell in the VM, as root, with the module loaded'
+	@echo 'make shell     a shell in the VM, as root, with the module loaded; perf, trace-cmd and bpftrace at hand'
 	@echo 'make lint      rustfmt, clippy, rustdoc, checkpatch'
 	@echo
 	@echo 'make tools     find the tools; what is missing is installed, or for others than root, unpacked into the cache'
 	@echo 'make source    fetch the kernel, or copy KSRC, into the cache'
 	@echo 'make overlay   put this project onto the copy; with KSRC=, onto that tree itself'
-	@echo 'make kernel    build the patched kernel: CONFIG=run (default), bench, test, kcsan, bench-noevents or bench-noring'
+	@echo 'make kernel    build the patched kernel: CONFIG=run (default; of make shell: bench), bench, test, kcsan,'
+	@echo '               bench-noevents or bench-noring'
 	@echo 'make module    build rust_tlb.ko alone: KDIR=a built, patched kernel (default: ours, CONFIG=)'
 	@echo 'make setup-matrix  the set-up on fresh machines, each a Debian in a folder (root, debootstrap, an hour and more)'
 	@echo 'make clean     remove build/'
@@ -53,8 +53,12 @@ help:
 	@echo 'TEST=text      run only those tests whose line in selftests/rust_tlb/tests.list contains it'
 	@echo 'ACCEL=kvm|tcg  how to run the VM (found out by trying)      SMP=n  its CPUs (4; bench: 8)      V=1  show everything'
 
+# Which kernel, unless one is named. That for the main job is of no use to who looks into it.
+kernel module: CONFIG ?= run
+shell: CONFIG ?= bench
+
 # What a target needs beside what builds and boots.
-test binder kcsan mutants trace perf bpftrace: TOOLS_FOR = trace
+test binder kcsan mutants trace perf bpftrace shell: TOOLS_FOR = trace
 lint: TOOLS_FOR = lint
 
 kernel: export STEPS = 4

@@ -112,7 +112,7 @@ enum Command {
     /// Opens a shell in the virtual machine, as root, with the module loaded.
     Shell {
         /// Which kernel: `run`, `bench`, `test`, or another that is built.
-        #[arg(long, default_value = "run")]
+        #[arg(long, default_value = "bench")]
         config: String,
     },
     /// Runs a command in the virtual machine, as root, with the module loaded.
