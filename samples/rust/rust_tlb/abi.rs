@@ -68,7 +68,8 @@ pub const MOVE: u32 = ioc::<Move>(IOC_READ | IOC_WRITE, 0x9a);
 pub mod strategy {
     /// Clear a PTE, flush that page, next PTE: Linux before 2015. One round per page and mm.
     pub const PAGE: u32 = 0;
-    /// `zap_vma_range()` per page: what binder and SGX do. One gather, one round per page and VMA.
+    /// `zap_vma_range()` per page: what Rust Binder does, and SGX by `zap_special_vma_range()`. One
+    /// gather, one round per page and VMA.
     pub const ZAP: u32 = 1;
     /// `unmap_mapping_pages()` per contiguous run: one gather, one round per run and VMA.
     pub const UNMAP_MAPPING: u32 = 2;

@@ -43,7 +43,7 @@ use kernel::alloc::{
     KVVec, //
 };
 
-/// Comes from a batch, and from nowhere else: what it is handed over with is true.
+/// Only a batch makes one. It proves the call that it is passed to.
 pub struct Proof(pub(super) ());
 
 /// What can be in a batch: a page, or a folio of several that are one behind the other in memory. What
@@ -64,8 +64,8 @@ pub trait Stale {
 ///
 /// # Invariants
 ///
-/// What is in the list was pushed after the last flush, or has it to come; `Entries` is not dropped
-/// before that.
+/// Every unmapped page in the list still awaits its flush, or the flush after it was pushed has been
+/// made. `Entries` is not dropped before that.
 struct Entries<P: Stale> {
     list: KVVec<Entry<P>>,
     nr_unmapped: usize,

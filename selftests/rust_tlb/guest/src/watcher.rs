@@ -23,7 +23,7 @@ pub enum Access {
     Write,
 }
 
-/// A pass in so many writes, with [`Access::ReadWrite`].
+/// Passes from one that writes to the next, with [`Access::ReadWrite`].
 const PASSES_PER_WRITE: u64 = 4;
 
 /// What was found, over all watching threads, and by the device.

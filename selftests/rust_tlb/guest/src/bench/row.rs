@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the rounds of one measurement have in common.
+//! The summary of one measurement.
 
 use serde::Serialize;
 
