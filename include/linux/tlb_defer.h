@@ -26,8 +26,8 @@ struct address_space;
 
 /*
  * How many entries were cleared; how many of those were dirty: then writes can
- * still land through a stale entry (H14); and how many were writable: then they
- * can, too, if the CPU is not trusted.
+ * still land through a stale entry (rule H14 of Documentation/mm/tlb_batch.rst);
+ * and how many were writable: then they can, too, if the CPU is not trusted.
  */
 struct tlb_defer_cleared {
 	unsigned int nr;

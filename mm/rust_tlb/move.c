@@ -7,7 +7,8 @@
  * Everywhere, the mmap_lock of the process is held for writing, and both VMAs
  * are write-locked (tlb_move_vma()): whoever does not come by way of the rmap is
  * kept out. So the order of two page-table locks is of no account, as in
- * move_ptes().
+ * move_ptes(). Rule H10 is one of Documentation/mm/tlb_batch.rst, T1 of
+ * Documentation/mm/tlb_batch_tables.rst.
  */
 
 #include <linux/fs.h>

@@ -7,6 +7,9 @@
 //! module that uses it, so each shim is `#[inline(never)]` and not generic: it stays in the kernel
 //! crate, and modules link to the shim (as in `devres.rs`). No decision is made here.
 //!
+//! Rules H1 to H14 are those of
+//! [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst).
+//!
 //! C header: [`include/linux/tlb_defer.h`](srctree/include/linux/tlb_defer.h), contracts in
 //! [`mm/rust_tlb/defer.c`](srctree/mm/rust_tlb/defer.c).
 

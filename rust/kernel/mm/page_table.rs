@@ -9,6 +9,8 @@
 //! would (2 MiB), under the lock of that entry. It has one Accessed and one Dirty bit for all of it, is
 //! cleared as a whole, and never write-protected here.
 //!
+//! Rule H2 is one of [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst).
+//!
 //! C headers: [`include/linux/pgtable.h`](srctree/include/linux/pgtable.h),
 //! [`include/linux/tlb_defer.h`](srctree/include/linux/tlb_defer.h)
 

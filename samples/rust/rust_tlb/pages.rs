@@ -4,7 +4,8 @@
 //! whose flush is made.
 //!
 //! All of it is protected by the device's mutex. A fault looks its page up under that mutex, and so
-//! do all who take pages away: no page is mapped again while it is on its way into a batch.
+//! do all who take pages away: no page is mapped again while it is on its way into a batch. Rules H7
+//! and H14 are those of `Documentation/mm/tlb_batch.rst`.
 
 use crate::{
     abi::{

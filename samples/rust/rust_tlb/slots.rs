@@ -4,9 +4,9 @@
 //! the file has folios, a slot is that of a folio: it is found by the offset of any of its pages, and
 //! what is handed out is that of its first.
 //!
-//! One rule is kept here (H3): where a flush is owed, no other page is mapped. [`Slots::fill`], which
-//! alone puts a page where a fault maps it, refuses such a place, and [`Slots::settle`] opens it
-//! again, which is for who has flushed.
+//! One rule is kept here, H3 of `Documentation/mm/tlb_batch.rst`: where a flush is owed, no other page
+//! is mapped. [`Slots::fill`], which alone puts a page where a fault maps it, refuses such a place, and
+//! [`Slots::settle`] opens it again, which is for who has flushed.
 //!
 //! Pure: pages `P` and copies `C` are whatever one likes. The host's tests run this very source.
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What an open file and its mappings share, and who comes for its pages: faults, the deadline of a
-//! deferred flush, memory pressure.
+//! deferred flush, memory pressure. Rule H7 is one of `Documentation/mm/tlb_batch.rst`.
 
 use crate::{
     later,

@@ -28,6 +28,9 @@
 //! A [`Policy`] is what is owed, the machine that it was handed, and one [`Rule`]: what of that the
 //! machine is told at once, and what it is asked at the flush.
 //!
+//! Rules H1 to H14 are those of
+//! [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst).
+//!
 //! [`Broadcast`]: super::broadcast::Broadcast
 //! [`PerPage`]: super::per_page::PerPage
 //! [`Precise`]: super::precise::Precise

@@ -28,6 +28,9 @@
 //! Only a VMA that covers all that a table maps loses it: else a table would be taken from under
 //! VMAs that the driver knows nothing of.
 //!
+//! Rule H4 is one of [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst), those of
+//! tables are in [`Documentation/mm/tlb_batch_tables.rst`](srctree/Documentation/mm/tlb_batch_tables.rst).
+//!
 //! C counterparts: `zap_pte_table_if_empty()` in [`mm/memory.c`](srctree/mm/memory.c),
 //! `retract_page_tables()` in [`mm/khugepaged.c`](srctree/mm/khugepaged.c).
 

@@ -2,6 +2,8 @@
 
 //! Unnoted: breaks H4, to show that tests notice. A machine whose batches mprotect, munmap, mremap
 //! and madvise know nothing of.
+//!
+//! Rule H4 is one of [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst).
 
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
