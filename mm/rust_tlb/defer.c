@@ -5,7 +5,8 @@
  * how much) are not made here, but in rust/kernel/mm/tlb/.
  *
  * The order that the callers follow, and why, is in
- * Documentation/mm/tlb_batch.rst; H1 to H14 below are its rules.
+ * Documentation/mm/tlb_batch.rst; H1 to H14 below are its rules, L3 is one of
+ * Documentation/mm/tlb_batch_huge.rst.
  */
 
 /* Before the first header that may declare an event. */

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Documentation rots by names: every path and every function of ours that it names has to exist.
+//! Documentation rots by names: every path, every function, and whatever else of ours it names has to
+//! exist.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
+
+#[path = "documentation/names.rs"]
+mod names;
 
 fn top() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../srctree")
@@ -34,7 +38,7 @@ fn quoted(text: &str) -> Vec<&str> {
         .collect()
 }
 
-fn our_folders() -> [&'static str; 9] {
+fn our_folders() -> [&'static str; 10] {
     [
         "rust/",
         "mm/rust_tlb",
@@ -44,6 +48,7 @@ fn our_folders() -> [&'static str; 9] {
         "selftests/",
         "scripts/",
         "patches/",
+        "series/",
         "Documentation/",
     ]
 }
@@ -64,19 +69,54 @@ fn every_path_that_is_named_exists() {
     assert!(checked >= 5, "found {checked} paths");
 }
 
-fn all_sources(folder: &Path, into: &mut String) {
+fn walk(folder: &Path, into: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("is there").flatten() {
         let path = entry.path();
         let name = entry.file_name();
-        if path.is_dir() && name != "target" && name != "srctree" {
-            all_sources(&path, into);
-        } else if path
-            .extension()
-            .is_some_and(|e| e == "rs" || e == "c" || e == "h")
-        {
-            into.push_str(&fs::read_to_string(&path).unwrap_or_default());
+        if name == "target" || name == "srctree" {
+            continue;
+        }
+        match path.is_dir() {
+            true => walk(&path, into),
+            false => into.push(path),
         }
     }
+}
+
+/// In a kernel tree, its own as well.
+fn our_files() -> Vec<PathBuf> {
+    let folders = [
+        "Documentation/mm",
+        "arch/x86/include/asm",
+        "arch/x86/mm",
+        "drivers/android/binder",
+        "include",
+        "mm",
+        "patches",
+        "rust",
+        "samples",
+        "scripts",
+        "selftests",
+        "tools/testing",
+    ];
+    let mut files = Vec::new();
+    for folder in folders.map(|folder| top().join(folder)) {
+        if folder.exists() {
+            walk(&folder, &mut files);
+        }
+    }
+    files
+}
+
+/// The texts of all files of ours with one of these endings, but for the list of what is not ours.
+fn sources(endings: &[&str]) -> String {
+    let is_source = |path: &&PathBuf| {
+        let ending = path.extension().unwrap_or_default();
+        endings.iter().any(|e| ending == *e) && !path.ends_with("documentation/names.rs")
+    };
+    let files = our_files();
+    let texts = files.iter().filter(is_source).map(fs::read_to_string);
+    texts.flatten().collect()
 }
 
 /// Functions of the kernel that the pages name. Any other name is ours, and has to exist.
@@ -182,22 +222,7 @@ fn has_function(sources: &str, name: &str) -> bool {
 
 #[test]
 fn every_function_that_is_named_exists() {
-    let mut sources = String::new();
-    for folder in [
-        "arch/x86/mm",
-        "drivers/android/binder",
-        "rust",
-        "samples",
-        "mm",
-        "include",
-        "tools/testing",
-        "selftests",
-    ] {
-        if !top().join(folder).exists() {
-            continue;
-        }
-        all_sources(&top().join(folder), &mut sources);
-    }
+    let sources = sources(&["c", "h", "rs"]);
     let mut checked = 0;
     for (page, text) in pages() {
         for call in quoted(&text)
