@@ -30,7 +30,7 @@ impl Attempt {
 }
 
 /// Attempts of which one at least has to count: a rule that is never broken spoils all of them.
-const MAX_ATTEMPTS_A_RUN: u32 = 400;
+const MAX_ATTEMPTS_PER_RUN: u32 = 400;
 
 /// Makes attempts until `nr` of them count, and demands that each of those is a catch.
 pub fn caught_every_time(nr: u32, mut attempt: impl FnMut() -> Result<Attempt>) -> Result<()> {
@@ -42,7 +42,7 @@ pub fn caught_every_time(nr: u32, mut attempt: impl FnMut() -> Result<Attempt>) 
             Attempt::Missed(found) => bail!("run {nr_caught} found nothing: {found}"),
         }
         ensure!(
-            nr_spoilt < MAX_ATTEMPTS_A_RUN * (nr_caught + 1),
+            nr_spoilt < MAX_ATTEMPTS_PER_RUN * (nr_caught + 1),
             "only {nr_caught} of {} attempts count",
             nr_caught + nr_spoilt
         );
