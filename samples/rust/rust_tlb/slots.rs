@@ -306,14 +306,15 @@ impl<P, C> Slots<P, C> {
     /// [back](Slots::put_back): that is where it stays if its contents were to be saved (`keep`), and
     /// there is no copy.
     pub(crate) fn settle(&mut self, pgoff: usize, keep: bool) -> bool {
-        let settle = |slot: &mut Slot<P, C>| {
+        // INVARIANT: What is pending is not idle, nor is what it becomes.
+        let stays = self.slots.change(pgoff >> self.order, |slot| {
             let stays = keep && matches!(slot, Slot::Pending);
             if !stays {
                 slot.settle();
             }
             stays
-        };
-        !self.change(pgoff, settle).unwrap_or(false)
+        });
+        stays != Some(true)
     }
 
     /// Marks the page at `pgoff` as idle; returns whether there is one that was not.

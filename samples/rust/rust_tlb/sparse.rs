@@ -50,6 +50,8 @@ struct Chunk<T> {
     items: KVVec<Numbered<T>>,
     nr_there: usize,
     nr_used: usize,
+    /// The place behind the one that was changed last: who changes many goes upwards.
+    next: usize,
 }
 
 impl<T: Item> Chunk<T> {
@@ -59,30 +61,27 @@ impl<T: Item> Chunk<T> {
             items: KVVec::new(),
             nr_there: 0,
             nr_used: 0,
+            next: 0,
         }
     }
 
     fn find(&self, number: usize) -> Result<usize, usize> {
-        let (Some((first, _)), Some((last, _))) = (self.items.first(), self.items.last()) else {
+        match self.items.get(self.next) {
+            Some((found, _)) if *found == number => Ok(self.next),
+            _ => self.search(number),
+        }
+    }
+
+    fn search(&self, number: usize) -> Result<usize, usize> {
+        let Some((first, _)) = self.items.first() else {
             return Err(0);
         };
-        let is_at = |at: usize| {
-            self.items
-                .get(at)
-                .is_some_and(|(found, _)| *found == number)
-        };
-        // Where they are one behind the other, or else evenly spread, as they mostly are, that is its
-        // place.
+        // Where they are one behind the other, as they mostly are, that is its place.
         let nr_before = number.saturating_sub(*first);
-        if is_at(nr_before) {
-            return Ok(nr_before);
+        match self.items.get(nr_before) {
+            Some((found, _)) if *found == number => Ok(nr_before),
+            _ => self.items.binary_search_by_key(&number, |(n, _)| *n),
         }
-        let steps = nr_before * (self.items.len() - 1);
-        let guess = steps.checked_div(last - first).unwrap_or(0);
-        if is_at(guess) {
-            return Ok(guess);
-        }
-        self.items.binary_search_by_key(&number, |(n, _)| *n)
     }
 
     /// Counts an item out, and another one in.
@@ -97,6 +96,7 @@ impl<T: Item> Chunk<T> {
     /// Makes something else of the item at `at`.
     fn change<R>(&mut self, at: usize, change: impl FnOnce(&mut T) -> R) -> Option<R> {
         let (_, item) = self.items.get_mut(at)?;
+        self.next = at + 1;
         let old = kinds(item);
         let answer = change(item);
         let new = kinds(item);
