@@ -9,6 +9,7 @@
 
 #include <linux/bits.h>
 #include <linux/mm_types.h>
+#include <linux/tlb_hold.h>
 
 struct dentry;
 

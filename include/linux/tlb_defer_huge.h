@@ -23,6 +23,7 @@ void tlb_defer_widen(const struct vm_area_struct *vma, unsigned long *start,
 		     unsigned long *end);
 bool tlb_defer_is_leaf(pmd_t *pmd);
 bool tlb_defer_leaf_lock(struct tlb_defer_table *table, pmd_t *pmd);
+bool tlb_defer_is_vacant(struct vm_area_struct *vma, pmd_t *pmd);
 struct tlb_defer_cleared tlb_defer_clear_leaf(struct tlb_defer_table *table,
 					      unsigned long addr,
 					      struct page *page,

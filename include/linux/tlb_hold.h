@@ -8,6 +8,7 @@
 #ifdef CONFIG_RUST_TLB_FAULTS
 void tlb_hold_fault(void);
 void tlb_hold_tables(void);
+void tlb_hold_move(void);
 bool tlb_hold_passes_leaf(void);
 #else
 static inline void tlb_hold_fault(void)
@@ -15,6 +16,10 @@ static inline void tlb_hold_fault(void)
 }
 
 static inline void tlb_hold_tables(void)
+{
+}
+
+static inline void tlb_hold_move(void)
 {
 }
 

@@ -400,7 +400,8 @@ bool tlb_defer_is_being_killed(void)
 /*
  * Lock the page table of @vma that maps @addr; @table->pte is the entry of
  * @addr then. Where there is a leaf, lock that instead (L3). Returns false if
- * there is neither (normal: tables come and go, see PT_RECLAIM).
+ * there is neither (normal: tables come and go, see PT_RECLAIM), and no leaf is
+ * on its way.
  * Context: tlb_defer_rmap_lock() is held on the file that @vma maps, or @vma's
  * own lock, or the mmap_lock: each keeps the upper page tables. Under the first,
  * mprotect() changes flags meanwhile, but not those looked at here.
@@ -423,8 +424,7 @@ bool tlb_defer_pte_lock(struct tlb_defer_table *table,
 			return true;
 		table->pte = pte_offset_map_lock(vma->vm_mm, pmd, addr,
 						 &table->ptl);
-		/* A leaf that came in between is not "no table". */
-	} while (!table->pte && tlb_defer_is_leaf(pmd));
+	} while (!table->pte && !tlb_defer_is_vacant(vma, pmd));
 	return table->pte;
 }
 

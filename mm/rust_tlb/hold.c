@@ -5,7 +5,10 @@
  *
  * "fault TID" has the next fault of that thread wait before it locks the page
  * table that it has just made sure of. "tables TID" has the next flush of that
- * thread wait which page tables go with, after they were taken out. "pmd
+ * thread wait which page tables go with, after they were taken out. "move TID"
+ * has the next mremap() of that thread wait where it has looked the new page
+ * table up and not locked it yet, or where what maps PMD_SIZE is at neither
+ * place; it spins, with the page tables of the old place locked. "pmd
  * ADDRESS" (hexadecimal) locks the PMD of the writer's own address, in this
  * call: so the table below it cannot be freed, as under any other contention of
  * that lock. "rmap ADDRESS" locks the VMAs of the file that is mapped there, as
@@ -34,6 +37,7 @@
 static DECLARE_WAIT_QUEUE_HEAD(let_go);
 static pid_t waited_for;
 static pid_t waited_for_tables;
+static pid_t waited_for_move;
 static pid_t passes_leaves;
 static bool is_held;
 static bool is_over;
@@ -45,13 +49,30 @@ static void hold(long max)
 	WRITE_ONCE(is_held, false);
 }
 
-static void hold_if(pid_t *told, long max)
+/* As hold(), where it cannot sleep. */
+static void hold_spinning(void)
+{
+	unsigned long end = jiffies + MAX_HOLD;
+
+	WRITE_ONCE(is_held, true);
+	while (!READ_ONCE(is_over) && time_before(jiffies, end))
+		cpu_relax();
+	WRITE_ONCE(is_held, false);
+}
+
+static bool is_told(pid_t *told)
 {
 	if (likely(READ_ONCE(*told) != task_pid_nr(current)))
-		return;
+		return false;
 
 	WRITE_ONCE(*told, 0);
-	hold(max);
+	return true;
+}
+
+static void hold_if(pid_t *told, long max)
+{
+	if (is_told(told))
+		hold(max);
 }
 
 /* Context: in a fault that was told to, waits; may sleep. */
@@ -64,6 +85,13 @@ void tlb_hold_fault(void)
 void tlb_hold_tables(void)
 {
 	hold_if(&waited_for_tables, MAX_HOLD_TABLES);
+}
+
+/* Context: any: does not sleep. */
+void tlb_hold_move(void)
+{
+	if (is_told(&waited_for_move))
+		hold_spinning();
 }
 
 /* Context: any, for the walks of this task. */
@@ -104,7 +132,6 @@ static int hold_rmap(unsigned long addr)
 static int hold_pmd(unsigned long addr)
 {
 	struct mm_struct *mm = current->mm;
-	unsigned long end = jiffies + MAX_HOLD;
 	spinlock_t *pml;
 	pmd_t *pmd;
 
@@ -113,10 +140,7 @@ static int hold_pmd(unsigned long addr)
 	pmd = mm_find_pmd(mm, addr);
 	if (pmd) {
 		pml = pmd_lock(mm, pmd);
-		WRITE_ONCE(is_held, true);
-		while (!READ_ONCE(is_over) && time_before(jiffies, end))
-			cpu_relax();
-		WRITE_ONCE(is_held, false);
+		hold_spinning();
 		spin_unlock(pml);
 	}
 	mmap_read_unlock(mm);
@@ -141,6 +165,10 @@ static int obey(const char *order)
 	}
 	if (sscanf(order, "tables %d", &tid) == 1) {
 		WRITE_ONCE(waited_for_tables, tid);
+		return 0;
+	}
+	if (sscanf(order, "move %d", &tid) == 1) {
+		WRITE_ONCE(waited_for_move, tid);
 		return 0;
 	}
 	if (sscanf(order, "leaf %d", &tid) == 1) {

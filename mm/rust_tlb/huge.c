@@ -35,6 +35,11 @@ struct page *tlb_defer_alloc_huge(gfp_t gfp)
 	return page;
 }
 
+static bool can_have_leaves(const struct vm_area_struct *vma)
+{
+	return vma->vm_ops && vma->vm_ops->huge_fault;
+}
+
 /*
  * Extend [@start, @end), of which PTEs are to be changed, to all that goes with
  * it: a leaf is cleared as a whole. Nothing is added if @vma has no leaves.
@@ -44,7 +49,7 @@ struct page *tlb_defer_alloc_huge(gfp_t gfp)
 void tlb_defer_widen(const struct vm_area_struct *vma, unsigned long *start,
 		     unsigned long *end)
 {
-	if (!vma->vm_ops || !vma->vm_ops->huge_fault)
+	if (!can_have_leaves(vma))
 		return;
 	*start = max(vma->vm_start, *start & PMD_MASK);
 	*end = min(vma->vm_end, ALIGN(*end, PMD_SIZE));
@@ -146,6 +151,29 @@ bool tlb_defer_leaf_lock(struct tlb_defer_table *table, pmd_t *pmd)
 	table->leaf = pmd;
 	table->leafval = pmdp_get(pmd);
 	return true;
+}
+
+/*
+ * Whether there is neither a table nor a leaf at @pmd (L3). Who moves or splits a
+ * leaf clears @pmd first: mremap() sets it elsewhere then, and a split flushes,
+ * with nobody told, but both before they unlock it. So that it is clear, where
+ * there can be leaves, is to be believed with its lock held alone: then a leaf
+ * that was here is gone from TLBs, or at its new place, which a walk comes to
+ * later.
+ * Context: as tlb_defer_pte_lock(), for @vma. @pmd was seen without a table.
+ */
+bool tlb_defer_is_vacant(struct vm_area_struct *vma, pmd_t *pmd)
+{
+	spinlock_t *ptl;
+	bool is_vacant;
+
+	if (!can_have_leaves(vma) || tlb_hold_passes_leaf())
+		return true;
+
+	ptl = pmd_lock(vma->vm_mm, pmd);
+	is_vacant = !pmd_present(pmdp_get(pmd));
+	spin_unlock(ptl);
+	return is_vacant;
 }
 
 /*
@@ -261,6 +289,11 @@ bool tlb_defer_is_leaf(pmd_t *pmd)
 bool tlb_defer_leaf_lock(struct tlb_defer_table *table, pmd_t *pmd)
 {
 	return false;
+}
+
+bool tlb_defer_is_vacant(struct vm_area_struct *vma, pmd_t *pmd)
+{
+	return true;
 }
 
 struct tlb_defer_cleared tlb_defer_clear_leaf(struct tlb_defer_table *table,

@@ -272,8 +272,8 @@ impl Iterator for AllVmas<'_> {
 ///   not freed, keeps its place and its file offset, and stays in its [`Mm`], which is not freed
 ///   either; its page tables above the lowest level stay, too.
 /// - [`set_vm_ops`](super::virt::VmaNew::set_vm_ops) or its sister for PFNs set it up: it is a
-///   `VM_MIXEDMAP` or `VM_PFNMAP` mapping that is not copy-on-write. Only in the latter are there
-///   leaves, which map all that a page table would, and each of them lies in the VMA.
+///   `VM_MIXEDMAP` or `VM_PFNMAP` mapping that is not copy-on-write. If it has leaves, which map all
+///   that a page table would, each of them lies in the VMA.
 #[repr(transparent)]
 pub struct Vma(Opaque<bindings::vm_area_struct>);
 

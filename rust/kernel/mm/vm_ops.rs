@@ -308,14 +308,17 @@ impl VmFault<'_> {
     /// Maps all that a page table would map around the fault, as a whole; for
     /// [`VmOperations::huge_fault`]. `page_at` returns the page at an offset of the file, or the folio
     /// that it is of. Where pages are mapped by reference, so is this, as by [`VmFault::insert_folio`];
-    /// elsewhere by frame numbers, as [`VmFault::insert_pfn`] does one page. Returns whether it is mapped
-    /// now. It is not, and nothing was done, unless
+    /// elsewhere by frame numbers, as [`VmFault::insert_pfn`] does one page. Returns whether there is
+    /// nothing left to do, here or because somebody else was faster. There is, and no leaf, unless
     ///
     /// - there are [such offsets](VmFault::leaf_pgoffs),
     /// - a folio of so many pages begins at the first of them; or, where frame numbers are mapped, there
     ///   is a page at each of them, and they are one behind the other in memory, aligned to all of it, as
     ///   [`ExclusivePage::alloc_huge`](super::tlb::ExclusivePage::alloc_huge) makes them, and
     /// - neither a page table nor a leaf is there.
+    ///
+    /// By frame numbers, the pages may be noted as mapped ([`DriverPage`]) even so: those that were asked
+    /// for go through a batch before they are dropped, as any that is mapped.
     ///
     /// Flushes first what others have cleared in that process and have yet to flush: a page table that
     /// went from this very place may be in use until then, and no CPU has to bear translations of two

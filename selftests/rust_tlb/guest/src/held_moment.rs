@@ -37,6 +37,15 @@ pub fn hold_own_tables() -> Result<()> {
     ))
 }
 
+/// Holds the calling thread's next mremap, where it has looked a new page table up and not locked it
+/// yet, or where a leaf is at neither place.
+pub fn hold_own_move() -> Result<()> {
+    order(&format!(
+        "move {}",
+        rustix::thread::gettid().as_raw_nonzero()
+    ))
+}
+
 /// Breaks a rule: walks of the calling thread pass over leaves, until [`go_on`].
 pub fn pass_leaves() -> Result<()> {
     order(&format!(

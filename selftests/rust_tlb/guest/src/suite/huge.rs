@@ -8,6 +8,7 @@
 mod flushes;
 mod folios;
 mod made;
+mod moving;
 mod taken;
 
 use core::ops::Range;
@@ -38,6 +39,7 @@ use made::{
     nothing_behind_the_mapping_is_mapped, what_is_asked_for_wrongly_is_refused,
     where_it_does_not_fit_pages_are_mapped,
 };
+use moving::a_leaf_on_its_way_is_not_missed;
 use taken::{
     a_batch_takes_it_out_of_all_processes, a_batch_takes_one_page_out, a_leaf_has_one_accessed_bit,
     a_mapping_may_move_and_be_split, a_move_leaves_leaves_alone, contents_are_saved,
@@ -59,6 +61,7 @@ crate::tests! {
     a_leaf_has_one_accessed_bit,
     a_mapping_may_move_and_be_split,
     a_move_leaves_leaves_alone,
+    a_leaf_on_its_way_is_not_missed,
     forks_while_leaves_are_taken within 120,
     the_oracle_is_silent within 120,
     a_deferred_unmap_flushes_leaves_at_its_end,
