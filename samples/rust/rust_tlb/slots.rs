@@ -21,7 +21,8 @@ use core::mem;
 use kernel::{
     alloc::{
         AllocError,
-        Flags, //
+        Flags,
+        KVVec, //
     },
     mm::tlb::window::PTRS_PER_PTE, //
 };
@@ -181,6 +182,18 @@ impl<P, C> Slots<P, C> {
         let (order, mut last) = (self.order, None);
         let firsts = pgoffs.iter().map(move |pgoff| pgoff >> order << order);
         firsts.filter(move |first| last.replace(*first) != Some(*first))
+    }
+
+    /// Returns all pages of the slots that any of `pgoffs`, which are sorted, is in.
+    pub(crate) fn whole(&self, pgoffs: &[usize], flags: Flags) -> Result<KVVec<usize>, AllocError> {
+        let nr_slots = self.firsts_of(pgoffs).count();
+        let mut all = KVVec::with_capacity(nr_slots * self.nr_per_slot(), flags)?;
+        for first in self.firsts_of(pgoffs) {
+            for pgoff in first..first + self.nr_per_slot() {
+                all.push(pgoff, flags)?;
+            }
+        }
+        Ok(all)
     }
 
     /// Returns what a fault finds at `pgoff`.

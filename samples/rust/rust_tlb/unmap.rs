@@ -265,9 +265,12 @@ impl Target<'_> {
             EmptyTables::Free | EmptyTables::FreeLater => Tables::Free,
         };
         // A table goes with a run that covers it: all that was asked for, populated or not.
-        let gather = |this: &Self, pgoffs: &[usize]| match tables {
-            Tables::Free => this.gather(this.pgoffs, tables),
-            Tables::Keep => this.gather(pgoffs, tables),
+        let whole = match tables {
+            Tables::Free => Some(pages.slots.whole(self.pgoffs, GFP_KERNEL_ACCOUNT)?),
+            Tables::Keep => None,
+        };
+        let gather = |this: &Self, pgoffs: &[usize]| {
+            this.gather(whole.as_deref().unwrap_or(pgoffs), tables)
         };
         self.unmap_by_core(pages, request, out, gather)
     }

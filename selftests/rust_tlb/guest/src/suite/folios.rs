@@ -41,6 +41,7 @@ crate::tests! {
     one_that_is_held_is_not_used_again,
     forks_have_it_too,
     tables_go_with_it,
+    a_page_of_one_is_all_of_it_where_tables_go,
     thousands_of_cycles_leave_no_trace within 120,
     the_oracle_is_silent within 120,
     no_flush_is_read_every_time within 120,
@@ -345,6 +346,22 @@ fn forks_have_it_too(_: &Options) -> Result<()> {
             })?;
             child.join()?;
             expect_fresh(&mapping, 0..nr)?;
+        }
+        Ok(())
+    })
+}
+
+/// As everywhere: none is left behind, in a table that would never be empty.
+fn a_page_of_one_is_all_of_it_where_tables_go(_: &Options) -> Result<()> {
+    for_each_kind(|flavour, order| {
+        for strategy in REAL_STRATEGIES {
+            let name = strategy_name(strategy);
+            let (device, mapping) = mapped(flavour | abi::SETUP_FREE_TABLES, order)?;
+            fill(&mapping, 0..1 << order);
+            let reply = device.unmap(&Selection::run(1, 1), strategy, abi::UNMAP_FREE)?;
+            ensure!(reply.nr_pages == 1 << order, "{name}: {reply:?}");
+            expect_held(&device, 0).map_err(|e| e.context(name))?;
+            expect_fresh(&mapping, 0..1 << order).map_err(|e| e.context(name))?;
         }
         Ok(())
     })
