@@ -629,5 +629,7 @@ where
             record(policy, mapping, pending, Touched::Kept);
         }
     });
-    policy.flush()
+    let report = policy.flush();
+    policy.wait();
+    report
 }
