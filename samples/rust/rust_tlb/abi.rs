@@ -232,9 +232,15 @@ pub const UNMAP_WRITE_BACK: u32 = 1 << 3;
 /// unmapped at once. Without it, the device trusts the architecture, as Linux does. Only for
 /// strategies with a batch.
 pub const UNMAP_TWO_PHASE: u32 = 1 << 4;
-/// [`Unmap::flags`]: with [`SETUP_FREE_TABLES`], do not try the `mmap_lock`: a negative control.
+/// [`Unmap::flags`]: with [`SETUP_FREE_TABLES`], look at page tables whatever the device knows of the
+/// pages that they show. That breaks no rule: none of those below can hide behind it then. Together
+/// with [`UNMAP_BREAK_TABLES_LOCK`] only with [`SETUP_PFNMAP`]: `EINVAL`.
 /// This one and those below are `EOPNOTSUPP` without `CONFIG_RUST_TLB_FAULTS`, and only for
 /// strategies with a batch.
+pub const UNMAP_BREAK_TABLES_HINT: u32 = 1 << 22;
+/// [`Unmap::flags`]: flush a page of what a table maps: a negative control.
+pub const UNMAP_BREAK_TABLES_RANGE: u32 = 1 << 23;
+/// [`Unmap::flags`]: do not try the `mmap_lock`.
 pub const UNMAP_BREAK_TABLES_LOCK: u32 = 1 << 24;
 /// [`Unmap::flags`]: do not look whether a table is empty. Only with [`SETUP_PFNMAP`]: `EINVAL`.
 pub const UNMAP_BREAK_TABLES_RECHECK: u32 = 1 << 25;

@@ -4,9 +4,11 @@
 
 use crate::{
     abi::{
+        UNMAP_BREAK_TABLES_HINT,
         UNMAP_BREAK_TABLES_LAZY,
         UNMAP_BREAK_TABLES_LOCK,
         UNMAP_BREAK_TABLES_PENDING,
+        UNMAP_BREAK_TABLES_RANGE,
         UNMAP_BREAK_TABLES_RECHECK, //
     },
     strategy::BatchOfPages, //
@@ -23,17 +25,27 @@ use kernel::mm::tlb::{
 
 /// Which rules are broken.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct BrokenTables(Broken);
+pub(crate) struct BrokenTables {
+    rules: Broken,
+    /// Tables are looked at that show pages in use, too.
+    hint: bool,
+}
 
 impl BrokenTables {
     /// Those of an unmap's flags.
     pub(crate) fn new(flags: u32) -> Self {
-        Self(Broken {
-            mmap_lock: flags & UNMAP_BREAK_TABLES_LOCK != 0,
-            recheck: flags & UNMAP_BREAK_TABLES_RECHECK != 0,
-            pending: flags & UNMAP_BREAK_TABLES_PENDING != 0,
-            lazy: flags & UNMAP_BREAK_TABLES_LAZY != 0,
-        })
+        let is_set = |flag: u32| flags & flag != 0;
+        let rules = Broken {
+            mmap_lock: is_set(UNMAP_BREAK_TABLES_LOCK),
+            recheck: is_set(UNMAP_BREAK_TABLES_RECHECK),
+            pending: is_set(UNMAP_BREAK_TABLES_PENDING),
+            lazy: is_set(UNMAP_BREAK_TABLES_LAZY),
+            range: is_set(UNMAP_BREAK_TABLES_RANGE),
+        };
+        Self {
+            hint: is_set(UNMAP_BREAK_TABLES_HINT) || rules.recheck,
+            rules,
+        }
     }
 
     /// Takes tables out.
@@ -43,8 +55,7 @@ impl BrokenTables {
         mappings: &FileMappings<'_, T>,
         is_unused: impl Fn(usize, usize) -> bool,
     ) -> WithTables<DriverPage, AnyPolicy> {
-        let recheck = self.0.recheck;
-        let may_be_empty = |first, last| recheck || is_unused(first, last);
-        batch.take_tables_broken(mappings, may_be_empty, self.0)
+        let may_be_empty = |first, last| self.hint || is_unused(first, last);
+        batch.take_tables_broken(mappings, may_be_empty, self.rules)
     }
 }

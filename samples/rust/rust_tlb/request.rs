@@ -27,9 +27,11 @@ use crate::{
         UNMAP_BREAK_CONTEXT,
         UNMAP_BREAK_LEAVES,
         UNMAP_BREAK_RELEASE,
+        UNMAP_BREAK_TABLES_HINT,
         UNMAP_BREAK_TABLES_LAZY,
         UNMAP_BREAK_TABLES_LOCK,
         UNMAP_BREAK_TABLES_PENDING,
+        UNMAP_BREAK_TABLES_RANGE,
         UNMAP_BREAK_TABLES_RECHECK,
         UNMAP_BREAK_WRITE_BACK,
         UNMAP_DEFER,
@@ -300,7 +302,9 @@ pub(crate) enum Source {
 }
 
 /// What breaks the taking out of page tables.
-const TABLE_CONTROLS: u32 = UNMAP_BREAK_TABLES_LOCK
+const TABLE_CONTROLS: u32 = UNMAP_BREAK_TABLES_HINT
+    | UNMAP_BREAK_TABLES_RANGE
+    | UNMAP_BREAK_TABLES_LOCK
     | UNMAP_BREAK_TABLES_RECHECK
     | UNMAP_BREAK_TABLES_PENDING
     | UNMAP_BREAK_TABLES_LAZY;
@@ -317,6 +321,12 @@ fn check_table_controls(flags: u32, strategy: u32) -> Result {
         return Err(EOPNOTSUPP);
     }
     Ok(())
+}
+
+/// Whether page tables are taken out that map something.
+fn loses_tables(flags: u32) -> bool {
+    const AT_ALL_UNLOCKED: u32 = UNMAP_BREAK_TABLES_HINT | UNMAP_BREAK_TABLES_LOCK;
+    flags & UNMAP_BREAK_TABLES_RECHECK != 0 || flags & AT_ALL_UNLOCKED == AT_ALL_UNLOCKED
 }
 
 /// All flags of an unmap.
@@ -390,7 +400,7 @@ impl UnmapRequest {
             break_context: flags & UNMAP_BREAK_CONTEXT != 0,
             #[cfg(CONFIG_RUST_TLB_FAULTS)]
             broken_tables: BrokenTables::new(flags),
-            loses_tables: flags & UNMAP_BREAK_TABLES_RECHECK != 0,
+            loses_tables: loses_tables(flags),
             #[cfg(CONFIG_RUST_TLB_FAULTS)]
             break_leaves: flags & UNMAP_BREAK_LEAVES != 0,
             break_release: breaks_release(flags, strategy)?,

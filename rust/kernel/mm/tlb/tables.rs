@@ -89,6 +89,8 @@ pub struct Broken {
     pub pending: bool,
     /// CPUs in lazy mode are not asked.
     pub lazy: bool,
+    /// No more than a page of what the table maps is flushed.
+    pub range: bool,
 }
 
 impl Broken {
@@ -319,10 +321,12 @@ impl<F: Flush<Mm = Mm> + ?Sized> Taking<'_, F> {
     }
 
     fn record(&mut self, vma: &Vma, table: PageRange) {
-        if self.broken.lazy {
-            return self.policy.record(vma.mm(), Pending::new(table, 0));
+        let page = PageRange::of_page(table.start()).unwrap_or(table);
+        match self.broken {
+            Broken { range: true, .. } => self.policy.record(vma.mm(), Pending::new(page, 0)),
+            Broken { lazy: true, .. } => self.policy.record(vma.mm(), Pending::new(table, 0)),
+            _ => self.policy.record_table(vma.mm(), table),
         }
-        self.policy.record_table(vma.mm(), table);
     }
 }
 

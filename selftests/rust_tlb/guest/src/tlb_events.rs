@@ -75,11 +75,12 @@ fn tlb_interrupts(text: &str) -> Option<u64> {
 ///
 /// A CPU that is lazy for a moment takes no IPI, and other processes flush too: single rounds are
 /// off by a few, the most common of several is not.
-pub fn most_common(values: impl IntoIterator<Item = u64>) -> u64 {
-    let mut sorted: Vec<u64> = values.into_iter().collect();
+pub fn most_common<T: Copy + Default + Ord>(values: impl IntoIterator<Item = T>) -> T {
+    let mut sorted: Vec<T> = values.into_iter().collect();
     sorted.sort_unstable();
     let runs = sorted.chunk_by(|a, b| a == b);
-    runs.max_by_key(|run| run.len()).map_or(0, |run| run[0])
+    runs.max_by_key(|run| run.len())
+        .map_or(T::default(), |run| run[0])
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! one maps frees it (`PT_RECLAIM`), beside faults that need it, and beside a batch that has yet to
 //! flush what it mapped. And mremap moves them as they are, beside a walk.
 
+mod askew;
 mod controls;
 mod emptied;
 mod freed;
@@ -24,8 +25,10 @@ use crate::device::Device;
 use crate::ktap::skip;
 use crate::mapping::{Mapping, PAGES_PER_TABLE};
 
+use askew::{a_table_that_ptes_move_into_stays, ptes_that_move_into_a_freed_table_are_lost};
 use controls::{
-    a_flush_that_others_do_not_know_of_shows, a_table_that_is_not_looked_at_is_lost,
+    a_flush_of_one_page_for_a_table_shows, a_flush_that_others_do_not_know_of_shows,
+    a_table_that_is_not_looked_at_is_lost, all_that_a_table_maps_is_flushed,
     no_one_returns_before_the_flush, tables_of_a_process_that_maps_stay,
     the_lock_is_what_keeps_them,
 };
@@ -62,6 +65,10 @@ crate::tests! {
     a_mapping_of_a_half_keeps_them,
     tables_of_a_process_that_maps_stay,
     the_lock_is_what_keeps_them,
+    a_table_that_ptes_move_into_stays,
+    ptes_that_move_into_a_freed_table_are_lost,
+    all_that_a_table_maps_is_flushed,
+    a_flush_of_one_page_for_a_table_shows,
     lazy_cpus_are_asked_too,
     a_lazy_cpu_that_is_not_asked_shows,
     no_one_returns_before_the_flush,

@@ -148,6 +148,9 @@ pub fn unmap_refuses_to_break_what_has_no_batch(_: &Options) -> Result<()> {
     }
     let lost = Selection::run(0, 2).unmap(strategy::PAGE, abi::UNMAP_BREAK_TABLES_RECHECK);
     refusal.expect("loses references", Errno::INVAL, lost)?;
+    let unlocked = abi::UNMAP_BREAK_TABLES_LOCK | abi::UNMAP_BREAK_TABLES_HINT;
+    let lost = Selection::run(0, 2).unmap(strategy::PAGE, unlocked);
+    refusal.expect("loses references, too", Errno::INVAL, lost)?;
     for strategy in [strategy::PAGE, strategy::ZAP, strategy::PRECISE] {
         let argument = Selection::run(0, 2).unmap(strategy, abi::UNMAP_BREAK_CONTEXT);
         refusal.expect("context without a gather", Errno::INVAL, argument)?;

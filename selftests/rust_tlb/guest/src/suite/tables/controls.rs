@@ -5,7 +5,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 
 use super::{device, map, needs_faults, touch};
 use crate::abi::{self, strategy};
@@ -18,6 +18,7 @@ use crate::held_moment;
 use crate::ktap::{skip, Options};
 use crate::mapping::{Mapping, PAGES_PER_TABLE};
 use crate::selection::Selection;
+use crate::tlb_events::{most_common, TlbEvents};
 use crate::witness::Witness;
 
 /// Unmaps what a process has mapped that has the lock on its mappings, as mremap and fork have it;
@@ -62,6 +63,44 @@ pub fn tables_of_a_process_that_maps_stay(_: &Options) -> Result<()> {
 pub fn the_lock_is_what_keeps_them(_: &Options) -> Result<()> {
     let (busy, freed) = unmap_while_locked(abi::UNMAP_BREAK_TABLES_LOCK)?;
     ensure!((busy, freed) == (0, 1), "{busy} stay, {freed} are freed");
+    Ok(())
+}
+
+/// What PRECISE flushes on the CPU that unmaps a page and its table: all, how often, and pages.
+fn flushed_for_a_table(flags: u32) -> Result<(u64, u64)> {
+    const NR_ROUNDS: u64 = 5;
+    let device = device(0)?;
+    needs_faults(&device)?;
+    let Some(_) = TlbEvents::read()? else {
+        return skip("the kernel has no CONFIG_DEBUG_TLBFLUSH").map(|()| (0, 0));
+    };
+    cpu::pin_member(0)?;
+    let mapping = map(&device, NR_ROUNDS)?;
+    let mut found = Vec::new();
+    for nr in 0..NR_ROUNDS {
+        let page = nr * PAGES_PER_TABLE;
+        touch(&mapping, [page]);
+        let before = TlbEvents::read()?.context("no counts")?;
+        device.unmap(&Selection::run(page, 1), strategy::PRECISE, flags)?;
+        let events = TlbEvents::read()?.context("no counts")?.since(before);
+        found.push((events.local_flush_all, events.local_flush_one));
+    }
+    println!("# all, pages: {found:?}");
+    let freed = device.counters()?.nr_tables_freed;
+    ensure!(freed == NR_ROUNDS, "{freed} tables were freed");
+    Ok(most_common(found))
+}
+
+/// CPUs may keep what leads to a table for any address of its 2 MiB.
+pub fn all_that_a_table_maps_is_flushed(_: &Options) -> Result<()> {
+    let (all, pages) = flushed_for_a_table(0)?;
+    ensure!((all, pages) == (1, 0), "all: {all} times, {pages} pages");
+    Ok(())
+}
+
+pub fn a_flush_of_one_page_for_a_table_shows(_: &Options) -> Result<()> {
+    let (all, pages) = flushed_for_a_table(abi::UNMAP_BREAK_TABLES_RANGE)?;
+    ensure!((all, pages) == (0, 1), "all: {all} times, {pages} pages");
     Ok(())
 }
 
