@@ -17,13 +17,6 @@ struct vm_area_struct;
 
 #ifdef CONFIG_RUST_TLB
 
-/* What a gather has yet to flush: @start is above @end if that is nothing. */
-struct tlb_defer_gathered {
-	unsigned long start;
-	unsigned long end;
-	bool freed_tables;
-};
-
 void tlb_defer_gather(struct mm_struct *mm,
 		      void (*zap)(struct mmu_gather *gather, void *data),
 		      void *data);
@@ -33,8 +26,6 @@ void tlb_defer_gather_zap(struct mmu_gather *gather,
 bool tlb_defer_gather_zap_tables(struct mmu_gather *gather,
 				 struct vm_area_struct *vma,
 				 unsigned long start, unsigned long end);
-void tlb_defer_gather_owed(const struct mmu_gather *gather,
-			   struct tlb_defer_gathered *owed);
 
 #endif /* CONFIG_RUST_TLB */
 #endif /* _LINUX_TLB_DEFER_GATHER_H */

@@ -78,14 +78,3 @@ bool tlb_defer_gather_zap_tables(struct mmu_gather *gather,
 	mmap_read_unlock(mm);
 	return true;
 }
-
-/* What @gather has yet to flush, as far as it tracks that. Context: any. */
-void tlb_defer_gather_owed(const struct mmu_gather *gather,
-			   struct tlb_defer_gathered *owed)
-{
-	*owed = (struct tlb_defer_gathered){
-		.start = gather->start,
-		.end = gather->end,
-		.freed_tables = gather->freed_tables,
-	};
-}

@@ -60,16 +60,3 @@ pub(in crate::mm) unsafe fn gather_zap_tables(
     // SAFETY: As promised by the caller.
     unsafe { bindings::tlb_defer_gather_zap_tables(gather.as_ptr(), vma, start, end) }
 }
-
-/// # Safety
-///
-/// `gather` must be open.
-#[inline(never)]
-pub(in crate::mm) unsafe fn gather_owed(
-    gather: NonNull<bindings::mmu_gather>,
-) -> bindings::tlb_defer_gathered {
-    let mut owed = bindings::tlb_defer_gathered::default();
-    // SAFETY: The caller promises an open gather; `owed` is written, and not kept.
-    unsafe { bindings::tlb_defer_gather_owed(gather.as_ptr(), &raw mut owed) };
-    owed
-}

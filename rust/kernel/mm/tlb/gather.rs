@@ -68,15 +68,6 @@ pub enum Tables {
     Free,
 }
 
-/// What a gather has yet to flush.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gathered {
-    /// The range that holds all of it; [`None`] if that is nothing.
-    pub range: Option<PageRange>,
-    /// Page tables are among it.
-    pub freed_tables: bool,
-}
-
 /// Zaps in one address space that share a flush.
 ///
 /// # Invariants
@@ -135,16 +126,6 @@ impl Gather<'_> {
                     Ok(false)
                 }
             }
-        }
-    }
-
-    /// Returns what is to be flushed so far.
-    pub fn owed(&self) -> Gathered {
-        // SAFETY: By the type invariants the gather is open.
-        let owed = unsafe { mechanism::gather_owed(self.raw) };
-        Gathered {
-            range: PageRange::new(owed.start, owed.end),
-            freed_tables: owed.freed_tables,
         }
     }
 }

@@ -241,7 +241,8 @@ impl<M: Move, F: Flush + ?Sized> Moved<'_, M, F> {
     }
 
     /// Returns how many pages are pinned.
-    pub fn nr_pinned(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn nr_pinned(&self) -> usize {
         self.pins.len()
     }
 

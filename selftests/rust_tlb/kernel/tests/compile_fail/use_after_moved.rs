@@ -4,13 +4,13 @@
 //! A move is over when it is flushed.
 
 use kernel::mm::tlb::{
-    moves::{Move, Moved},
+    moves::{Done, Move, Moved},
     policy::Flush,
 };
 
-fn look_late<M: Move, F: Flush>(moved: Moved<'_, M, F>) -> usize {
+fn look_late<M: Move, F: Flush>(moved: Moved<'_, M, F>) -> Done {
     moved.flush();
-    moved.nr_pinned()
+    moved.done()
 }
 
 fn main() {}
