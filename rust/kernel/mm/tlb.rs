@@ -140,6 +140,7 @@ pub mod run;
 pub mod run_list;
 pub mod scope;
 pub mod tables;
+mod taker;
 pub mod trace;
 pub mod two_phase;
 #[cfg(CONFIG_RUST_TLB_FAULTS)]

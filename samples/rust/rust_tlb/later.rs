@@ -8,11 +8,14 @@ use crate::pages::Pages;
 use core::ops::DerefMut;
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
-    mm::tlb::{
-        mappings::FileLocked,
-        tables::Counts,
-        window::PTRS_PER_PTE,
-        Why, //
+    mm::{
+        rmap::Vma,
+        tlb::{
+            tables::Counts,
+            walk::FileLocked,
+            window::PTRS_PER_PTE,
+            Why, //
+        }, //
     },
     prelude::*,
     time::{
@@ -31,7 +34,7 @@ const MAX_SCANNED: usize = 32;
 
 /// What the worker does: frees all page tables that are marked. Those of a process that is busy are
 /// tried again, and then left.
-pub(crate) fn free_all<L>(lock: impl Fn() -> L, mappings: &impl FileLocked)
+pub(crate) fn free_all<L>(lock: impl Fn() -> L, mappings: &impl FileLocked<Mapping = Vma>)
 where
     L: DerefMut<Target = Pages>,
 {
@@ -45,7 +48,11 @@ where
 
 /// Frees the page tables that are marked. If they are tried again, those of processes that were busy
 /// are marked anew. Returns whether there are such.
-fn try_all<L>(lock: &impl Fn() -> L, mappings: &impl FileLocked, is_tried_again: bool) -> bool
+fn try_all<L>(
+    lock: &impl Fn() -> L,
+    mappings: &impl FileLocked<Mapping = Vma>,
+    is_tried_again: bool,
+) -> bool
 where
     L: DerefMut<Target = Pages>,
 {
@@ -79,7 +86,7 @@ where
 
 /// What memory pressure does, with one flush: nothing is allocated, and `mappings` are locked. Those of
 /// a process that is busy are left for the next time. Returns how many tables were freed.
-pub(crate) fn free_some(pages: &mut Pages, mappings: &impl FileLocked) -> usize {
+pub(crate) fn free_some(pages: &mut Pages, mappings: &impl FileLocked<Mapping = Vma>) -> usize {
     let mut pgoffs = [0; 2 * MAX_SCANNED];
     let (mut nr, mut from) = (0, 0);
     for both in pgoffs.chunks_exact_mut(2) {
@@ -104,7 +111,12 @@ fn ends(first: usize) -> [usize; 2] {
 }
 
 /// Frees the tables of `pgoffs` that are empty, with one flush.
-fn free(pages: &mut Pages, mappings: &impl FileLocked, pgoffs: &[usize], why: Why) -> Counts {
+fn free(
+    pages: &mut Pages,
+    mappings: &impl FileLocked<Mapping = Vma>,
+    pgoffs: &[usize],
+    why: Why,
+) -> Counts {
     let Some(batch) = pages.spare.take() else {
         return Counts::default();
     };

@@ -18,6 +18,7 @@ use super::{
         Pending, //
     },
     walk::{
+        FileLocked,
         Mapping,
         Mappings,
         Permit,
@@ -134,10 +135,6 @@ impl<T: Send + Sync + 'static> Mappings for LockedMappings<'_, T> {
         Some(self.rmap.mapping().place(self.data))
     }
 }
-
-/// Mappings that are shown under the lock of their file (`i_mmap_rwsem`), and not another one.
-/// Sealed: only this crate says so.
-pub trait FileLocked: Mappings<Mapping = Vma> {}
 
 impl<T: Send + Sync + 'static> FileLocked for FileMappings<'_, T> {}
 impl<T: Send + Sync + 'static> FileLocked for LockedMappings<'_, T> {}

@@ -229,6 +229,22 @@ where
         }
     }
 
+    /// Does what comes before the page table of `pgoffs` is locked. Returns whether there is nothing
+    /// left to do there.
+    fn move_unlocked(&mut self, at: &At<'_, M>, pgoffs: &[usize]) -> bool {
+        if self.done.is_cut_short {
+            return true;
+        }
+        self.split_leaves(at, pgoffs);
+        if let Some((_, new)) = self.whole(at, pgoffs) {
+            if self.to.prepare(new.start(), false).is_ok() && self.move_whole(at, pgoffs) {
+                return true;
+            }
+        }
+        self.done.is_cut_short = self.prepare(pgoffs).is_err();
+        self.done.is_cut_short
+    }
+
     /// Makes what page tables `pgoffs` need in the new mapping.
     fn prepare(&self, mut pgoffs: &[usize]) -> Result {
         while let Some((addr, _, rest)) = self.split(pgoffs) {
@@ -247,22 +263,11 @@ where
     // They are told for longer than the walk lasts: until the flush.
     const CHANGES: bool = false;
 
-    fn before(&mut self, at: &At<'_, M>, pgoffs: &[usize]) -> bool {
-        if self.done.is_cut_short {
-            return true;
+    fn visit(&mut self, at: &At<'_, M>, pgoffs: &[usize]) {
+        if self.move_unlocked(at, pgoffs) {
+            return;
         }
-        self.split_leaves(at, pgoffs);
-        if let Some((_, new)) = self.whole(at, pgoffs) {
-            if self.to.prepare(new.start(), false).is_ok() && self.move_whole(at, pgoffs) {
-                return true;
-            }
-        }
-        self.done.is_cut_short = self.prepare(pgoffs).is_err();
-        self.done.is_cut_short
-    }
-
-    fn visit(&mut self, at: &At<'_, M>, table: Option<M::Table<'_>>, pgoffs: &[usize]) {
-        let Some(old) = table else {
+        let Some(old) = at.lock() else {
             return;
         };
         self.settle_others_once(at.mapping);

@@ -177,7 +177,7 @@ pub enum Touched {
     Moved = 3,
 }
 
-/// Who is told which PTEs a walk has changed. Sealed, as is [`Flush`]: all policies are in this
+/// Who is told which PTEs a walk has changed, and which page tables it took out. Sealed, as is [`Flush`]: all policies are in this
 /// folder.
 pub trait Record: sealed::Sealed {
     /// The address spaces it is for.
@@ -196,17 +196,17 @@ pub trait Record: sealed::Sealed {
     /// `pending` is all that [`Record::cleared`] was called for since the last call. If the caller
     /// cleared any of it, it still holds their page-table lock.
     fn record(&mut self, mm: &Self::Mm, pending: Pending);
+
+    /// A page table that maps nothing was taken out of `mm`; it mapped `range`. The flush has to
+    /// cover all of that, for others may have left a translation there to flush, and to ask CPUs in
+    /// lazy mode, too: they may walk the table. Others know of the flush already.
+    fn record_table(&mut self, mm: &Self::Mm, range: PageRange);
 }
 
 /// A flush policy.
 pub trait Flush: Record {
     /// Returns which policy it is.
     fn kind(&self) -> Kind;
-
-    /// A page table that maps nothing was taken out of `mm`; it mapped `range`. The flush has to
-    /// cover all of that, for others may have left a translation there to flush, and to ask CPUs in
-    /// lazy mode, too: they may walk the table. Others know of the flush already.
-    fn record_table(&mut self, mm: &Self::Mm, range: PageRange);
 
     /// Returns what a flush now would be for; its `nr_calls` is zero.
     fn owed(&self) -> Report;
@@ -235,7 +235,7 @@ pub trait Rule<M: Machine>: sealed::Sealed + Default {
     /// first [`MAX_MMS`].
     fn record(&mut self, machine: &mut M, owed: &Owed<M>, mm: &M::Mm, pending: Pending);
 
-    /// As [`Flush::record_table`]. `owed` has the range already, if it had room for `mm`.
+    /// As [`Record::record_table`]. `owed` has the range already, if it had room for `mm`.
     fn record_table(&mut self, machine: &mut M, owed: &Owed<M>, mm: &M::Mm, range: PageRange);
 
     /// Begins to flush what is `owed`, and returns how many calls into the machine's flush
@@ -299,17 +299,17 @@ impl<M: Machine, R: Rule<M>> Record for Policy<M, R> {
         self.note(mm, pending);
         self.rule.record(&mut self.machine, &self.owed, mm, pending);
     }
-}
-
-impl<M: Machine, R: Rule<M>> Flush for Policy<M, R> {
-    fn kind(&self) -> Kind {
-        R::KIND
-    }
 
     fn record_table(&mut self, mm: &M::Mm, range: PageRange) {
         self.note(mm, Pending::new(range, 0));
         self.rule
             .record_table(&mut self.machine, &self.owed, mm, range);
+    }
+}
+
+impl<M: Machine, R: Rule<M>> Flush for Policy<M, R> {
+    fn kind(&self) -> Kind {
+        R::KIND
     }
 
     fn owed(&self) -> Report {

@@ -189,15 +189,15 @@ impl<F: Flush + ?Sized> Record for Hoisted<F> {
         self.own.nr_ptes += pending.nr_pages();
         self.own.dirty |= pending.is_dirty();
     }
+
+    fn record_table(&mut self, mm: &F::Mm, range: PageRange) {
+        self.note(|policy, _| policy.record_table(mm, range));
+    }
 }
 
 impl<F: Flush + ?Sized> Flush for Hoisted<F> {
     fn kind(&self) -> Kind {
         Kind::Hoisted
-    }
-
-    fn record_table(&mut self, mm: &F::Mm, range: PageRange) {
-        self.note(|policy, _| policy.record_table(mm, range));
     }
 
     /// As far as this batch has recorded it; the address spaces are those of the scope.

@@ -16,7 +16,7 @@
 //!    here on. Whoever finds no table, and so no PTE to flush, does not return early.
 //! 3. With the PMD locked, and the table, all 512 entries are read again. If all are empty, the
 //!    PMD is cleared.
-//! 4. The policy is told ([`Flush::record_table`]): the flush covers all that the table maps, in
+//! 4. The policy is told ([`Record::record_table`]): the flush covers all that the table maps, in
 //!    one round, and CPUs in lazy mode get it, too. They walk tables without being asked to.
 //! 5. [`WithTables::flush`]: one flush, of the pages and the tables. Then the counter falls again,
 //!    and each table is freed after an RCU grace period that begins now, since those who look it
@@ -39,24 +39,30 @@ use super::{
         Batch,
         Flushed, //
     },
-    mappings::{
-        FileLocked,
-        FileMappings, //
-    },
+    mappings::FileMappings,
+    parts::Entry,
     policy::{
         Flush,
+        Record,
         Why, //
     },
-    range::{
-        PageRange,
-        Pending, //
+    range::PageRange,
+    taker::{
+        self,
+        Fate,
+        Permit,
+        TakeTable, //
     },
-    walk::Item,
-    window::{
-        Window,
-        PTRS_PER_PTE, //
+    walk::{
+        FileLocked,
+        Item, //
     },
     StalePage, //
+};
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
+use super::{
+    policy::sealed::Sealed,
+    range::Pending, //
 };
 use crate::{
     bindings,
@@ -67,18 +73,10 @@ use crate::{
     }, //
 };
 
-/// Page tables that the pages of a batch were in, and that had to be looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Were empty, and are freed with the flush.
-    pub nr_taken: usize,
-    /// Map something still: that they may be empty was not so.
-    pub nr_used: usize,
-    /// Stay, because someone changes the mappings of their process right now.
-    pub nr_busy: usize,
-}
+pub use super::taker::Counts;
 
 /// Rules of the protocol that are broken, for tests to show that they notice.
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Broken {
     /// The `mmap_lock` is not even tried.
@@ -93,6 +91,7 @@ pub struct Broken {
     pub range: bool,
 }
 
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
 impl Broken {
     fn for_c(self) -> u32 {
         let bit = |is_set: bool, bit: u32| if is_set { bit } else { 0 };
@@ -107,7 +106,8 @@ impl Broken {
 /// # Invariants
 ///
 /// When it is dropped, all of them have been flushed.
-struct Dead(mechanism::RawTables);
+#[derive(Default)]
+pub(crate) struct Dead(mechanism::RawTables);
 
 impl Drop for Dead {
     fn drop(&mut self) {
@@ -172,7 +172,7 @@ impl<P: StalePage, F: Flush<Mm = Mm> + ?Sized> Batch<P, F> {
     where
         T: Send + Sync + 'static,
     {
-        self.take_tables_by(mappings, may_be_empty, Broken::default())
+        self.take_by(|entries, policy, dead| take(mappings, entries, policy, may_be_empty, dead))
     }
 
     /// As [`Batch::take_tables`], for the tables that any of the pages `pgoffs` of the file are in.
@@ -181,20 +181,13 @@ impl<P: StalePage, F: Flush<Mm = Mm> + ?Sized> Batch<P, F> {
     /// # Context
     ///
     /// As [`Batch::take_tables`]; but if `mappings` are locked already, nothing is waited for.
-    pub fn take_tables_of<T: FileLocked>(
-        mut self,
+    pub fn take_tables_of<T: FileLocked<Mapping = Vma>>(
+        self,
         mappings: &T,
         pgoffs: &[usize],
         may_be_empty: impl Fn(usize, usize) -> bool,
     ) -> WithTables<P, F> {
-        let (_, policy) = self.unmapped();
-        let (dead, counts) = take(mappings, pgoffs, policy, may_be_empty, Broken::default());
-        // INVARIANT: What was taken out was recorded with the policy of this batch.
-        WithTables {
-            batch: self,
-            dead,
-            counts,
-        }
+        self.take_by(|_, policy, dead| take(mappings, pgoffs, policy, may_be_empty, dead))
     }
 
     /// [`Batch::take_tables`], with rules broken: the negative controls.
@@ -208,21 +201,22 @@ impl<P: StalePage, F: Flush<Mm = Mm> + ?Sized> Batch<P, F> {
     where
         T: Send + Sync + 'static,
     {
-        self.take_tables_by(mappings, may_be_empty, broken)
+        self.take_by(|entries, policy, dead| {
+            dead.0.broken = broken.for_c();
+            let mut told = ToldWrong { policy, broken };
+            take(mappings, entries, &mut told, may_be_empty, dead)
+        })
     }
 
-    fn take_tables_by<T>(
+    /// Has `take` take tables out, and tell the policy.
+    fn take_by(
         mut self,
-        mappings: &FileMappings<'_, T>,
-        may_be_empty: impl Fn(usize, usize) -> bool,
-        broken: Broken,
-    ) -> WithTables<P, F>
-    where
-        T: Send + Sync + 'static,
-    {
+        take: impl FnOnce(&[Entry<P>], &mut F, &mut Dead) -> Counts,
+    ) -> WithTables<P, F> {
+        let mut dead = Dead::default();
         let (entries, policy) = self.unmapped();
-        let (dead, counts) = take(mappings, entries, policy, may_be_empty, broken);
-        // INVARIANT: What was taken out was recorded with the policy of this batch.
+        let counts = take(entries, policy, &mut dead);
+        // INVARIANT: The policy of this batch was told of all of them.
         WithTables {
             batch: self,
             dead,
@@ -231,108 +225,69 @@ impl<P: StalePage, F: Flush<Mm = Mm> + ?Sized> Batch<P, F> {
     }
 }
 
-/// Takes those tables out of `mappings` that any of `items` are in. `policy` is told, and has to be
-/// flushed before they are dropped.
-fn take<T: FileLocked, I: Item>(
+/// Takes those tables out of `mappings` that any of `items` are in, and adds them to `dead`. `policy` is
+/// told, and has to be flushed before that is dropped.
+fn take<T, I, F>(
     mappings: &T,
     items: &[I],
-    policy: &mut (impl Flush<Mm = Mm> + ?Sized),
+    policy: &mut F,
     may_be_empty: impl Fn(usize, usize) -> bool,
-    broken: Broken,
-) -> (Dead, Counts) {
-    let mut taking = Taking {
-        policy,
-        // INVARIANT: No table.
-        dead: Dead(mechanism::RawTables {
-            broken: broken.for_c(),
-            ..Default::default()
-        }),
-        counts: Counts::default(),
-        broken,
-    };
-    if let (Some(first), Some(last)) = (items.first(), items.last()) {
-        mappings.for_each(first.pgoff(), last.last(), |vma| {
-            taking.take_of(vma, items, &may_be_empty);
-        });
-    }
+    dead: &mut Dead,
+) -> Counts
+where
+    T: FileLocked<Mapping = Vma>,
+    I: Item,
+    F: Record<Mm = Mm> + ?Sized,
+{
+    let counts = taker::take(mappings, items, policy, may_be_empty, dead);
     mechanism::tables_taken();
-    (taking.dead, taking.counts)
+    counts
 }
 
-/// Tables on their way out.
-///
-/// # Invariants
-///
-/// `policy` was told of each table in `dead`, and is flushed before `dead` is dropped.
-struct Taking<'b, F: ?Sized> {
-    policy: &'b mut F,
-    dead: Dead,
-    counts: Counts,
+impl TakeTable for Vma {
+    type Dead = Dead;
+
+    fn take_table(&self, table: PageRange, dead: &mut Dead, _permit: &Permit) -> Fate {
+        // SAFETY:
+        // - `dead` is used by these functions only.
+        // - By the type invariants the VMA is valid. By the permit its file's rmap is locked, and
+        //   `table`, all that a page table maps, lies in it.
+        // - By the permit the policy is told. `dead` is not dropped before that has flushed: by the
+        //   invariants of `Dead` and `WithTables`.
+        let fate = unsafe { mechanism::table_take(&mut dead.0, self.as_raw(), table.start()) };
+        match fate {
+            bindings::tlb_defer_table_fate_TLB_DEFER_TABLE_TAKEN => Fate::Taken,
+            bindings::tlb_defer_table_fate_TLB_DEFER_TABLE_USED => Fate::Used,
+            bindings::tlb_defer_table_fate_TLB_DEFER_TABLE_BUSY => Fate::Busy,
+            _ => Fate::Absent,
+        }
+    }
+}
+
+/// A policy that is told of tables as the broken rules have it: the negative control.
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
+struct ToldWrong<'p, F: ?Sized> {
+    policy: &'p mut F,
     broken: Broken,
 }
 
-impl<F: Flush<Mm = Mm> + ?Sized> Taking<'_, F> {
-    /// Takes those tables of `vma` that any of `items` are in, each once.
-    fn take_of<I: Item>(
-        &mut self,
-        vma: &Vma,
-        items: &[I],
-        may_be_empty: impl Fn(usize, usize) -> bool,
-    ) {
-        let Some(window) = vma.window() else {
-            return;
-        };
-        let Some(mut next) = window.pgoff_of(window.range().start()) else {
-            return;
-        };
-        let from = items.partition_point(|i| window.is_before(i.last()));
-        let mut rest = items.get(from..).unwrap_or(&[]);
-        let table_of = |i: &I, next: usize| table_of(&window, i.pgoff().max(next));
-        while let Some((table, first)) = rest.first().and_then(|i| table_of(i, next)) {
-            let last = first + (table.span_pages() - 1);
-            // The VMA covers it.
-            if table.span_pages() == PTRS_PER_PTE && may_be_empty(first, last) {
-                self.take(vma, table);
-            }
-            next = last + 1;
-            let done = rest.partition_point(|i| i.last() <= last);
-            rest = rest.get(done..).unwrap_or(&[]);
-            mechanism::cond_resched();
-        }
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
+impl<F: ?Sized> Sealed for ToldWrong<'_, F> {}
+
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
+impl<F: Record + ?Sized> Record for ToldWrong<'_, F> {
+    type Mm = F::Mm;
+
+    fn record(&mut self, mm: &F::Mm, pending: Pending) {
+        self.policy.record(mm, pending);
     }
 
-    fn take(&mut self, vma: &Vma, table: PageRange) {
-        // SAFETY:
-        // - The tables were made in `take`.
-        // - `FileLocked` says that the rmap lock of the file is held while a VMA is shown; `table` is
-        //   a whole table that lies in the window of this one.
-        // - The policy is told below, and `dead` not dropped before it has flushed: by the
-        //   invariants of `Taking` and `WithTables`.
-        let fate = unsafe { mechanism::table_take(&mut self.dead.0, vma.as_raw(), table.start()) };
-        match fate {
-            bindings::tlb_defer_table_fate_TLB_DEFER_TABLE_TAKEN => {
-                self.record(vma, table);
-                self.counts.nr_taken += 1;
-            }
-            bindings::tlb_defer_table_fate_TLB_DEFER_TABLE_USED => self.counts.nr_used += 1,
-            bindings::tlb_defer_table_fate_TLB_DEFER_TABLE_BUSY => self.counts.nr_busy += 1,
-            _ => {}
-        }
-    }
-
-    fn record(&mut self, vma: &Vma, table: PageRange) {
-        let page = PageRange::of_page(table.start()).unwrap_or(table);
+    fn record_table(&mut self, mm: &F::Mm, range: PageRange) {
+        let page = PageRange::of_page(range.start()).unwrap_or(range);
         match self.broken {
-            Broken { range: true, .. } => self.policy.record(vma.mm(), Pending::new(page, 0)),
-            Broken { lazy: true, .. } => self.policy.record(vma.mm(), Pending::new(table, 0)),
-            _ => self.policy.record_table(vma.mm(), table),
+            Broken { range: true, .. } => self.policy.record(mm, Pending::new(page, 0)),
+            Broken { lazy: true, .. } => self.policy.record(mm, Pending::new(range, 0)),
+            _ => self.policy.record_table(mm, range),
         }
     }
-}
-
-/// What the page table maps, as far as the window shows it, that page `pgoff` of the file is in,
-/// and which page of the file that begins with.
-fn table_of(window: &Window, pgoff: usize) -> Option<(PageRange, usize)> {
-    let table = window.table_of(window.address_of(pgoff)?)?;
-    Some((table, window.pgoff_of(table.start())?))
 }

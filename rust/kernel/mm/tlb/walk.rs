@@ -2,8 +2,8 @@
 
 //! The walk over page tables: the one loop that keeps rules H1, H2 and H4.
 //!
-//! [`walk`] goes from [`Mappings`] to a [`Mapping`], from that to its page tables, and shows each
-//! one, locked, to a [`Visitor`], with the items that it maps. Which mappings there are, and under
+//! [`walk`] goes from [`Mappings`] to a [`Mapping`], from that to its page tables, and takes a
+//! [`Visitor`] to each one, which it can lock, with the items that it maps. Which mappings there are, and under
 //! which lock, is theirs to say: the rmap of a file, one VMA, those of a process, the model of the
 //! host's tests.
 //!
@@ -80,6 +80,9 @@ pub trait Mappings: Sealed {
     /// [`None`] if there may be others.
     fn place(&self) -> Option<Place>;
 }
+
+/// Mappings that are shown under the lock of their file (`i_mmap_rwsem`), and not another one.
+pub trait FileLocked: Mappings {}
 
 /// A mapping: a VMA, held by some lock. Sealed, as [`Mappings`].
 pub trait Mapping: Sealed {
@@ -235,14 +238,9 @@ pub trait Visitor<M: Mapping, I> {
     /// Whether it changes PTEs, so that secondary MMUs have to be told.
     const CHANGES: bool;
 
-    /// Called before the page table that shows some of all `items`, which are not empty, is locked.
-    /// Returns whether there is nothing left to do there.
-    fn before(&mut self, _at: &At<'_, M>, _items: &[I]) -> bool {
-        false
-    }
-
-    /// Visits `table`, or a place without one: it shows some of all `items`, which are not empty.
-    fn visit(&mut self, at: &At<'_, M>, table: Option<M::Table<'_>>, items: &[I]);
+    /// Visits a page table, or a place without one: it shows some of all `items`, which are not empty.
+    /// Nothing of it is locked: see [`At::lock`].
+    fn visit(&mut self, at: &At<'_, M>, items: &[I]);
 }
 
 /// Where a walk is.
@@ -254,9 +252,22 @@ pub struct At<'m, M> {
     table: PageRange,
     /// The page of the file that is at its start.
     pgoff: usize,
+    /// Where the first of the items is.
+    addr: usize,
 }
 
 impl<M> At<'_, M> {
+    /// Returns what the page table maps of the mapping.
+    pub(super) fn table(&self) -> PageRange {
+        self.table
+    }
+
+    /// Returns the first and the last page of the file that the page table shows.
+    pub(super) fn pgoffs(&self) -> (usize, usize) {
+        let nr_behind = self.table.span_pages() - 1;
+        (self.pgoff, self.pgoff.saturating_add(nr_behind))
+    }
+
     /// Returns the page of the address space that shows page `pgoff` of the file.
     pub fn page(&self, pgoff: usize) -> Option<PageRange> {
         PageRange::of_page(self.window.address_of(pgoff)?)
@@ -265,6 +276,13 @@ impl<M> At<'_, M> {
     /// Returns what the page table shows of `entries`.
     fn parts<'a, P>(&self, entries: &'a [Entry<P>]) -> Parts<'a, P> {
         Parts::new(self.table, self.pgoff, entries)
+    }
+}
+
+impl<'m, M: Mapping> At<'m, M> {
+    /// Locks the page table, or the leaf; [`None`] if there is neither.
+    pub fn lock(&self) -> Option<M::Table<'m>> {
+        self.mapping.lock(self.addr)
     }
 }
 
@@ -332,10 +350,9 @@ where
             window,
             table,
             pgoff,
+            addr: here,
         };
-        if !visitor.before(&at, items) {
-            visitor.visit(&at, mapping.lock(here), items);
-        }
+        visitor.visit(&at, items);
         mapping.cond_resched();
         // The next table has the rest of the last one, or whatever comes next.
         let is_split = items.last().is_some_and(|i| i.last() >= behind);
@@ -572,7 +589,8 @@ where
 {
     const CHANGES: bool = true;
 
-    fn visit(&mut self, at: &At<'_, M>, mut locked: Option<M::Table<'_>>, entries: &[Entry<P>]) {
+    fn visit(&mut self, at: &At<'_, M>, entries: &[Entry<P>]) {
+        let mut locked = at.lock();
         let Some(table) = locked.as_mut() else {
             let pages = at.parts(entries).map(|part| part.pages);
             if let Some(pending) = self.owed_elsewhere(at.mapping, pages) {

@@ -30,8 +30,8 @@ impl<M: Young, F: FnMut(usize, bool)> Visitor<M, usize> for TestYoung<F> {
     // An Accessed bit that goes takes no translation away.
     const CHANGES: bool = false;
 
-    fn visit(&mut self, at: &At<'_, M>, table: Option<M::Table<'_>>, pgoffs: &[usize]) {
-        let Some(mut table) = table else {
+    fn visit(&mut self, at: &At<'_, M>, pgoffs: &[usize]) {
+        let Some(mut table) = at.lock() else {
             return;
         };
         for &pgoff in pgoffs {

@@ -46,6 +46,9 @@ pub mod run;
 pub mod run_list;
 #[path = "../../../srctree/rust/kernel/mm/tlb/scope.rs"]
 pub mod scope;
+#[cfg(test)]
+#[path = "../../../srctree/rust/kernel/mm/tlb/taker.rs"]
+pub(crate) mod taker;
 mod trace;
 #[path = "../../../srctree/rust/kernel/mm/tlb/two_phase.rs"]
 pub mod two_phase;

@@ -258,14 +258,14 @@ impl Record for Told {
         space.recorded.extend(all);
         space.nr_recorded += pending.nr_pages();
     }
+
+    fn record_table(&mut self, _mm: &Mm, _range: PageRange) {}
 }
 
 impl Flush for Told {
     fn kind(&self) -> Kind {
         Kind::Broadcast
     }
-
-    fn record_table(&mut self, _mm: &Mm, _range: PageRange) {}
 
     fn owed(&self) -> Report {
         Report::default()

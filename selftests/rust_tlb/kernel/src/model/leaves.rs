@@ -225,14 +225,14 @@ impl Record for Lines<'_> {
             pending.is_dirty(),
         ));
     }
+
+    fn record_table(&mut self, _mm: &Mm, _range: PageRange) {}
 }
 
 impl Flush for Lines<'_> {
     fn kind(&self) -> Kind {
         Kind::Broadcast
     }
-
-    fn record_table(&mut self, _mm: &Mm, _range: PageRange) {}
 
     fn owed(&self) -> Report {
         self.owed

@@ -16,6 +16,7 @@ mod policies;
 mod properties;
 mod scopes;
 mod tables;
+mod taken_tables;
 mod threads;
 mod world;
 mod write_back;

@@ -14,14 +14,14 @@ impl Record for Lazy {
     type Mm = u32;
 
     fn record(&mut self, _mm: &u32, _pending: Pending) {}
+
+    fn record_table(&mut self, _mm: &u32, _range: PageRange) {}
 }
 
 impl Flush for Lazy {
     fn kind(&self) -> Kind {
         Kind::Unflushed
     }
-
-    fn record_table(&mut self, _mm: &u32, _range: PageRange) {}
 
     fn owed(&self) -> Report {
         Report::default()
