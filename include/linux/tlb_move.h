@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Moves of PTEs between two mappings of a process, for rust/kernel/mm/moving.rs.
+ * Moves of PTEs between two mappings of a process, for
+ * rust/kernel/mm/tlb/moving.rs.
  * The contract of each function stands with its definition in mm/rust_tlb/move.c.
  */
 #ifndef _LINUX_TLB_MOVE_H

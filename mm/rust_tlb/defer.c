@@ -191,7 +191,7 @@ void tlb_defer_add_pending(struct arch_tlbflush_unmap_batch *batch,
 }
 
 /*
- * Owe @mm a flush of @runs, words of rust/kernel/mm/tlb/run.rs; of everything
+ * Owe @mm a flush of @runs, words of rust/kernel/mm/run.rs; of everything
  * if @mm has no ring to say that in.
  *
  * H1: as tlb_defer_add_pending(); mm_cpumask(), and what its CPUs have loaded, is

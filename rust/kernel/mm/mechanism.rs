@@ -14,20 +14,13 @@
 //! [`mm/rust_tlb/defer.c`](srctree/mm/rust_tlb/defer.c).
 
 use super::{
-    tlb::{
-        parts::{
-            Changed,
-            Cleared,
-            Which,
-            MAX_PARTS, //
-        },
-        policy::{
-            sealed::Sealed,
-            Machine, //
-        },
-        range::PageRange,
-        run::Run, //
+    parts::{
+        Changed,
+        Cleared,
+        Which,
+        MAX_PARTS, //
     },
+    range::PageRange,
     Mm, //
 };
 use crate::{
@@ -35,13 +28,13 @@ use crate::{
     bindings,
     error::to_result,
     page::Page,
-    prelude::*,
-    sync::aref::ARef, //
+    prelude::*, //
 };
 use core::ptr::NonNull;
 
 mod callbacks;
 mod charge;
+mod flush;
 mod gather;
 mod huge;
 mod mapping;
@@ -53,6 +46,7 @@ mod trace;
 pub(super) use self::{
     callbacks::*,
     charge::*,
+    flush::*,
     gather::*,
     huge::*,
     mapping::*,
@@ -60,95 +54,6 @@ pub(super) use self::{
     tables::*,
     trace::*, //
 };
-
-/// The CPUs of this machine, and its own kind of batch: what a policy is made for.
-///
-/// The batch has a bit for each CPU that there could be, a kilobyte of them in a distribution's
-/// kernel: too much for a stack, over which policies are moved.
-pub struct Cpus {
-    batch: KBox<bindings::arch_tlbflush_unmap_batch>,
-}
-
-impl Cpus {
-    /// Begins a batch that owes nothing.
-    ///
-    /// # Errors
-    ///
-    /// - `ENOMEM`: there is no memory.
-    #[inline(never)]
-    pub fn new(flags: Flags) -> Result<Self> {
-        Ok(Self {
-            batch: KBox::init(pin_init::init_zeroed(), flags)?,
-        })
-    }
-}
-
-impl Sealed for Cpus {}
-
-impl Machine for Cpus {
-    type Mm = Mm;
-    type Pin = ARef<Mm>;
-
-    fn pin(mm: &Mm) -> ARef<Mm> {
-        mm.into()
-    }
-
-    #[inline(never)]
-    fn ceiling_pages(&self) -> usize {
-        // SAFETY: Reads a variable, in any context.
-        unsafe { bindings::tlb_defer_ceiling() }
-    }
-
-    #[inline(never)]
-    fn add_pending(&mut self, mm: &Mm, range: PageRange) {
-        let (start, end) = (range.start(), range.end());
-        // SAFETY:
-        // - `batch` is initialised (to no CPU), and exclusively borrowed.
-        // - `mm` is a reference, so it is not freed during the call.
-        unsafe { bindings::tlb_defer_add_pending(&raw mut *self.batch, mm.as_raw(), start, end) }
-    }
-
-    #[inline(never)]
-    fn add_pending_table(&mut self, mm: &Mm, range: PageRange) {
-        let (start, end) = (range.start(), range.end());
-        let batch = &raw mut *self.batch;
-        // SAFETY: As for `add_pending`.
-        unsafe { bindings::tlb_defer_add_pending_table(batch, mm.as_raw(), start, end) }
-    }
-
-    #[inline(never)]
-    fn note_batched(&mut self, mm: &Mm) {
-        // SAFETY: `mm` is a reference. What is noted without need costs one flush, and no more.
-        unsafe { bindings::tlb_defer_note_batched(mm.as_raw()) }
-    }
-
-    #[inline(never)]
-    fn publish(&mut self, mm: &Mm, runs: &[Run]) {
-        let (words, nr_runs) = (runs.as_ptr().cast::<u64>(), runs.len());
-        // SAFETY:
-        // - `batch` and `mm` as in `add_pending`.
-        // - A `Run` is a word, and so many of them are borrowed.
-        unsafe {
-            bindings::tlb_defer_publish(&raw mut *self.batch, mm.as_raw(), words, nr_runs);
-        }
-    }
-
-    #[inline(never)]
-    fn flush_pending(&mut self) {
-        // SAFETY: `batch` is initialised and exclusively borrowed. In another context than
-        // `Flush::flush` documents, it could wait for ever, and lockdep reports; no memory is at
-        // risk.
-        unsafe { bindings::tlb_defer_flush_pending(&raw mut *self.batch) }
-    }
-
-    #[inline(never)]
-    fn flush_mm(&mut self, mm: &Mm, range: Option<PageRange>) {
-        let (start, end) = range.map_or((0, usize::MAX), |r| (r.start(), r.end()));
-        // SAFETY: `mm` is a reference, so it is not freed; without users, its generation goes up
-        // and nobody is interrupted (H12). As to the context, see `flush_pending`.
-        unsafe { bindings::tlb_defer_flush_mm_range(mm.as_raw(), start, end) }
-    }
-}
 
 /// Lets address spaces have rings, until [`rings_put`]. May sleep.
 #[inline(never)]

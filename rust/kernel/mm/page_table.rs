@@ -19,21 +19,17 @@ use super::{
         self,
         RawPart, //
     },
+    parts::{
+        Changed,
+        Cleared,
+        Part,
+        Which,
+        MAX_PARTS, //
+    },
+    pte::Pte,
+    range::PageRange,
     rmap::Vma,
-    tlb::{
-        force_flush::Pte,
-        moves,
-        parts::{
-            Changed,
-            Cleared,
-            Part,
-            Which,
-            MAX_PARTS, //
-        },
-        range::PageRange,
-        walk::Permit,
-        StalePage, //
-    }, //
+    stale_page::StalePage,
 };
 use crate::{
     bindings,
@@ -177,19 +173,18 @@ impl<'v> PageTable<'v> {
     }
 
     /// Moves the PTE of `old` to `new`, in another table or this one's lock; returns whether it did.
-    pub(super) fn move_to(
-        &self,
-        old: usize,
-        to: &mut PageTable<'_>,
-        new: usize,
-        _permit: &moves::Permit,
-    ) -> bool {
+    ///
+    /// # Safety
+    ///
+    /// - `to` is of the same process, whose `mmap_lock` is held for writing.
+    /// - The page is not reused before `old` is flushed.
+    pub(super) unsafe fn move_to(&self, old: usize, to: &mut PageTable<'_>, new: usize) -> bool {
         let Some((from_pte, to_pte)) = self.pte(old).zip(to.pte(new)) else {
             return false;
         };
         // SAFETY:
         // - Both tables are locked, by the type invariants, and these are their entries.
-        // - The page is pinned until `old` is flushed, or that comes before the unlock (`Permit`).
+        // - The rest is as the caller promises.
         unsafe { mechanism::move_pte(&self.table, old, from_pte.as_ptr(), new, to_pte.as_ptr()) }
     }
 
@@ -232,13 +227,17 @@ impl<'v> PageTable<'v> {
     /// Clears the PTEs of the first of `parts`, at most [`MAX_PARTS`], that map what they should, and
     /// undoes their accounting. A leaf that maps any of it is cleared as a whole, and answers for each
     /// page that it mapped.
-    pub(super) fn clear<'a, P: StalePage + 'a>(
+    ///
+    /// # Safety
+    ///
+    /// The entry of each part is not dropped before what was cleared is flushed.
+    pub(super) unsafe fn clear<'a, P: StalePage + 'a>(
         &mut self,
         parts: impl Iterator<Item = Part<'a, P>>,
-        _permit: &Permit,
     ) -> Changed {
         if self.leaf().is_some() {
-            return self.clear_leaf(parts);
+            // SAFETY: As promised by the caller.
+            return unsafe { self.clear_leaf(parts) };
         }
         let mut list = PartList::new();
         for part in parts.take(MAX_PARTS) {
@@ -250,8 +249,7 @@ impl<'v> PageTable<'v> {
         // - A `Vma` is a VM_MIXEDMAP or a VM_PFNMAP mapping that is not copy-on-write.
         // - They are as many as fit in. `first_page` has seen to it that the pages lie in `range`, and so
         //   in the table, or there are none; and that the entry has as many, which are a page or a folio:
-        //   it owns a reference (`StalePage`), and is in a batch (`Permit`), which keeps it until the
-        //   flush.
+        //   it owns a reference (`StalePage`), and is kept until the flush, as the caller promises.
         let mut changed =
             unsafe { mechanism::clear_parts(&mut self.table, self.addr, list.as_slice()) };
         changed.missing.0 |= list.strange.0;
@@ -259,7 +257,11 @@ impl<'v> PageTable<'v> {
     }
 
     /// As [`PageTable::clear`], of a leaf.
-    fn clear_leaf<'a, P: StalePage + 'a>(
+    ///
+    /// # Safety
+    ///
+    /// As [`PageTable::clear`].
+    unsafe fn clear_leaf<'a, P: StalePage + 'a>(
         &mut self,
         parts: impl Iterator<Item = Part<'a, P>>,
     ) -> Changed {
@@ -282,7 +284,11 @@ impl<'v> PageTable<'v> {
 
     /// Write-protects the PTE of `part`, which is one page, if it maps that and is writable and clean.
     /// Returns whether it did: a leaf is not.
-    pub(super) fn protect<P: StalePage>(&mut self, part: Part<'_, P>, _permit: &Permit) -> bool {
+    ///
+    /// # Safety
+    ///
+    /// The entry of `part` is not dropped before what was protected is flushed.
+    pub(super) unsafe fn protect<P: StalePage>(&mut self, part: Part<'_, P>) -> bool {
         let addr = part.pages.start();
         let Some((pte, page)) = self.pte(addr).zip(self.first_page(&part)) else {
             return false;

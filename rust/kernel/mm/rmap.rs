@@ -17,13 +17,11 @@
 
 use super::{
     mechanism,
-    tlb::{
-        range::PageRange,
-        walk::Place,
-        window::Window, //
-    },
+    place::Place,
+    range::PageRange,
     virt::VmaRef,
     vm_ops::is_ours,
+    window::Window,
     Mm, //
 };
 use crate::{

@@ -28,6 +28,10 @@
 //! locks and barriers, is in
 //! [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst).
 //!
+//! What all of this stands on is beside this module, in [`mm`](super): [ranges](super::range), what a
+//! file shows [where](super::window), what a page table [answers](super::parts), who owns a page that
+//! may be [stale](super::stale_page). None of it knows of batches, policies or flushes.
+//!
 //! # Terms
 //!
 //! | term      | meaning                                                                      |
@@ -108,37 +112,34 @@
 //! [`arch/x86/include/asm/tlbflush.h`](srctree/arch/x86/include/asm/tlbflush.h)
 
 use super::Mm;
-use crate::page::Page;
 
 mod actions;
 pub mod batch;
 pub mod broadcast;
 pub mod ceiling;
-pub mod driver_page;
-pub mod exclusive;
-pub mod folio;
+mod cpus;
 pub mod force_flush;
 pub mod gather;
 pub mod ledger;
 mod locks;
 pub mod mappings;
+mod movable;
 mod mover;
 pub mod moves;
+pub mod moving;
 pub mod owed;
-pub mod parts;
 pub mod per_page;
 pub mod policy;
 pub mod precise;
-pub mod range;
 #[cfg(CONFIG_RUST_TLB_RING)]
 pub mod ring;
 #[cfg(CONFIG_RUST_TLB_RING)]
 mod ring_entry;
 pub mod ringed;
 pub mod rings;
-pub mod run;
 pub mod run_list;
 pub mod scope;
+mod settled;
 pub mod tables;
 mod taker;
 pub mod trace;
@@ -148,25 +149,29 @@ pub mod unflushed;
 #[cfg(CONFIG_RUST_TLB_FAULTS)]
 pub mod unnoted;
 pub mod walk;
-pub mod window;
 pub mod young;
 
-pub use super::mechanism::Cpus;
+pub use super::{
+    driver_page::DriverPage,
+    exclusive::{
+        ExclusivePage,
+        Unwritable, //
+    },
+    stale::{
+        Proof,
+        Stale, //
+    },
+    stale_page::StalePage, //
+};
 pub use batch::{
     Batch,
     Flushed,
     Full,
-    Proof,
     Sent,
     Settled,
     Staging, //
-    Stale,
 };
-pub use driver_page::DriverPage;
-pub use exclusive::{
-    ExclusivePage,
-    Unwritable, //
-};
+pub use cpus::Cpus;
 pub use gather::Gather;
 pub use mappings::{
     FileMappings,
@@ -209,49 +214,3 @@ pub type AnyPolicy = dyn Flush<Mm = Mm> + Send;
 pub type Scope = scope::Scope<AnyPolicy>;
 /// The policy of a batch in a [`Scope`]: see [`scope::Hoisted`].
 pub type Hoisted = scope::Hoisted<AnyPolicy>;
-
-/// What owns a page, or a folio, that may still be reachable through a stale translation.
-///
-/// # Safety
-///
-/// - The value must own a reference to the page that [`page`](StalePage::page) returns, or to the folio
-///   of which that is the first, must return the same page each time, and must not put that reference
-///   before it is dropped. [`Stale::nr_pages`] must return the same each time: no more than there are
-///   in the folio, and no fewer than may be mapped without owning a reference.
-/// - [`is_unmapped`](StalePage::is_unmapped) may return `true` only if every PTE that maps the page
-///   without owning a reference to it was cleared, at the place that it was made for.
-/// - Both [`Stale::unmapped`] and [`Stale::flushed`] must reach whatever keeps account
-///   of such PTEs. What is wrapped around it has to hand them on, and how many pages it is, and a
-///   [`Proof`] to nothing else than what owns that very page.
-pub unsafe trait StalePage: Stale {
-    /// Returns the page; of a folio, the first one.
-    fn page(&self) -> &Page;
-
-    /// Returns whether no PTE can map any of it that owns no reference to it.
-    fn is_unmapped(&self) -> bool;
-}
-
-impl Stale for Page {
-    #[inline]
-    fn nr_pages(&self) -> usize {
-        1
-    }
-
-    fn unmapped(&mut self, _from: walk::Place, _pgoff: usize, _proof: Proof) {}
-
-    fn flushed(&mut self, _proof: Proof) {}
-}
-
-// SAFETY:
-// - A `Page` owns itself, alone, and puts its reference when it is dropped.
-// - Only a `DriverPage` is mapped without a reference: nobody keeps account of such PTEs here, and
-//   there are none.
-unsafe impl StalePage for Page {
-    fn page(&self) -> &Page {
-        self
-    }
-
-    fn is_unmapped(&self) -> bool {
-        true
-    }
-}

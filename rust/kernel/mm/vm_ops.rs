@@ -9,24 +9,22 @@
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
 use super::{
+    driver_page::DriverPage,
     mechanism::{
         self,
         Around, //
     },
-    tlb::{
-        range::PageRange,
-        walk::Place,
-        window::{
-            Window,
-            PTRS_PER_PTE, //
-        },
-        DriverPage, //
-    },
+    place::Place,
+    range::PageRange,
     virt::{
         flags,
         vm_flags_t,
         VmaMixedMap,
         VmaNew, //
+    },
+    window::{
+        Window,
+        PTRS_PER_PTE, //
     }, //
 };
 use crate::{

@@ -13,12 +13,12 @@ use crate::store::{
 use core::ops::Range;
 use kernel::{
     mm::{
-        tlb::window::PTRS_PER_PTE,
         vm_ops::{
             FaultError,
             VmFault,
             VmOperations, //
-        }, //
+        },
+        window::PTRS_PER_PTE, //
     },
     prelude::*,
     sync::ArcBorrow, //

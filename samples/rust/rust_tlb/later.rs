@@ -13,9 +13,9 @@ use kernel::{
         tlb::{
             tables::Counts,
             walk::FileLocked,
-            window::PTRS_PER_PTE,
             Why, //
-        }, //
+        },
+        window::PTRS_PER_PTE, //
     },
     prelude::*,
     time::{

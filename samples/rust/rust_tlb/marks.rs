@@ -10,7 +10,7 @@ use kernel::{
         Flags,
         KVVec, //
     },
-    mm::tlb::window::PTRS_PER_PTE, //
+    mm::window::PTRS_PER_PTE, //
 };
 
 const BITS: usize = u64::BITS as usize;

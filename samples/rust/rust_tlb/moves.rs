@@ -17,17 +17,15 @@ use kernel::{
         GFP_KERNEL,
         GFP_KERNEL_ACCOUNT, //
     },
-    mm::{
+    mm::tlb::{
+        self,
+        moves::{
+            move_pages,
+            Done, //
+        },
         moving::{
             MmapWriteGuard,
             Movable, //
-        },
-        tlb::{
-            self,
-            moves::{
-                move_pages,
-                Done, //
-            }, //
         }, //
     },
     prelude::*,
@@ -102,10 +100,10 @@ fn lock_page(
     store: ArcBorrow<'_, Store>,
     request: &MoveRequest,
     first: usize,
-) -> Option<kernel::mm::moving::LockedPage> {
+) -> Option<tlb::moving::LockedPage> {
     let pages = store.lock();
     let page = pages.get(first).filter(|_| request.locks_page)?;
-    kernel::mm::moving::LockedPage::try_lock(page.page())
+    tlb::moving::LockedPage::try_lock(page.page())
 }
 
 /// Leaves others some time between the move and the flush.

@@ -43,9 +43,9 @@ use crate::{
     strategy, //
 };
 use kernel::{
-    mm::tlb::{
-        moves::When,
-        range::PageRange, //
+    mm::{
+        range::PageRange,
+        tlb::moves::When, //
     },
     page::{
         PAGE_SHIFT,

@@ -24,7 +24,7 @@ use kernel::{
         Flags,
         KVVec, //
     },
-    mm::tlb::window::PTRS_PER_PTE, //
+    mm::window::PTRS_PER_PTE, //
 };
 
 /// What is at one offset.

@@ -15,7 +15,7 @@ use kernel::{
         Flags,
         KVVec, //
     },
-    mm::tlb::window::PTRS_PER_PTE, //
+    mm::window::PTRS_PER_PTE, //
 };
 
 /// What can be at a number.

@@ -7,7 +7,7 @@ use crate::{
     bindings,
     ffi::c_void,
     mm::{
-        tlb::range::PageRange,
+        range::PageRange,
         Mm, //
     }, //
 };

@@ -12,10 +12,8 @@ use crate::{
     alloc::Flags,
     bindings,
     mm::{
-        tlb::{
-            parts::Cleared,
-            range::PageRange, //
-        },
+        parts::Cleared,
+        range::PageRange,
         Mm, //
     },
     page::Page, //

@@ -12,14 +12,12 @@ use crate::{
     bindings,
     error::to_result,
     mm::{
-        tlb::{
-            force_flush::{
-                Look,
-                PageState,
-                Pte, //
-            },
-            range::PageRange, //
+        pte::{
+            Look,
+            PageState,
+            Pte, //
         },
+        range::PageRange,
         Mm,
         MmWithUser, //
     },

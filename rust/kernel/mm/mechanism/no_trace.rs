@@ -3,7 +3,7 @@
 //! What stands in for the shims of the trace events where they are not compiled in.
 
 use crate::mm::{
-    tlb::range::PageRange,
+    range::PageRange,
     Mm, //
 };
 

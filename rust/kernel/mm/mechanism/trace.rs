@@ -7,7 +7,7 @@
 use crate::{
     bindings,
     mm::{
-        tlb::range::PageRange,
+        range::PageRange,
         Mm, //
     },
     prelude::*,

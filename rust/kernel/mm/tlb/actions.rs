@@ -5,19 +5,19 @@
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
-use super::{
-    batch::Stale,
+use super::walk::{
+    Action,
+    Mapping,
+    Permit,
+    Unmap, //
+};
+use kernel::mm::{
     parts::{
         Changed,
         Cleared,
         Parts, //
     },
-    walk::{
-        Action,
-        Mapping,
-        Permit,
-        Unmap, //
-    }, //
+    stale::Stale, //
 };
 
 /// Clears them. The CPU is trusted: through a translation that was clean, nobody writes without a

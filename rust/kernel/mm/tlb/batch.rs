@@ -17,7 +17,6 @@
 
 use super::{
     actions::Clear,
-    parts::Entry,
     policy::{
         Flush,
         Report,
@@ -31,34 +30,25 @@ use super::{
         Leaves,
         Mapping,
         Mappings,
-        Place,
         Unmap,
         Walk, //
     }, //
 };
-use kernel::alloc::{
-    AllocError,
-    Flags,
-    KBox,
-    KVVec, //
+use kernel::{
+    alloc::{
+        AllocError,
+        Flags,
+        KBox,
+        KVVec, //
+    },
+    mm::{
+        parts::Entry,
+        stale::{
+            Proof,
+            Stale, //
+        }, //
+    }, //
 };
-
-/// Only a batch makes one. It proves the call that it is passed to.
-pub struct Proof(pub(super) ());
-
-/// What can be in a batch: a page, or a folio of several that are one behind the other in memory. What
-/// wraps another hands all calls on to it.
-pub trait Stale {
-    /// Returns how many pages it is. That never changes.
-    fn nr_pages(&self) -> usize;
-
-    /// All PTEs at `pgoff` and the pages of the file behind it, `from` there, that map it were cleared.
-    /// Other CPUs may still reach it, until [`Stale::flushed`].
-    fn unmapped(&mut self, from: Place, pgoff: usize, proof: Proof);
-
-    /// No translation to it is left of those that the batch took out.
-    fn flushed(&mut self, proof: Proof);
-}
 
 /// Pages, of which some are unmapped.
 ///

@@ -21,7 +21,7 @@
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
-use super::range::Pending;
+use kernel::mm::range::Pending;
 
 /// What a flush has to reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +62,9 @@ impl Limits {
     ///
     /// ```
     /// use kernel::{
-    ///     mm::tlb::{
-    ///         ceiling::{Decision, Limits},
-    ///         range::{PageRange, Pending}, //
+    ///     mm::{
+    ///         range::{PageRange, Pending},
+    ///         tlb::ceiling::{Decision, Limits}, //
     ///     },
     ///     page::PAGE_SIZE, //
     /// };
@@ -94,9 +94,11 @@ impl Limits {
 #[cfg_attr(not(test), kernel::macros::kunit_tests(rust_tlb_ceiling))]
 #[cfg_attr(CONFIG_KUNIT, allow(unsafe_code))]
 mod tests {
-    use super::super::range::PageRange;
     use super::*;
-    use kernel::page::PAGE_SIZE;
+    use kernel::{
+        mm::range::PageRange,
+        page::PAGE_SIZE, //
+    };
 
     const LIMITS: Limits = Limits {
         ceiling_pages: 33,

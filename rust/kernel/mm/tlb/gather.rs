@@ -41,12 +41,12 @@
 //! C headers: [`include/asm-generic/tlb.h`](srctree/include/asm-generic/tlb.h),
 //! [`include/linux/tlb_defer_gather.h`](srctree/include/linux/tlb_defer_gather.h)
 
-use super::range::PageRange;
 use crate::{
     bindings,
     ffi::c_void,
     mm::{
         mechanism,
+        range::PageRange,
         rmap::{
             RmapGuard,
             Vma, //

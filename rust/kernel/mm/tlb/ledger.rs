@@ -9,7 +9,7 @@
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
-use super::range::Pending;
+use kernel::mm::range::Pending;
 
 /// One address space, and what it is owed.
 #[derive(Debug)]
@@ -122,9 +122,11 @@ impl<M, const N: usize> Default for Ledger<M, N> {
 #[cfg_attr(not(test), kernel::macros::kunit_tests(rust_tlb_ledger))]
 #[cfg_attr(CONFIG_KUNIT, allow(unsafe_code))]
 mod tests {
-    use super::super::range::PageRange;
     use super::*;
-    use kernel::page::PAGE_SIZE;
+    use kernel::{
+        mm::range::PageRange,
+        page::PAGE_SIZE, //
+    };
 
     fn page(n: usize) -> Pending {
         Pending::new(PageRange::of_page(n * PAGE_SIZE).unwrap(), 1)

@@ -3,45 +3,45 @@
 //! The mappings of a file, one of them, or those of a process, as the [`walk`](super::walk) sees them.
 
 use super::{
-    parts::{
-        Changed,
-        Cleared,
-        Part,
-        Parts, //
-    },
     policy::{
         sealed::Sealed,
         Touched, //
-    },
-    range::{
-        PageRange,
-        Pending, //
     },
     walk::{
         FileLocked,
         Mapping,
         Mappings,
         Permit,
-        Place,
         Unmap, //
     },
-    window::Window,
-    young::Young,
-    StalePage, //
+    young::Young, //
 };
 use crate::{
     bindings,
     mm::{
         mechanism,
         page_table::PageTable,
+        parts::{
+            Changed,
+            Cleared,
+            Part,
+            Parts, //
+        },
+        place::Place,
+        range::{
+            PageRange,
+            Pending, //
+        },
         rmap::{
             AddressSpace,
             RmapGuard,
             Vma, //
         },
+        stale_page::StalePage,
         virt::VmaRef,
-        Mm, //
-        MmapReadGuard,
+        window::Window,
+        Mm,
+        MmapReadGuard, //
     },
     sync::ArcBorrow, //
 };
@@ -311,17 +311,24 @@ impl Mapping for Vma {
 }
 
 impl<P: StalePage> Unmap<P> for Vma {
-    fn clear(table: &mut PageTable<'_>, part: Part<'_, P>, permit: &Permit) -> Cleared {
-        table.clear(core::iter::once(part), permit).cleared
+    fn clear(table: &mut PageTable<'_>, part: Part<'_, P>, _permit: &Permit) -> Cleared {
+        // SAFETY: As in `clear_each`.
+        unsafe { table.clear(core::iter::once(part)) }.cleared
     }
 
     #[inline]
-    fn clear_each(table: &mut PageTable<'_>, parts: &mut Parts<'_, P>, permit: &Permit) -> Changed {
-        table.clear(parts, permit)
+    fn clear_each(
+        table: &mut PageTable<'_>,
+        parts: &mut Parts<'_, P>,
+        _permit: &Permit,
+    ) -> Changed {
+        // SAFETY: The entries are in a batch, which keeps them until the flush (`Permit`).
+        unsafe { table.clear(parts) }
     }
 
-    fn protect(table: &mut PageTable<'_>, part: Part<'_, P>, permit: &Permit) -> bool {
-        table.protect(part, permit)
+    fn protect(table: &mut PageTable<'_>, part: Part<'_, P>, _permit: &Permit) -> bool {
+        // SAFETY: As in `clear_each`.
+        unsafe { table.protect(part) }
     }
 }
 

@@ -9,8 +9,7 @@
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
 use super::{
-    force_flush::Pte,
-    moves::{
+    movable::{
         Done,
         Move,
         Permit,
@@ -20,21 +19,24 @@ use super::{
         Flush,
         Touched, //
     },
-    range::{
-        PageRange,
-        Pending, //
-    },
     walk::{
         At,
         Visitor, //
-    },
-    window::{
-        Window,
-        PTRS_PER_PTE, //
     }, //
 };
 use kernel::{
     alloc::KVVec,
+    mm::{
+        pte::Pte,
+        range::{
+            PageRange,
+            Pending, //
+        },
+        window::{
+            Window,
+            PTRS_PER_PTE, //
+        }, //
+    },
     page::PAGE_SIZE,
     prelude::*, //
 };

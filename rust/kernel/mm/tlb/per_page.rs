@@ -5,18 +5,16 @@
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
-use super::{
-    policy::{
-        sealed,
-        Kind,
-        Machine,
-        Owed,
-        Rule, //
-    },
-    range::{
-        PageRange,
-        Pending, //
-    }, //
+use super::policy::{
+    sealed,
+    Kind,
+    Machine,
+    Owed,
+    Rule, //
+};
+use kernel::mm::range::{
+    PageRange,
+    Pending, //
 };
 
 /// A flush for each PTE, at once: what Linux did before it had batches. For comparison.

@@ -39,15 +39,15 @@
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
-use super::{
-    ledger::Ledger,
+use super::ledger::Ledger;
+use core::ops::Deref;
+use kernel::mm::{
     range::{
         PageRange,
         Pending, //
     },
     run::Run, //
 };
-use core::ops::Deref;
 
 /// Address spaces that a policy tells apart.
 pub const MAX_MMS: usize = 16;

@@ -18,11 +18,11 @@ use super::{
         Owed,
         Rule,
         MAX_MMS, //
-    },
-    range::{
-        PageRange,
-        Pending, //
     }, //
+};
+use kernel::mm::range::{
+    PageRange,
+    Pending, //
 };
 
 /// Address spaces that get a round each. What a round more costs is measured in

@@ -51,7 +51,7 @@
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
-pub use super::run::Run;
+pub use kernel::mm::run::Run;
 use kernel::sync::{
     atomic::{
         Acquire,

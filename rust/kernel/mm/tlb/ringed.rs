@@ -28,19 +28,23 @@ use super::{
         Owed,
         Rule, //
     },
-    range::{
-        PageRange,
-        Pending, //
-    },
-    run::Run,
     run_list::{
         RunList,
         MAX_RUNS_MM, //
     }, //
 };
-use kernel::alloc::{
-    AllocError,
-    Flags, //
+use kernel::{
+    alloc::{
+        AllocError,
+        Flags, //
+    },
+    mm::{
+        range::{
+            PageRange,
+            Pending, //
+        },
+        run::Run, //
+    }, //
 };
 
 /// Pages of an address space up to which invalidating them one by one is cheaper than to lose all.

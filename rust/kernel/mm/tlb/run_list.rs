@@ -8,15 +8,15 @@
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
-use super::{
-    range::PageRange,
-    run::Run, //
-};
 use kernel::{
     alloc::{
         AllocError,
         Flags,
         KVVec, //
+    },
+    mm::{
+        range::PageRange,
+        run::Run, //
     },
     page::PAGE_SHIFT, //
 };

@@ -39,10 +39,6 @@ use super::{
         Report,
         Why, //
     },
-    range::{
-        PageRange,
-        Pending, //
-    },
     trace, //
 };
 use core::pin::Pin;
@@ -50,6 +46,10 @@ use kernel::{
     alloc::{
         Flags,
         KBox, //
+    },
+    mm::range::{
+        PageRange,
+        Pending, //
     },
     prelude::*,
     sync::{

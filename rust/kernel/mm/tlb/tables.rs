@@ -40,13 +40,11 @@ use super::{
         Flushed, //
     },
     mappings::FileMappings,
-    parts::Entry,
     policy::{
         Flush,
         Record,
         Why, //
     },
-    range::PageRange,
     taker::{
         self,
         Fate,
@@ -56,21 +54,23 @@ use super::{
     walk::{
         FileLocked,
         Item, //
-    },
-    StalePage, //
-};
-#[cfg(CONFIG_RUST_TLB_FAULTS)]
-use super::{
-    policy::sealed::Sealed,
-    range::Pending, //
+    }, //
 };
 use crate::{
     bindings,
     mm::{
         mechanism,
+        parts::Entry,
+        range::PageRange,
         rmap::Vma,
+        stale_page::StalePage,
         Mm, //
     }, //
+};
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
+use {
+    super::policy::sealed::Sealed,
+    crate::mm::range::Pending, //
 };
 
 pub use super::taker::Counts;

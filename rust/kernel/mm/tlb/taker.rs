@@ -9,7 +9,6 @@
 
 use super::{
     policy::Record,
-    range::PageRange,
     walk::{
         self,
         At,
@@ -17,7 +16,10 @@ use super::{
         Item,
         Mapping,
         Visitor, //
-    },
+    }, //
+};
+use kernel::mm::{
+    range::PageRange,
     window::PTRS_PER_PTE, //
 };
 

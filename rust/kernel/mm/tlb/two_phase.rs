@@ -30,7 +30,6 @@ use super::{
     },
     batch::{
         Staging,
-        Stale,
         Walked, //
     },
     policy::{
@@ -43,6 +42,7 @@ use super::{
         Walk, //
     }, //
 };
+use kernel::mm::stale::Stale;
 
 /// What both phases did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,18 +5,16 @@
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
-use super::{
-    policy::{
-        sealed,
-        Kind,
-        Machine,
-        Owed,
-        Rule, //
-    },
-    range::{
-        PageRange,
-        Pending, //
-    }, //
+use super::policy::{
+    sealed,
+    Kind,
+    Machine,
+    Owed,
+    Rule, //
+};
+use kernel::mm::range::{
+    PageRange,
+    Pending, //
 };
 
 /// No flush at all: the negative control. Pages come out of the batch while other CPUs still reach

@@ -8,11 +8,11 @@
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
-use super::{
-    policy::{
-        sealed,
-        Machine, //
-    },
+use super::policy::{
+    sealed,
+    Machine, //
+};
+use kernel::mm::{
     range::PageRange,
     run::Run, //
 };

@@ -34,8 +34,15 @@
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
-use super::{
-    batch::Stale,
+use super::policy::{
+    sealed::Sealed,
+    Flush,
+    Record,
+    Report,
+    Touched,
+    MAX_MMS, //
+};
+use kernel::mm::{
     parts::{
         Changed,
         Cleared,
@@ -44,27 +51,14 @@ use super::{
         Parts,
         MAX_PARTS, //
     },
-    policy::{
-        sealed::Sealed,
-        Flush,
-        Record,
-        Report,
-        Touched,
-        MAX_MMS, //
-    },
+    place::Place,
     range::{
         PageRange,
         Pending, //
     },
+    stale::Stale,
     window::Window, //
 };
-
-/// Identifies the mappings of a file over one driver's data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    pub(crate) mapping: usize,
-    pub(crate) data: usize,
-}
 
 /// Where pages of a file are mapped. Sealed: only this crate says so.
 pub trait Mappings: Sealed {

@@ -3,10 +3,12 @@
 //! Ranges, windows, the ledger and the ceiling against a naive set of pages.
 
 use kernel::{
-    mm::tlb::{
-        ceiling::{Decision, Limits},
-        ledger::Ledger,
+    mm::{
         range::{PageRange, Pending},
+        tlb::{
+            ceiling::{Decision, Limits},
+            ledger::Ledger,
+        },
         window::{Window, PTRS_PER_PTE},
     },
     page::{PAGE_SHIFT, PAGE_SIZE},

@@ -3,9 +3,9 @@
 //! Runs and the ring against naive models: a set of pages, and a list of flushes.
 
 use kernel::{
-    mm::tlb::{
-        ring::{catch_up, publish, Doubt, Run, Words, BUSY, EMPTY, MAX_RUNS},
+    mm::{
         run::MAX_STRIDES,
+        tlb::ring::{catch_up, publish, Doubt, Run, Words, BUSY, EMPTY, MAX_RUNS},
     },
     page::{PAGE_SHIFT, PAGE_SIZE},
 };

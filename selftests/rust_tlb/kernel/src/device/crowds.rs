@@ -3,10 +3,9 @@
 //! What takes memory, and what is counted, against a map that forgets nothing.
 
 use super::sparse::{Item, Room, Sparse};
-use crate::{alloc::GFP_KERNEL, mm::tlb::window::PTRS_PER_PTE};
+use crate::{alloc::GFP_KERNEL, mm::window::PTRS_PER_PTE};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
-use std::mem;
+use std::{collections::BTreeMap, mem};
 
 const LEN: usize = 3 * PTRS_PER_PTE - 7;
 

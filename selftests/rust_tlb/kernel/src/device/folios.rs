@@ -3,7 +3,7 @@
 //! Slots of folios: any page of a folio finds it, and what is handed out is where it begins.
 
 use super::slots::{Found, SlotRoom, Slots, Until};
-use crate::{alloc::GFP_KERNEL, mm::tlb::window::PTRS_PER_PTE};
+use crate::{alloc::GFP_KERNEL, mm::window::PTRS_PER_PTE};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 

@@ -3,7 +3,7 @@
 //! Marks, against a set.
 
 use super::marks::Marks;
-use crate::{alloc::GFP_KERNEL, mm::tlb::window::PTRS_PER_PTE};
+use crate::{alloc::GFP_KERNEL, mm::window::PTRS_PER_PTE};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 

@@ -14,39 +14,37 @@ pub mod batch;
 pub mod broadcast;
 #[path = "../../../srctree/rust/kernel/mm/tlb/ceiling.rs"]
 pub mod ceiling;
-#[allow(dead_code, reason = "only the kernel and the model make PTEs")]
 #[path = "../../../srctree/rust/kernel/mm/tlb/force_flush.rs"]
 pub mod force_flush;
 #[path = "../../../srctree/rust/kernel/mm/tlb/ledger.rs"]
 pub mod ledger;
 mod locks;
+#[path = "../../../srctree/rust/kernel/mm/tlb/movable.rs"]
+mod movable;
 #[path = "../../../srctree/rust/kernel/mm/tlb/mover.rs"]
 mod mover;
 #[path = "../../../srctree/rust/kernel/mm/tlb/moves.rs"]
 pub mod moves;
 #[path = "../../../srctree/rust/kernel/mm/tlb/owed.rs"]
 pub mod owed;
-#[path = "../../../srctree/rust/kernel/mm/tlb/parts.rs"]
-pub mod parts;
 #[path = "../../../srctree/rust/kernel/mm/tlb/per_page.rs"]
 pub mod per_page;
 #[path = "../../../srctree/rust/kernel/mm/tlb/policy.rs"]
 pub mod policy;
 #[path = "../../../srctree/rust/kernel/mm/tlb/precise.rs"]
 pub mod precise;
-#[path = "../../../srctree/rust/kernel/mm/tlb/range.rs"]
-pub mod range;
 #[path = "../../../srctree/rust/kernel/mm/tlb/ring.rs"]
 pub mod ring;
 #[path = "../../../srctree/rust/kernel/mm/tlb/ringed.rs"]
 pub mod ringed;
-#[path = "../../../srctree/rust/kernel/mm/tlb/run.rs"]
-pub mod run;
 #[path = "../../../srctree/rust/kernel/mm/tlb/run_list.rs"]
 pub mod run_list;
 #[path = "../../../srctree/rust/kernel/mm/tlb/scope.rs"]
 pub mod scope;
-#[cfg(test)]
+#[allow(
+    dead_code,
+    reason = "only the kernel and the tests take page tables out"
+)]
 #[path = "../../../srctree/rust/kernel/mm/tlb/taker.rs"]
 pub(crate) mod taker;
 mod trace;
@@ -60,7 +58,5 @@ pub mod unflushed;
 pub mod unnoted;
 #[path = "../../../srctree/rust/kernel/mm/tlb/walk.rs"]
 pub mod walk;
-#[path = "../../../srctree/rust/kernel/mm/tlb/window.rs"]
-pub mod window;
 #[path = "../../../srctree/rust/kernel/mm/tlb/young.rs"]
 pub mod young;

@@ -5,12 +5,16 @@
 
 use crate::{
     alloc::{KBox, GFP_KERNEL},
-    mm::tlb::{
-        batch::{Batch, Proof, Stale},
+    mm::{
         parts::{Cleared, Part},
-        policy::{sealed::Sealed, Flush, Kind, Record, Report, Touched, MAX_MMS},
+        place::Place,
         range::{PageRange, Pending},
-        walk::{Mapping, Mappings, Permit, Place, Unmap},
+        stale::{Proof, Stale},
+        tlb::{
+            batch::Batch,
+            policy::{sealed::Sealed, Flush, Kind, Record, Report, Touched, MAX_MMS},
+            walk::{Mapping, Mappings, Permit, Unmap},
+        },
         window::{Window, PTRS_PER_PTE},
     },
     page::PAGE_SIZE,

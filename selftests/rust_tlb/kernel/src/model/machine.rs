@@ -4,10 +4,10 @@
 
 use super::world::{Cpu, MmId, World};
 use crate::{
-    mm::tlb::{
-        policy::{sealed::Sealed, Machine},
+    mm::{
         range::PageRange,
         run::Run,
+        tlb::policy::{sealed::Sealed, Machine},
     },
     page::PAGE_SIZE,
 };

@@ -9,12 +9,15 @@ use super::{
     world::MmId,
 };
 use crate::{
-    mm::tlb::{
-        batch::{Proof, Stale},
+    mm::{
         parts::{Cleared, Part},
-        policy::{sealed::Sealed, Touched},
+        place::Place,
         range::{PageRange, Pending},
-        walk::{Mapping, Mappings, Permit, Place, Unmap},
+        stale::{Proof, Stale},
+        tlb::{
+            policy::{sealed::Sealed, Touched},
+            walk::{Mapping, Mappings, Permit, Unmap},
+        },
         window::{Window, PTRS_PER_PTE},
     },
     page::PAGE_SHIFT,

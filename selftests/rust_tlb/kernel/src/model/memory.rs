@@ -6,9 +6,9 @@
 //! counted: a page whose contents show fewer writes than CPUs have made to it has lost some.
 
 use super::world::{MmId, Vpn};
-use crate::mm::tlb::{
-    batch::{Proof, Stale},
-    walk::Place,
+use crate::mm::{
+    place::Place,
+    stale::{Proof, Stale},
 };
 use std::collections::BTreeMap;
 

@@ -11,12 +11,15 @@ use super::{
 };
 use crate::{
     alloc::GFP_KERNEL,
-    mm::tlb::{
-        force_flush::{Look, PageState, Pte, Reasons},
-        moves::{move_pages, Done, Move, Moved, Permit, When},
-        policy::{sealed::Sealed, Touched},
+    mm::{
+        pte::{Look, PageState, Pte},
         range::{PageRange, Pending},
-        walk::Mapping,
+        tlb::{
+            force_flush::Reasons,
+            moves::{move_pages, Done, Move, Moved, Permit, When},
+            policy::{sealed::Sealed, Touched},
+            walk::Mapping,
+        },
         window::{Window, PTRS_PER_PTE},
     },
     page::PAGE_SHIFT,

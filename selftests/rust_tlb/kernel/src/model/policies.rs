@@ -5,15 +5,17 @@
 use super::machine::{Model, ModelMm, Shared};
 use crate::{
     alloc::{KBox, GFP_KERNEL},
-    mm::tlb::{
-        broadcast::Broadcast,
-        per_page::PerPage,
-        policy::{sealed::Sealed, Flush, Kind, Machine, Owed, Policy, Rule},
-        precise::Precise,
+    mm::{
         range::{PageRange, Pending},
-        ringed::Ringed,
-        unflushed::Unflushed,
-        unnoted::Unnoted,
+        tlb::{
+            broadcast::Broadcast,
+            per_page::PerPage,
+            policy::{sealed::Sealed, Flush, Kind, Machine, Owed, Policy, Rule},
+            precise::Precise,
+            ringed::Ringed,
+            unflushed::Unflushed,
+            unnoted::Unnoted,
+        },
     },
 };
 

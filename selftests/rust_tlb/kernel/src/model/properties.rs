@@ -15,11 +15,15 @@ use super::{
 };
 use crate::{
     alloc::GFP_KERNEL,
-    mm::tlb::{
-        batch::{Batch, Proof, Stale},
+    mm::{
         parts::{Cleared, Part},
-        policy::{Flush, MAX_MMS},
-        walk::{Permit, Place, Unmap},
+        place::Place,
+        stale::{Proof, Stale},
+        tlb::{
+            batch::Batch,
+            policy::{Flush, MAX_MMS},
+            walk::{Permit, Unmap},
+        },
     },
 };
 use proptest::prelude::*;

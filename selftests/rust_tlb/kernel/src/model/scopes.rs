@@ -11,11 +11,13 @@ use super::{
 };
 use crate::{
     alloc::{KBox, GFP_KERNEL},
-    mm::tlb::{
-        batch::Batch,
-        policy::{Flush, Record, Report},
+    mm::{
         range::{PageRange, Pending},
-        scope::{Hoisted, Scope},
+        tlb::{
+            batch::Batch,
+            policy::{Flush, Record, Report},
+            scope::{Hoisted, Scope},
+        },
     },
     page::PAGE_SHIFT,
     prelude::EINVAL,

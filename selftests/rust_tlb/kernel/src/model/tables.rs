@@ -9,15 +9,17 @@ use super::{
 };
 use crate::{
     alloc::{KBox, GFP_KERNEL},
-    mm::tlb::{
-        broadcast::Broadcast,
-        per_page::PerPage,
-        policy::{sealed::Sealed, Flush, Machine, Policy, Rule},
-        precise::Precise,
+    mm::{
         range::{PageRange, Pending},
-        ringed::Ringed,
-        scope::{Hoisted, Scope},
-        unflushed::Unflushed,
+        tlb::{
+            broadcast::Broadcast,
+            per_page::PerPage,
+            policy::{sealed::Sealed, Flush, Machine, Policy, Rule},
+            precise::Precise,
+            ringed::Ringed,
+            scope::{Hoisted, Scope},
+            unflushed::Unflushed,
+        },
         window::PTRS_PER_PTE,
     },
     page::PAGE_SIZE,

@@ -4,11 +4,14 @@
 //! of: the real visitor, over mappings that hold no PTEs and only remember what they were asked.
 
 use crate::{
-    mm::tlb::{
-        policy::{sealed::Sealed, Record, Touched},
+    mm::{
+        place::Place,
         range::{PageRange, Pending},
-        taker::{self, Counts, Fate, Permit, TakeTable},
-        walk::{FileLocked, Mapping, Mappings, Place},
+        tlb::{
+            policy::{sealed::Sealed, Record, Touched},
+            taker::{self, Counts, Fate, Permit, TakeTable},
+            walk::{FileLocked, Mapping, Mappings},
+        },
         window::{Window, PTRS_PER_PTE},
     },
     page::{PAGE_SHIFT, PAGE_SIZE},

@@ -6,11 +6,13 @@
 use super::machine::{Model, ModelMm, ModelPin, MMS};
 use crate::{
     alloc::{KBox, GFP_KERNEL},
-    mm::tlb::{
-        broadcast::Broadcast,
-        policy::{sealed::Sealed, Flush, Machine, Policy, Record},
+    mm::{
         range::{PageRange, Pending},
-        scope::{Hoisted, Scope},
+        tlb::{
+            broadcast::Broadcast,
+            policy::{sealed::Sealed, Flush, Machine, Policy, Record},
+            scope::{Hoisted, Scope},
+        },
     },
     page::PAGE_SIZE,
     sync::Arc,

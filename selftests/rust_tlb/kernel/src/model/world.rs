@@ -11,7 +11,7 @@ use super::{
     memory::{Memory, Page},
     page_table::{PageTable, Pte},
 };
-use crate::{mm::tlb::range::PageRange, page::PAGE_SHIFT};
+use crate::{mm::range::PageRange, page::PAGE_SHIFT};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) type Cpu = usize;

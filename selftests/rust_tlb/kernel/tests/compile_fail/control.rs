@@ -2,11 +2,14 @@
 
 //! The order that the types allow.
 
-use kernel::mm::tlb::{
-    batch::{Batch, Stale},
-    moves::{Move, Moved},
-    policy::Flush,
-    two_phase::{Quiesced, WriteProtected},
+use kernel::mm::{
+    stale::Stale,
+    tlb::{
+        batch::Batch,
+        moves::{Move, Moved},
+        policy::Flush,
+        two_phase::{Quiesced, WriteProtected},
+    },
 };
 
 fn release<P: Stale, F: Flush>(mut batch: Batch<P, F>, page: P) -> Vec<P> {

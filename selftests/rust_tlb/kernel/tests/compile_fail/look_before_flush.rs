@@ -3,9 +3,9 @@
 
 //! Neither can it be reached through the storage.
 
-use kernel::mm::tlb::{
-    batch::{Batch, Stale},
-    policy::Flush,
+use kernel::mm::{
+    stale::Stale,
+    tlb::{batch::Batch, policy::Flush},
 };
 
 fn steal<P: Stale, F: Flush>(batch: Batch<P, F>) -> usize {

@@ -3,10 +3,12 @@
 
 //! The second of two phases cannot come before the flush of the first.
 
-use kernel::mm::tlb::{
-    batch::Stale,
-    policy::Flush,
-    two_phase::{Quiesced, WriteProtected},
+use kernel::mm::{
+    stale::Stale,
+    tlb::{
+        policy::Flush,
+        two_phase::{Quiesced, WriteProtected},
+    },
 };
 
 fn second_phase<P: Stale, F: Flush>(_: Quiesced<'_, P, F>) {}

@@ -3,9 +3,9 @@
 
 //! A policy that does not flush cannot be written outside of the kernel crate.
 
-use kernel::mm::tlb::{
-    policy::{Flush, Kind, Record, Report},
+use kernel::mm::{
     range::{PageRange, Pending},
+    tlb::policy::{Flush, Kind, Record, Report},
 };
 
 struct Lazy;

@@ -3,7 +3,7 @@
 
 //! That a page was flushed, only a batch can say.
 
-use kernel::mm::tlb::batch::{Proof, Stale};
+use kernel::mm::stale::{Proof, Stale};
 
 fn pretend(page: &mut impl Stale) {
     page.flushed(Proof(()));

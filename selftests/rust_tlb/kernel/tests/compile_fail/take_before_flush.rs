@@ -3,9 +3,9 @@
 
 //! A page cannot be taken out of a batch that is not flushed.
 
-use kernel::mm::tlb::{
-    batch::{Batch, Stale},
-    policy::Flush,
+use kernel::mm::{
+    stale::Stale,
+    tlb::{batch::Batch, policy::Flush},
 };
 
 fn release<P: Stale, F: Flush>(mut batch: Batch<P, F>) -> Vec<P> {

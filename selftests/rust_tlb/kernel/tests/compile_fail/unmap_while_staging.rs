@@ -3,9 +3,9 @@
 
 //! A batch cannot be flushed while pages are on their way into it.
 
-use kernel::mm::tlb::{
-    batch::{Batch, Stale},
-    policy::Flush,
+use kernel::mm::{
+    stale::Stale,
+    tlb::{batch::Batch, policy::Flush},
 };
 
 fn flush_early<P: Stale, F: Flush>(mut batch: Batch<P, F>, page: P) {

@@ -3,9 +3,9 @@
 
 //! A batch is gone when it is flushed.
 
-use kernel::mm::tlb::{
-    batch::{Batch, Stale},
-    policy::Flush,
+use kernel::mm::{
+    stale::Stale,
+    tlb::{batch::Batch, policy::Flush},
 };
 
 fn add_late<P: Stale, F: Flush>(mut batch: Batch<P, F>) {

@@ -11,8 +11,8 @@
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]
 
 use super::{
-    batch::Stale,
-    range::PageRange, //
+    range::PageRange,
+    stale::Stale, //
 };
 use core::slice;
 

@@ -4,9 +4,9 @@
 //!
 //! What `mremap()` does to a mapping, a driver does here to pages: [`MmapWriteGuard`] locks the
 //! process, [`MmapWriteGuard::movable`] finds a mapping of the driver's in it, and
-//! [`move_pages`](super::tlb::moves::move_pages) moves what one of them maps to where another shows
+//! [`move_pages`](super::moves::move_pages) moves what one of them maps to where another shows
 //! the same pages. The old addresses are flushed at once, or when the
-//! [`Moved`](super::tlb::moves::Moved) goes that it hands back.
+//! [`Moved`](super::moves::Moved) goes that it hands back.
 //!
 //! # Locks
 //!
@@ -19,42 +19,42 @@
 //! [`include/linux/tlb_move.h`](srctree/include/linux/tlb_move.h)
 
 use super::{
-    mechanism,
-    page_table::PageTable,
-    rmap::Vma,
-    tlb::{
-        force_flush::{
-            Look,
-            Pte,
-            Reasons, //
-        },
-        mappings::Announced,
-        moves::{
-            Move,
-            Permit, //
-        },
-        policy::{
-            sealed::Sealed,
-            Touched, //
-        },
-        range::{
-            PageRange,
-            Pending, //
-        },
-        walk::Mapping,
-        window::{
-            Window,
-            PTRS_PER_PTE, //
-        }, //
+    force_flush::Reasons,
+    mappings::Announced,
+    moves::{
+        Move,
+        Permit, //
     },
-    virt::VmaRef,
-    Mm,
-    MmWithUser, //
+    policy::{
+        sealed::Sealed,
+        Touched, //
+    },
+    walk::Mapping, //
 };
 #[cfg(CONFIG_RUST_TLB_FAULTS)]
 use crate::page::Page;
 use crate::{
     bindings,
+    mm::{
+        mechanism,
+        page_table::PageTable,
+        pte::{
+            Look,
+            Pte, //
+        },
+        range::{
+            PageRange,
+            Pending, //
+        },
+        rmap::Vma,
+        virt::VmaRef,
+        window::{
+            Window,
+            PTRS_PER_PTE, //
+        },
+        Mm,
+        MmWithUser, //
+    },
     page::PAGE_SHIFT,
     prelude::*,
     sync::ArcBorrow,
@@ -106,7 +106,7 @@ impl Drop for MmapWriteGuard<'_> {
 
 impl MmapWriteGuard<'_> {
     /// Returns the mapping at `range`, if all of that is one that
-    /// [`set_vm_ops`](super::virt::VmaNew::set_vm_ops) or its sister set up over `data`.
+    /// [`set_vm_ops`](crate::mm::virt::VmaNew::set_vm_ops) or its sister set up over `data`.
     ///
     /// # Errors
     ///
@@ -409,9 +409,13 @@ impl Move for Movable<'_> {
         old: usize,
         to: &mut PageTable<'_>,
         new: usize,
-        permit: &Permit,
+        _permit: &Permit,
     ) -> bool {
-        from.table.move_to(old, to, new, permit)
+        // SAFETY:
+        // - By the invariants of `Movable` the `mmap_lock` is held for writing, and both tables are of
+        //   mappings that were checked to be of one process.
+        // - The page is pinned until `old` is flushed, or that comes before the unlock (`Permit`).
+        unsafe { from.table.move_to(old, to, new) }
     }
 
     fn move_whole(whole: &mut WholeTable<'_>, _permit: &Permit) {

@@ -3,13 +3,12 @@
 //! Pages that nobody else can reach.
 
 use super::{
-    batch::Settled,
     folio::{
         self,
         Folio, //
     },
-    window::PTRS_PER_PTE,
-    StalePage, //
+    stale_page::StalePage,
+    window::PTRS_PER_PTE, //
 };
 use crate::{
     alloc::Flags,
@@ -36,7 +35,7 @@ pub struct ExclusivePage(Folio);
 impl ExclusivePage {
     /// Takes `page` if there is no other reference to it.
     ///
-    /// A page that is not flushed yet is in a [`Batch`](super::Batch), and cannot be passed here.
+    /// A page that is not flushed yet is in a [`Batch`](super::tlb::Batch), and cannot be passed here.
     ///
     /// # Errors
     ///
@@ -72,7 +71,7 @@ impl ExclusivePage {
     }
 
     /// Allocates a zeroed folio of `2^order` pages, one behind the other in memory and aligned to all of
-    /// them: one reference, and one entry of a [`Batch`](super::Batch), for all of them. Of order 0 it
+    /// them: one reference, and one entry of a [`Batch`](super::tlb::Batch), for all of them. Of order 0 it
     /// is a page.
     ///
     /// # Errors
@@ -87,7 +86,7 @@ impl ExclusivePage {
     /// # Examples
     ///
     /// ```
-    /// use kernel::mm::tlb::{DriverPage, ExclusivePage};
+    /// use kernel::mm::{driver_page::DriverPage, exclusive::ExclusivePage};
     ///
     /// let mut folio = ExclusivePage::alloc_folio(2, GFP_KERNEL)?;
     /// assert_eq!(folio.nr_pages(), 4);
@@ -205,7 +204,7 @@ impl ExclusivePage {
     ///
     /// # Errors
     ///
-    /// Gives a folio of several back: that is mapped as a [`DriverPage`](super::DriverPage).
+    /// Gives a folio of several back: that is mapped as a [`DriverPage`](super::driver_page::DriverPage).
     pub fn into_page(self) -> Result<Page, Self> {
         self.0.into_page().map_err(Self)
     }
@@ -226,25 +225,21 @@ pub struct Unwritable<'a> {
     nr_pages: usize,
 }
 
-impl Unwritable<'_> {
+impl<'a> Unwritable<'a> {
+    /// Returns what `entry` owns, if no PTE can map it that owns no reference to it, and if nobody else
+    /// holds one.
+    ///
+    /// # Safety
+    ///
+    /// No TLB holds a dirty translation to any of it.
+    pub(super) unsafe fn of<P: StalePage>(entry: &'a P) -> Option<Self> {
+        let (first, nr_pages) = (entry.page(), entry.nr_pages());
+        let is_exclusive = entry.is_unmapped() && mechanism::page_exclusive(first);
+        // INVARIANT: It was just looked at who holds references; the TLBs are as the caller promises.
+        is_exclusive.then_some(Self { first, nr_pages })
+    }
+
     fn pages(&self) -> impl Iterator<Item = BorrowedPage<'_>> {
         folio::pages(self.first, self.nr_pages)
-    }
-}
-
-impl<P: StalePage> Settled<'_, P> {
-    /// Returns the pages with their page offsets, and [`None`] for one that someone else holds a
-    /// reference to, and so may write to, for example by direct I/O.
-    pub fn pages(&self) -> impl Iterator<Item = (usize, Option<Unwritable<'_>>)> {
-        self.entries().map(|(pgoff, entry)| {
-            let (first, nr_pages) = (entry.page(), entry.nr_pages());
-            let is_exclusive = entry.is_unmapped() && mechanism::page_exclusive(first);
-            // INVARIANT: The batch has flushed if there was a dirty translation; a write through a
-            // clean one faults, and its PTE is gone.
-            (
-                pgoff,
-                is_exclusive.then_some(Unwritable { first, nr_pages }),
-            )
-        })
     }
 }

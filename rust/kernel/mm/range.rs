@@ -27,7 +27,7 @@ use kernel::page::{
 ///
 /// ```
 /// use kernel::{
-///     mm::tlb::range::PageRange,
+///     mm::range::PageRange,
 ///     page::PAGE_SIZE, //
 /// };
 ///

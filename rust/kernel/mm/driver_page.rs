@@ -3,17 +3,17 @@
 //! Pages that are mapped without a reference.
 
 use super::{
-    batch::{
-        Proof,
-        Stale, //
-    },
+    exclusive::ExclusivePage,
     folio::{
         self,
         Folio, //
     },
-    walk::Place,
-    ExclusivePage,
-    StalePage, //
+    place::Place,
+    stale::{
+        Proof,
+        Stale, //
+    },
+    stale_page::StalePage, //
 };
 use crate::{
     mm::mechanism,
@@ -46,7 +46,7 @@ impl Mapped {
 /// PTE owns a reference to it, and this value is all that keeps it. Or a folio of several
 /// ([`ExclusivePage::alloc_folio`]): that goes in and out of a batch as a whole.
 ///
-/// Once it was mapped so, it is not freed before it went through a [`Batch`](super::Batch) over the
+/// Once it was mapped so, it is not freed before it went through a [`Batch`](super::tlb::Batch) over the
 /// same mappings. Dropped earlier, it is leaked, with a warning: a page that processes may reach is
 /// never freed.
 ///
@@ -195,19 +195,8 @@ impl Drop for DriverPage {
 #[cfg(CONFIG_RUST_TLB_KUNIT_TEST)]
 #[macros::kunit_tests(rust_tlb_driver_page)]
 mod tests {
-    use super::{
-        super::{
-            Batch,
-            Broadcast,
-            Cpus, //
-        },
-        *, //
-    };
-    use crate::{
-        mm::rmap::AddressSpace,
-        page::BorrowedPage,
-        sync::Arc, //
-    };
+    use super::*;
+    use crate::page::BorrowedPage;
     use core::ptr::NonNull;
 
     const HERE: Place = Place {
@@ -280,65 +269,6 @@ mod tests {
         release(page);
     }
 
-    /// What a driver may put around a page.
-    struct Wrapped(DriverPage);
-
-    impl Stale for Wrapped {
-        fn nr_pages(&self) -> usize {
-            self.0.nr_pages()
-        }
-
-        fn unmapped(&mut self, from: Place, pgoff: usize, proof: Proof) {
-            self.0.unmapped(from, pgoff, proof);
-        }
-
-        fn flushed(&mut self, proof: Proof) {
-            self.0.flushed(proof);
-        }
-    }
-
-    // SAFETY: All of it is that of the page within.
-    unsafe impl StalePage for Wrapped {
-        fn page(&self) -> &Page {
-            self.0.page()
-        }
-
-        fn is_unmapped(&self) -> bool {
-            self.0.is_unmapped()
-        }
-    }
-
-    /// A batch takes at its word where a page is mapped. Where it is not, it may be mapped elsewhere,
-    /// and written to: its contents are nobody's to save.
-    #[test]
-    fn what_is_mapped_elsewhere_is_not_final() {
-        let mapping = AddressSpace::new().unwrap();
-        let data = Arc::new((), GFP_KERNEL).unwrap();
-        for (pgoff, is_final) in [(PGOFF, true), (PGOFF + 1, false)] {
-            let page = DriverPage::new(ExclusivePage::alloc_zeroed(GFP_KERNEL).unwrap());
-            let place = mapping.place(data.as_arc_borrow());
-            assert!(page.note_mapped(place, PGOFF));
-            let policy = Broadcast::new(Cpus::new(GFP_KERNEL).unwrap());
-            let mut batch = Batch::new(policy, 1, GFP_KERNEL).unwrap();
-            let mut staging = batch.stage();
-            assert!(staging.push(pgoff, Wrapped(page)).is_ok());
-            staging.unmap(&mapping.over(data.as_arc_borrow()));
-            let settled = batch.flush_dirty();
-            // A loop: what adapters make of these types has a longer name than modpost takes.
-            let mut nr_pages = 0;
-            for (_, page) in settled.pages() {
-                assert_eq!(page.is_some(), is_final);
-                nr_pages += 1;
-            }
-            assert_eq!(nr_pages, 1);
-            for (_, page) in batch.flush().drain() {
-                let mut page = page.0;
-                unmap_and_flush(&mut page, place, PGOFF);
-                assert!(page.into_exclusive().is_ok());
-            }
-        }
-    }
-
     /// A folio is in one place, that of its first page, and there until that was unmapped and flushed.
     #[test]
     fn a_folio_is_kept_as_a_whole() {
@@ -354,24 +284,6 @@ mod tests {
         folio = folio.into_exclusive().err().unwrap();
         unmap_and_flush(&mut folio, HERE, PGOFF);
         assert!(folio.into_exclusive().ok().unwrap().is_filled_with(7));
-    }
-
-    #[test]
-    fn all_pages_of_a_folio_are_copied() {
-        let mapping = AddressSpace::new().unwrap();
-        let data = Arc::new((), GFP_KERNEL).unwrap();
-        let mut folio = ExclusivePage::alloc_folio(2, GFP_KERNEL).unwrap();
-        folio.fill(7);
-        let policy = Broadcast::new(Cpus::new(GFP_KERNEL).unwrap());
-        let mut batch = Batch::new(policy, 1, GFP_KERNEL).unwrap();
-        let mut staging = batch.stage();
-        assert!(staging.push(PGOFF, DriverPage::new(folio)).is_ok());
-        staging.unmap(&mapping.over(data.as_arc_borrow()));
-        let mut copy = ExclusivePage::alloc_folio(2, GFP_KERNEL).unwrap();
-        for (_, page) in batch.flush_dirty().pages() {
-            copy.copy_from(&page.unwrap());
-        }
-        assert!(copy.is_filled_with(7));
     }
 
     #[test]
