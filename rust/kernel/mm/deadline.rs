@@ -5,6 +5,34 @@
 //! Unlike a work item, it does not outlive its owner: dropping a [`Deadline`] waits for it. So a
 //! module can be unloaded, and what is done needs no reference of its own.
 //!
+//! # Examples
+//!
+//! ```
+//! use kernel::{
+//!     mm::deadline::{Deadline, Overdue},
+//!     sync::{Arc, ArcBorrow, Completion}, //
+//! };
+//!
+//! struct Wake;
+//!
+//! impl Overdue for Wake {
+//!     type Data = Completion;
+//!
+//!     fn overdue(passed: ArcBorrow<'_, Completion>) {
+//!         passed.complete_all();
+//!     }
+//! }
+//!
+//! let passed = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
+//! let deadline = KBox::pin_init(Deadline::<Wake>::new(passed.clone()), GFP_KERNEL)?;
+//! deadline.start(1);
+//! passed.wait_for_completion();
+//! // One that has not passed is forgotten when it is dropped.
+//! deadline.start(60_000);
+//! drop(deadline);
+//! # Ok::<(), Error>(())
+//! ```
+//!
 //! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
 
 use super::mechanism;

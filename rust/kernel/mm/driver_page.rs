@@ -1,6 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Pages that are mapped without a reference.
+//!
+//! # Examples
+//!
+//! ```
+//! use kernel::{
+//!     mm::{
+//!         driver_page::DriverPage,
+//!         exclusive::ExclusivePage,
+//!         rmap::AddressSpace,
+//!         tlb::{Batch, Broadcast, Cpus}, //
+//!     },
+//!     sync::Arc, //
+//! };
+//!
+//! let file = AddressSpace::new()?;
+//! let data = Arc::new((), GFP_KERNEL)?;
+//! let page = DriverPage::new(ExclusivePage::alloc_zeroed(GFP_KERNEL)?);
+//! // A fault handler would map it, by `vmf.insert_pfn(&page, 7)`.
+//!
+//! let mut batch = Batch::new(Broadcast::new(Cpus::new(GFP_KERNEL)?), 1, GFP_KERNEL)?;
+//! let mut staging = batch.stage();
+//! staging.push(7, page).map_err(|_| ENOSPC)?;
+//! staging.unmap(&file.over(data.as_arc_borrow()));
+//! for (_, page) in batch.flush().drain() {
+//!     // Nobody reaches it now: it may be changed, and given to someone else.
+//!     let mut page = page.into_exclusive().map_err(|_| EBUSY)?;
+//!     page.fill(7);
+//! }
+//! # Ok::<(), Error>(())
+//! ```
 
 use super::{
     exclusive::ExclusivePage,

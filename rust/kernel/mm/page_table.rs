@@ -11,6 +11,38 @@
 //!
 //! Rule H2 is one of [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst).
 //!
+//! # Examples
+//!
+//! In how many mappings a page was accessed:
+//!
+//! ```
+//! use kernel::{
+//!     mm::{page_table::PageTable, rmap::AddressSpace},
+//!     sync::{Arc, ArcBorrow}, //
+//! };
+//!
+//! fn nr_young(file: &AddressSpace, data: ArcBorrow<'_, ()>, pgoff: usize) -> usize {
+//!     let rmap = file.lock();
+//!     let mut nr = 0;
+//!     for vma in rmap.vmas(data, pgoff, pgoff) {
+//!         let Some(addr) = vma.window().and_then(|window| window.address_of(pgoff)) else {
+//!             continue;
+//!         };
+//!         // Unlocked at the end of each turn: the iterator may sleep.
+//!         if let Some(mut table) = PageTable::lock(vma, addr) {
+//!             nr += usize::from(table.test_young(addr, false) == Some(true));
+//!         }
+//!     }
+//!     nr
+//! }
+//!
+//! let file = AddressSpace::new()?;
+//! let data = Arc::new((), GFP_KERNEL)?;
+//! // No process maps it here.
+//! assert_eq!(nr_young(&file, data.as_arc_borrow(), 7), 0);
+//! # Ok::<(), Error>(())
+//! ```
+//!
 //! C headers: [`include/linux/pgtable.h`](srctree/include/linux/pgtable.h),
 //! [`include/linux/tlb_defer.h`](srctree/include/linux/tlb_defer.h)
 

@@ -12,6 +12,24 @@
 //! too: allocate nothing under a guard that may reclaim. Never take an `mmap_lock` there, and put
 //! no reference to an [`Mm`] with users (`mmput()`): the last one takes the lock for writing.
 //!
+//! # Examples
+//!
+//! ```
+//! use kernel::{mm::rmap::AddressSpace, sync::Arc};
+//!
+//! let file = AddressSpace::new()?;
+//! let data = Arc::new((), GFP_KERNEL)?;
+//!
+//! // All VMAs over `data` that show any of the first ten pages. Here no process maps the file.
+//! let rmap = file.lock();
+//! assert_eq!(rmap.vmas(data.as_arc_borrow(), 0, 9).count(), 0);
+//! drop(rmap);
+//!
+//! // The kernel's own way to unmap them: a flush for each VMA.
+//! file.unmap_mapping_pages(0, 10);
+//! # Ok::<(), Error>(())
+//! ```
+//!
 //! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h),
 //! [`include/linux/mm.h`](srctree/include/linux/mm.h)
 

@@ -5,6 +5,46 @@
 //! Memory can be short in the whole machine, or in a cgroup. A shrinker is asked for what one cgroup
 //! pays for, and has to know what that is: so a driver charges its memory to a [`Payer`].
 //!
+//! # Examples
+//!
+//! ```
+//! use kernel::{
+//!     mm::shrinker::{account_reclaimed_pages, Shrink, Shrinker, Wanted},
+//!     new_mutex,
+//!     page::Page,
+//!     sync::{Arc, ArcBorrow, Mutex}, //
+//! };
+//!
+//! /// Pages that are kept for whoever wants one next.
+//! #[pin_data]
+//! struct Cache {
+//!     #[pin]
+//!     pages: Mutex<KVec<Page>>,
+//! }
+//!
+//! impl Shrink for Cache {
+//!     fn count(cache: ArcBorrow<'_, Self>, _wanted: &Wanted<'_>) -> usize {
+//!         cache.pages.try_lock().map_or(0, |pages| pages.len())
+//!     }
+//!
+//!     fn scan(cache: ArcBorrow<'_, Self>, wanted: &Wanted<'_>) -> Option<usize> {
+//!         let mut pages = cache.pages.try_lock()?;
+//!         let nr_freed = pages.len().min(wanted.nr_to_scan());
+//!         let nr_left = pages.len() - nr_freed;
+//!         pages.truncate(nr_left);
+//!         account_reclaimed_pages(nr_freed);
+//!         Some(nr_freed)
+//!     }
+//! }
+//!
+//! let new = pin_init!(Cache { pages <- new_mutex!(KVec::new()) });
+//! let cache = Arc::pin_init(new, GFP_KERNEL)?;
+//! let shrinker = Shrinker::register(c"an_example", cache.clone())?;
+//! // Dropped, it waits for those who are in it: nobody calls `cache` afterwards.
+//! drop(shrinker);
+//! # Ok::<(), Error>(())
+//! ```
+//!
 //! C headers: [`include/linux/shrinker.h`](srctree/include/linux/shrinker.h),
 //! [`include/linux/tlb_charge.h`](srctree/include/linux/tlb_charge.h)
 

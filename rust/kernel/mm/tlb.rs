@@ -69,24 +69,35 @@
 //!
 //! # Examples
 //!
-//! A page is in the batch, or it is out after a flush:
+//! A whole driver, to be copied, is
+//! [`samples/rust/rust_tlb_minimal.rs`](srctree/samples/rust/rust_tlb_minimal.rs). A page is in the
+//! batch, or it is out after a flush:
 //!
 //! ```
 //! use kernel::{
-//!     mm::tlb::{Batch, Broadcast, Cpus},
-//!     page::Page, //
+//!     mm::{
+//!         rmap::AddressSpace,
+//!         tlb::{Batch, Broadcast, Cpus}, //
+//!     },
+//!     page::Page,
+//!     sync::Arc, //
 //! };
+//!
+//! // One for each open file, and what the driver maps: see `rmap` and `vm_ops`.
+//! let file = AddressSpace::new()?;
+//! let data = Arc::new((), GFP_KERNEL)?;
 //!
 //! let mut batch = Batch::new(Broadcast::new(Cpus::new(GFP_KERNEL)?), 2, GFP_KERNEL)?;
 //! let mut staging = batch.stage();
 //! staging.push(7, Page::alloc_page(GFP_KERNEL)?).map_err(|_| ENOSPC)?;
-//! // `staging.unmap(&file.over(data))` would clear the PTEs; without it the page stays out.
-//! drop(staging);
-//! assert_eq!(batch.nr_entries(), 0);
+//! let nr_ptes = staging.unmap(&file.over(data.as_arc_borrow()));
+//! // No process maps the file here.
+//! assert_eq!((nr_ptes, batch.nr_entries()), (0, 1));
 //!
-//! let flushed = batch.flush();
-//! // Nothing was unmapped: nobody was interrupted.
+//! let mut flushed = batch.flush();
+//! // So nobody was interrupted, and the page comes out.
 //! assert_eq!(flushed.report().nr_calls, 0);
+//! assert_eq!(flushed.drain().count(), 1);
 //! # Ok::<(), Error>(())
 //! ```
 //!

@@ -6,6 +6,51 @@
 //! [`VmaNew::set_vm_ops`]. The VMA then owns a reference to the driver's data, and each copy of it
 //! (by fork, mremap, or a split) another one; they are put when the VMA is closed.
 //!
+//! # Examples
+//!
+//! What a driver writes. Only a process can map it; for a whole driver see
+//! [`samples/rust/rust_tlb_minimal.rs`](srctree/samples/rust/rust_tlb_minimal.rs).
+//!
+//! ```
+//! use kernel::{
+//!     mm::{
+//!         virt::VmaNew,
+//!         vm_ops::{FaultError, VmFault, VmOperations}, //
+//!     },
+//!     new_mutex,
+//!     page::Page,
+//!     sync::{Arc, ArcBorrow, Mutex}, //
+//! };
+//!
+//! #[pin_data]
+//! struct Pages {
+//!     #[pin]
+//!     slots: Mutex<[Option<Page>; 4]>,
+//! }
+//!
+//! #[vtable]
+//! impl VmOperations for Pages {
+//!     type Data = Self;
+//!
+//!     fn fault(pages: ArcBorrow<'_, Self>, vmf: &VmFault<'_>) -> Result<(), FaultError> {
+//!         let fresh = Page::alloc_page(GFP_KERNEL)?;
+//!         let mut slots = pages.slots.lock();
+//!         let slot = slots.get_mut(vmf.pgoff()).ok_or(FaultError::Sigbus)?;
+//!         vmf.insert_page(slot.get_or_insert(fresh))
+//!     }
+//! }
+//!
+//! // What `MiscDevice::mmap` calls.
+//! fn mmap(pages: Arc<Pages>, vma: &VmaNew) -> Result {
+//!     vma.set_vm_ops::<Pages>(pages).map(|_| ())
+//! }
+//!
+//! let slots = pin_init!(Pages { slots <- new_mutex!([const { None }; 4]) });
+//! let pages = Arc::pin_init(slots, GFP_KERNEL)?;
+//! assert!(pages.slots.lock().iter().all(Option::is_none));
+//! # Ok::<(), Error>(())
+//! ```
+//!
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
 use super::{

@@ -22,6 +22,43 @@
 //! nobody. So the recorder keeps the number of that time, too, and if it is another one, tells the next
 //! policy of all it records anew.
 //!
+//! # Examples
+//!
+//! Two batches, and one flush for both:
+//!
+//! ```
+//! use kernel::{
+//!     mm::{
+//!         rmap::AddressSpace,
+//!         tlb::{AnyPolicy, Batch, Broadcast, Cpus, Hoisted, Scope}, //
+//!     },
+//!     page::Page,
+//!     sync::Arc, //
+//! };
+//!
+//! fn policy() -> Result<KBox<AnyPolicy>> {
+//!     Ok(KBox::new(Broadcast::new(Cpus::new(GFP_KERNEL)?), GFP_KERNEL)?)
+//! }
+//!
+//! let scope = Scope::new([policy()?, policy()?], GFP_KERNEL)?;
+//! let file = AddressSpace::new()?;
+//! let data = Arc::new((), GFP_KERNEL)?;
+//!
+//! let mut one = Batch::new(Hoisted::new(scope.clone()), 1, GFP_KERNEL)?;
+//! let mut other = Batch::new(Hoisted::new(scope.clone()), 1, GFP_KERNEL)?;
+//! for batch in [&mut one, &mut other] {
+//!     let mut staging = batch.stage();
+//!     staging.push(7, Page::alloc_page(GFP_KERNEL)?).map_err(|_| ENOSPC)?;
+//!     staging.unmap(&file.over(data.as_arc_borrow()));
+//! }
+//!
+//! // The flush that both owe. What they do themselves afterwards, they do for nothing.
+//! scope.flush();
+//! assert_eq!(one.flush().drain().count(), 1);
+//! assert_eq!(other.flush().report().nr_calls, 0);
+//! # Ok::<(), Error>(())
+//! ```
+//!
 //! Locks: `flushing` → `next`; page-table lock → `next`. Nothing is allocated under either.
 //!
 //! Pure: on the host the locks are the standard library's.

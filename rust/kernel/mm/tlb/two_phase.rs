@@ -18,6 +18,33 @@
 //! never write-protected: the first phase clears it, counts it as written to if it was writable, and
 //! flushes it before it ends.
 //!
+//! # Examples
+//!
+//! ```
+//! use kernel::{
+//!     mm::{
+//!         rmap::AddressSpace,
+//!         tlb::{Batch, Cpus, Phases, Precise}, //
+//!     },
+//!     page::Page,
+//!     sync::Arc, //
+//! };
+//!
+//! let file = AddressSpace::new()?;
+//! let data = Arc::new((), GFP_KERNEL)?;
+//! let mappings = file.over(data.as_arc_borrow());
+//!
+//! let mut batch = Batch::new(Precise::new(Cpus::new(GFP_KERNEL)?), 1, GFP_KERNEL)?;
+//! let mut staging = batch.stage();
+//! staging.push(7, Page::alloc_page(GFP_KERNEL)?).map_err(|_| ENOSPC)?;
+//! let quiesced = staging.write_protect(&mappings).flush();
+//! let phases = quiesced.unmap(&mappings);
+//! // No process maps the page: there was nothing to protect, and nothing to flush in between.
+//! assert_eq!(phases, Phases::default());
+//! assert_eq!(batch.flush().drain().count(), 1);
+//! # Ok::<(), Error>(())
+//! ```
+//!
 //! Pure.
 
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
