@@ -77,28 +77,60 @@ impl MmuGather {
     }
 }
 
+/// Pages that both were told of: the same runs, ours page by page.
+fn both_of(runs: &[(usize, usize)]) -> (MmuGather, Pending) {
+    let mut gather = MmuGather::new();
+    let pages = runs.iter().flat_map(|&(first, nr)| first..first + nr);
+    let mut pages = pages.map(of_page);
+    let mut ours = pages.next().unwrap();
+    pages.for_each(|page| ours.merge(page));
+    runs.iter()
+        .for_each(|&(first, nr)| gather.clear_run(first, nr));
+    (gather, ours)
+}
+
+/// What the page table of `page` maps, as the tables are taken out of the window of a VMA that shows
+/// all of it.
+fn table_of(page: usize) -> PageRange {
+    let all = PageRange::new(0, 1 << 30).unwrap();
+    Window::new(all, 0).table_of(page << PAGE_SHIFT).unwrap()
+}
+
+fn runs() -> impl Strategy<Value = Vec<(usize, usize)>> {
+    prop::collection::vec((0usize..5000, 1usize..20), 1..30)
+}
+
 proptest! {
     #[test]
-    fn pending_is_what_a_gather_tracks(
-        runs in prop::collection::vec((0usize..5000, 1usize..20), 1..30),
-        tables in prop::collection::vec(0usize..5000, 0..3),
-    ) {
-        let mut gather = MmuGather::new();
-        let mut ours: Option<Pending> = None;
-        for (first, nr) in runs {
-            gather.clear_run(first, nr);
-            for page in (first..first + nr).map(of_page) {
-                match &mut ours {
-                    Some(ours) => ours.merge(page),
-                    None => ours = Some(page),
-                }
-            }
-        }
-        let range = ours.unwrap().range();
+    fn pending_is_what_a_gather_tracks(runs in runs()) {
+        let (gather, ours) = both_of(&runs);
+        let range = ours.range();
         prop_assert_eq!((range.start(), range.end()), (gather.start, gather.end));
-        // Tables only widen the kernel's.
-        tables.iter().for_each(|page| gather.free_table_of(*page));
-        prop_assert!(gather.start <= range.start() && range.end() <= gather.end);
+    }
+
+    /// A gather adds a page for it, a batch all that it mapped (T5), as a policy notes it: no page
+    /// more, and never the whole of an address space.
+    #[test]
+    fn with_a_freed_table_pending_is_as_long_as_the_table(
+        runs in runs(), tables in prop::collection::vec(0usize..5000, 1..4),
+    ) {
+        let (mut gather, mut ours) = both_of(&runs);
+        let (pages, nr_pages) = (ours.range(), ours.nr_pages());
+        for &page in &tables {
+            gather.free_table_of(page);
+            ours.merge(Pending::new(table_of(page), 0));
+        }
+        let range = ours.range();
+        let first = tables.iter().min().unwrap() / PTRS_PER_PTE * PTRS_PER_PTE;
+        let end = (tables.iter().max().unwrap() / PTRS_PER_PTE + 1) * PTRS_PER_PTE;
+        prop_assert_eq!(range.start(), pages.start().min(first << PAGE_SHIFT));
+        prop_assert_eq!(range.end(), pages.end().max(end << PAGE_SHIFT));
+        prop_assert_eq!(ours.nr_pages(), nr_pages);
+        // The kernel's begins where ours does, and ends up to all but one page of a table earlier.
+        prop_assert_eq!(range.start(), gather.start);
+        let less = (range.end() - gather.end) >> PAGE_SHIFT;
+        prop_assert!(less < PTRS_PER_PTE, "{} pages less", less);
+        prop_assert!(PageRange::ALL.covers(range) && range != PageRange::ALL);
     }
 
     #[test]
