@@ -66,6 +66,7 @@ pub mod memory_use;
 pub mod mremap_runs;
 pub mod numbered;
 pub mod oracle;
+pub mod own_memory;
 pub mod page_holder;
 pub mod page_tables;
 pub mod page_user;

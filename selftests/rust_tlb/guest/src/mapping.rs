@@ -34,6 +34,8 @@ pub struct Mapping {
     nr_pages: u64,
     /// As many as are used, or more.
     nr_mapped: u64,
+    /// From one page that is used to the next.
+    stride: u64,
 }
 
 // SAFETY: The mapping belongs to the process, not to a thread.
@@ -71,6 +73,7 @@ impl Mapping {
             address,
             nr_pages,
             nr_mapped: nr_pages,
+            stride: 1,
         })
     }
 
@@ -103,6 +106,7 @@ impl Mapping {
             address,
             nr_pages,
             nr_mapped: nr_pages,
+            stride: 1,
         })
     }
 
@@ -116,6 +120,7 @@ impl Mapping {
             address,
             nr_pages,
             nr_mapped: nr_pages,
+            stride: 1,
         })
     }
 
@@ -126,7 +131,18 @@ impl Mapping {
         self
     }
 
-    /// Pages in the mapping that are used.
+    /// Uses one page in `stride`, from the first one on.
+    pub fn every(mut self, stride: u64) -> Self {
+        self.stride = stride;
+        self
+    }
+
+    /// The numbers of the pages that are used.
+    pub fn used(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..self.nr_pages).step_by(self.stride as usize)
+    }
+
+    /// Pages in the mapping, to the last that is used.
     pub fn nr_pages(&self) -> u64 {
         self.nr_pages
     }
@@ -235,7 +251,7 @@ impl Mapping {
     }
 
     /// The address of some pages, which are inside the mapping.
-    fn part(&self, first: u64, nr: u64) -> *mut c_void {
+    pub fn part(&self, first: u64, nr: u64) -> *mut c_void {
         assert!(first + nr <= self.nr_mapped);
         self.address.wrapping_byte_add(bytes(first))
     }

@@ -12,7 +12,7 @@ use rustix::pipe::{self, IoSliceRaw, PipeFlags, SpliceFlags};
 
 use crate::mapping::{Mapping, PAGE_SIZE};
 
-/// References to all pages of a mapping.
+/// References to all pages of a mapping that are used.
 pub struct PageHolder {
     reader: OwnedFd,
     /// Open, so that a reader who wants too much is noticed by a hang, not by an end of file.
@@ -24,29 +24,20 @@ impl PageHolder {
     /// Takes a reference to each page, and faults those in that are not mapped.
     pub fn take(mapping: &Mapping) -> Result<Self, Errno> {
         let (reader, writer) = pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        let nr_pages = mapping.nr_pages() as usize;
-        pipe::fcntl_setpipe_size(&writer, nr_pages * PAGE_SIZE)?;
+        let pages: Vec<_> = mapping.used().map(|page| slice_of(mapping, page)).collect();
+        pipe::fcntl_setpipe_size(&writer, pages.len() * PAGE_SIZE)?;
         let mut nr_taken = 0;
-        while nr_taken < nr_pages * PAGE_SIZE {
-            // SAFETY: This is inside the mapping, whose words are atomics; without `GIFT` they may
-            // go on changing.
-            let rest = unsafe {
-                let start = mapping.address().cast::<u8>().add(nr_taken);
-                core::slice::from_raw_parts(start, nr_pages * PAGE_SIZE - nr_taken)
-            };
+        while nr_taken < pages.len() {
+            let flags = SpliceFlags::empty();
             // SAFETY: It is the end to write to, so that the memory is only read.
-            nr_taken += unsafe {
-                pipe::vmsplice(
-                    &writer,
-                    &[IoSliceRaw::from_slice(rest)],
-                    SpliceFlags::empty(),
-                )
-            }?;
+            let nr_bytes = unsafe { pipe::vmsplice(&writer, &pages[nr_taken..], flags) }?;
+            // A page is taken as a whole, or not.
+            nr_taken += nr_bytes / PAGE_SIZE;
         }
         Ok(Self {
             reader,
             _writer: writer,
-            nr_pages,
+            nr_pages: pages.len(),
         })
     }
 
@@ -58,6 +49,14 @@ impl PageHolder {
         ensure!(words.len() == self.nr_pages, "{} pages", words.len());
         Ok(words)
     }
+}
+
+fn slice_of(mapping: &Mapping, page: u64) -> IoSliceRaw<'_> {
+    // SAFETY: This is inside the mapping, whose words are atomics; without `GIFT` they may go on
+    // changing.
+    IoSliceRaw::from_slice(unsafe {
+        core::slice::from_raw_parts(mapping.part(page, 1).cast::<u8>(), PAGE_SIZE)
+    })
 }
 
 /// Word `index` of each page.

@@ -170,21 +170,23 @@ impl<'a> Watcher<'a> {
         }
     }
 
-    /// Visits each page once, through any mapping of them.
+    /// Visits each page that is used once, through any mapping of them.
     pub fn pass(&mut self, mapping: &Mapping, access: Access) {
         let writes = match access {
             Access::Read => false,
             Access::ReadWrite => self.nr_passes.is_multiple_of(PASSES_PER_WRITE),
             Access::Write => true,
         };
-        for page in 0..mapping.nr_pages() {
+        let mut nr_accesses = 0;
+        for page in mapping.used() {
+            nr_accesses += 1;
             let in_order = access == Access::Write || self.read(mapping, page);
             if in_order && writes {
                 self.write(mapping, page);
             }
         }
         self.nr_passes += 1;
-        self.count(Tally::Accesses, mapping.nr_pages());
+        self.count(Tally::Accesses, nr_accesses);
         self.count(Tally::Passes, 1);
     }
 
