@@ -38,6 +38,14 @@ pub fn pin_member(index: usize) -> Result<()> {
     pin(member(index))
 }
 
+/// Pins the calling thread to a CPU that is neither the driver's nor that of one of the first
+/// `nr_members` of the crew, as long as there is such a CPU. All that say so share those that are left,
+/// number `index` as [`pin_member`] has it.
+pub fn pin_beside(nr_members: usize, index: usize) -> Result<()> {
+    let nr_left = nr_cpus().saturating_sub(1 + nr_members).max(1);
+    pin_member(nr_members + index % nr_left)
+}
+
 /// The number of the CPU that member `index` of the crew is pinned to.
 pub fn member(index: usize) -> usize {
     let others = &all()[1..];

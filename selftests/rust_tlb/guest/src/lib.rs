@@ -84,6 +84,7 @@ pub mod stillness;
 pub mod stress;
 pub mod suite;
 pub mod tlb_events;
+pub mod turns;
 pub mod verdict;
 pub mod watcher;
 pub mod witness;

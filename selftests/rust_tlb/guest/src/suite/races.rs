@@ -3,25 +3,27 @@
 //! What the core does with page tables while the device unmaps: by random strategies, under the
 //! eyes of the oracle, a fixed number of times.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+pub(super) mod turns;
+
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{ensure, Result};
 use rustix::io::Errno;
-use rustix::mm::MprotectFlags;
 
-use crate::abi::{self, POISON};
-use crate::child::Child;
+use crate::abi;
 use crate::cpu;
 use crate::device::{Device, REAL_STRATEGIES};
 use crate::ktap::Options;
-use crate::mapping::{Mapping, PAGES_PER_TABLE, PAGE_SIZE, WORDS_PER_PAGE};
+use crate::mapping::{Mapping, PAGES_PER_TABLE};
 use crate::oracle::Oracle;
 use crate::selection::Selection;
+use crate::turns::{await_one_of_each, Turns};
 use crate::watcher::{Access, Ledger, Watcher};
+
+use turns::{
+    turn_dontneed, turn_fork, turn_mprotect, turn_mremap, turn_munmap, turn_readv, Turn, ALL_TURNS,
+};
 
 crate::tests! {
     munmap,
@@ -38,15 +40,14 @@ const NR_PAGES: u64 = 8;
 /// Members of the oracle that do nothing but watch: the rest of the CPUs is the racers'.
 const NR_WATCHING: usize = 2;
 
-/// Unmaps, at least.
+/// Unmaps, at least. If more are needed, each racer takes a turn before each of them.
 const NR_UNMAPS: u64 = 100;
+/// Unmaps, at most: whatever has not come by then does not come.
+const MAX_UNMAPS: u64 = 10 * NR_UNMAPS;
 
-/// Turns of the racer, at least.
+/// Turns of a racer, at least: if it is alone, and if many share what CPUs there are.
 const NR_TURNS: u64 = 30;
-
-/// Turns of a racer with the page tables, over and over; what it sees of the pages it judges as
-/// the oracle's members do.
-pub(super) type Turn = fn(&Ground, &mut Mapping, &mut Watcher<'_>) -> Result<()>;
+const NR_TURNS_OF_MANY: u64 = 10;
 
 /// What is raced over.
 pub(super) struct Ground {
@@ -54,6 +55,8 @@ pub(super) struct Ground {
     map: fn(&Device) -> Result<Mapping, Errno>,
     /// Each unmap takes all pages.
     takes_all: bool,
+    /// Page tables that are freed, at least.
+    nr_tables: u64,
 }
 
 impl Ground {
@@ -63,17 +66,20 @@ impl Ground {
             device: Device::open()?,
             map: |device| device.map(NR_PAGES),
             takes_all: false,
+            nr_tables: 0,
         })
     }
 
-    /// The first pages of a page table, which is freed when all are unmapped.
-    pub(super) fn tables() -> Result<Self> {
+    /// The first pages of a page table, which is freed when all are unmapped: `nr_tables` times at
+    /// least.
+    pub(super) fn tables(nr_tables: u64) -> Result<Self> {
         let device = Device::open()?;
         device.setup(abi::SETUP_FREE_TABLES)?;
         Ok(Self {
             device,
             map: |device| Ok(Mapping::of_tables(device, PAGES_PER_TABLE)?.only(NR_PAGES)),
             takes_all: true,
+            nr_tables,
         })
     }
 
@@ -110,214 +116,117 @@ fn everything_at_once(options: &Options) -> Result<()> {
     race_over_pages(options, &ALL_TURNS)
 }
 
-/// Everything there is.
-pub(super) const ALL_TURNS: [Turn; 6] = [
-    turn_munmap,
-    turn_mprotect,
-    turn_dontneed,
-    turn_mremap,
-    turn_fork,
-    turn_readv,
-];
-
-pub(super) fn turn_munmap(
-    ground: &Ground,
-    mapping: &mut Mapping,
-    watcher: &mut Watcher<'_>,
-) -> Result<()> {
-    watcher.pass(mapping, Access::ReadWrite);
-    *mapping = ground.map()?;
-    watcher.pass(mapping, Access::ReadWrite);
-    Ok(())
+/// Who takes turns of one kind, over and over, with a mapping of its own.
+struct Racer<'r> {
+    ground: &'r Ground,
+    ledger: &'r Ledger,
+    /// Among the racers.
+    number: usize,
+    turn: Turn,
+    turns: Turns,
 }
 
-pub(super) fn turn_mprotect(
-    _: &Ground,
-    mapping: &mut Mapping,
-    watcher: &mut Watcher<'_>,
-) -> Result<()> {
-    watcher.pass(mapping, Access::ReadWrite);
-    mapping.protect(MprotectFlags::READ)?;
-    watcher.pass(mapping, Access::Read);
-    mapping.protect(MprotectFlags::READ | MprotectFlags::WRITE)?;
-    watcher.pass(mapping, Access::ReadWrite);
-    Ok(())
-}
-
-pub(super) fn turn_dontneed(
-    _: &Ground,
-    mapping: &mut Mapping,
-    watcher: &mut Watcher<'_>,
-) -> Result<()> {
-    watcher.pass(mapping, Access::ReadWrite);
-    mapping.dont_need()?;
-    watcher.pass(mapping, Access::ReadWrite);
-    Ok(())
-}
-
-pub(super) fn turn_mremap(
-    _: &Ground,
-    mapping: &mut Mapping,
-    watcher: &mut Watcher<'_>,
-) -> Result<()> {
-    watcher.pass(mapping, Access::ReadWrite);
-    mapping.relocate()?;
-    watcher.pass(mapping, Access::ReadWrite);
-    Ok(())
-}
-
-pub(super) fn turn_fork(
-    _: &Ground,
-    mapping: &mut Mapping,
-    watcher: &mut Watcher<'_>,
-) -> Result<()> {
-    watcher.pass(mapping, Access::ReadWrite);
-    let child = Child::fork_with_code(|| {
-        watcher.pass(mapping, Access::Read);
-        0
-    })?;
-    watcher.pass(mapping, Access::Read);
-    child.join()
-}
-
-/// Has the kernel walk the page tables, without a lock of theirs at first.
-pub(super) fn turn_proc(
-    _: &Ground,
-    mapping: &mut Mapping,
-    watcher: &mut Watcher<'_>,
-) -> Result<()> {
-    watcher.pass(mapping, Access::ReadWrite);
-    let mut entries = vec![0; NR_PAGES as usize * size_of::<u64>()];
-    let page = mapping.address().addr() / PAGE_SIZE;
-    let pagemap = File::open("/proc/self/pagemap")?;
-    pagemap.read_exact_at(&mut entries, (page * size_of::<u64>()) as u64)?;
-    fs::read("/proc/self/smaps")?;
-    watcher.pass(mapping, Access::ReadWrite);
-    Ok(())
-}
-
-/// Reads through get_user_pages(), which holds a reference to a page that may be unmapped meanwhile:
-/// such a page must not be poisoned.
-pub(super) fn turn_readv(
-    _: &Ground,
-    mapping: &mut Mapping,
-    watcher: &mut Watcher<'_>,
-) -> Result<()> {
-    let mut copy = vec![0_u64; NR_PAGES as usize * WORDS_PER_PAGE];
-    read_own_memory(mapping, &mut copy)?;
-    ensure!(
-        !copy.contains(&POISON),
-        "a poisoned page was read by process_vm_readv()"
-    );
-    watcher.pass(mapping, Access::Read);
-    Ok(())
-}
-
-fn read_own_memory(mapping: &Mapping, copy: &mut [u64]) -> Result<()> {
-    let len = NR_PAGES as usize * PAGE_SIZE;
-    let local = libc::iovec {
-        iov_base: copy.as_mut_ptr().cast(),
-        iov_len: size_of_val(copy),
-    };
-    let remote = libc::iovec {
-        iov_base: mapping.address(),
-        iov_len: len,
-    };
-    // SAFETY: `local` describes `copy`, which is borrowed mutably; `remote` is only read.
-    let nr_read = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
-    ensure!(
-        nr_read == len as isize,
-        "{nr_read}: {}",
-        std::io::Error::last_os_error()
-    );
-    Ok(())
-}
-
-/// The racer's part: takes turns until all have had enough of them.
-fn take_turns(
-    ground: &Ground,
-    ledger: &Ledger,
-    slot: usize,
-    turns: &[Turn],
-    nr_taken: &AtomicU64,
-) -> Result<()> {
-    // The racer's CPU comes after those of the watching members.
-    cpu::pin_member(NR_WATCHING)?;
-    let mut mapping = ground.map()?;
-    let mut watcher = Watcher::new(ledger, slot);
-    for turn in turns.iter().cycle() {
-        if ledger.stopped() {
-            break;
+impl Racer<'_> {
+    /// Until all have had enough.
+    fn run(&self) -> Result<()> {
+        cpu::pin_beside(NR_WATCHING, self.number)?;
+        let mut mapping = self.ground.map()?;
+        let mut watcher = Watcher::new(self.ledger, NR_WATCHING + self.number);
+        while !self.ledger.stopped() {
+            (self.turn)(self.ground, &mut mapping, &mut watcher)?;
+            self.turns.count();
         }
-        turn(ground, &mut mapping, &mut watcher)?;
-        nr_taken.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
-    Ok(())
 }
 
 fn race_over_pages(options: &Options, turns: &[Turn]) -> Result<()> {
-    race(options, &Ground::pages()?, turns).map(|_| ())
+    race(options, &Ground::pages()?, turns)
 }
 
-/// Races, and returns the counters of the device.
-pub(super) fn race(options: &Options, ground: &Ground, turns: &[Turn]) -> Result<abi::Counters> {
-    let device = &ground.device;
+/// Has a racer for each of `turns`, all at once, while pages are unmapped.
+pub(super) fn race(options: &Options, ground: &Ground, turns: &[Turn]) -> Result<()> {
     let mapping = Arc::new(ground.map()?);
-    let oracle = Oracle::of_threads(&mapping, NR_WATCHING, 1, Access::ReadWrite)?;
-    let (ledger, slot) = (oracle.ledger().clone(), oracle.spare_slot());
-    let nr_taken = AtomicU64::new(0);
+    let oracle = Oracle::of_threads(&mapping, NR_WATCHING, turns.len(), Access::ReadWrite)?;
+    let ledger = oracle.ledger().clone();
+    let racer = |(number, &turn)| Racer {
+        ground,
+        ledger: &ledger,
+        number,
+        turn,
+        turns: Turns::default(),
+    };
+    let racers: Vec<Racer<'_>> = turns.iter().enumerate().map(racer).collect();
     let nr_unmaps = thread::scope(|scope| {
-        let racer = scope.spawn(|| take_turns(ground, &ledger, slot, turns, &nr_taken));
-        let nr_turns = NR_TURNS * u64::from(options.effort);
-        let enough = || racer.is_finished() || nr_taken.load(Ordering::Relaxed) >= nr_turns;
-        let driven = drive(options, ground, &oracle, enough);
+        let runs = racers
+            .iter()
+            .map(|racer| || racer.turns.run(|| racer.run()));
+        let threads: Vec<_> = runs.map(|run| scope.spawn(run)).collect();
+        let driven = drive(options, ground, &oracle, &racers);
         oracle.stop();
-        racer.join().expect("the racer does not panic").and(driven)
+        let join = |thread: ScopedJoinHandle<'_, _>| thread.join().expect("no racer panics");
+        let raced: Result<()> = threads.into_iter().map(join).collect();
+        raced.and(driven)
     })?;
-    let report = oracle.finish(device)?;
-    println!(
-        "# {nr_unmaps} unmaps, {} turns, {report:?}",
-        nr_taken.into_inner()
-    );
-    let counters = device.counters()?;
-    println!("# {counters:?}");
-    report.expect_silence()?;
-    Ok(counters)
+    let report = oracle.finish(&ground.device)?;
+    let nr_taken: Vec<u64> = racers.iter().map(|racer| racer.turns.nr()).collect();
+    println!("# {nr_unmaps} unmaps, {nr_taken:?} turns, {report:?}");
+    println!("# {:?}", ground.device.counters()?);
+    report.expect_silence()
 }
 
-/// Unmaps random pages by random strategies, some of them deferred.
-fn drive(
-    options: &Options,
-    ground: &Ground,
-    oracle: &Oracle,
-    enough: impl Fn() -> bool,
-) -> Result<u64> {
-    let device = &ground.device;
+/// Unmaps pages until there was enough of everything, or a racer has ended, who says why.
+fn drive(options: &Options, ground: &Ground, oracle: &Oracle, racers: &[Racer<'_>]) -> Result<u64> {
+    let effort = u64::from(options.effort);
+    let nr_turns = match racers.len() {
+        1 => NR_TURNS * effort,
+        _ => NR_TURNS_OF_MANY * effort,
+    };
+    let has_enough = || {
+        let nr_freed = ground.device.counters()?.nr_tables_freed;
+        let all_raced = racers.iter().all(|racer| racer.turns.nr() >= nr_turns);
+        anyhow::Ok(all_raced && nr_freed >= ground.nr_tables * effort)
+    };
     let mut rng = options.rng();
     let mut nr_unmaps = 0;
-    while nr_unmaps < NR_UNMAPS * u64::from(options.effort) || !enough() {
-        // So that there are pages to unmap; what the racer does meanwhile is left to chance.
-        oracle.await_next_pass()?;
-        let selection = match ground.takes_all {
-            true => Selection::run(0, NR_PAGES),
-            false => random_selection(&mut rng),
-        };
-        let strategy = REAL_STRATEGIES[rng.usize(..REAL_STRATEGIES.len())];
-        let can_defer = abi::strategy::ALL[strategy as usize].defers;
-        let defer = if can_defer && rng.bool() {
-            abi::UNMAP_DEFER
-        } else {
-            0
-        };
-        let free = if rng.bool() { abi::UNMAP_FREE } else { 0 };
-        oracle.unmap(device, &selection, strategy, defer | free)?;
-        // Else it stays owed for a while, and the core has to see to it itself.
-        if defer != 0 && rng.bool() {
-            oracle.flush(device)?;
+    while nr_unmaps < NR_UNMAPS * effort || !has_enough()? {
+        let counters = ground.device.counters()?;
+        ensure!(nr_unmaps < MAX_UNMAPS * effort, "not enough: {counters:?}");
+        if nr_unmaps >= NR_UNMAPS * effort {
+            await_one_of_each(racers.iter().map(|racer| &racer.turns));
         }
+        if racers.iter().any(|racer| racer.turns.are_over()) {
+            break;
+        }
+        // So that there are pages to unmap; what the racers do meanwhile is left to chance.
+        oracle.await_next_pass()?;
+        unmap_some(&mut rng, ground, oracle)?;
         nr_unmaps += 1;
     }
     Ok(nr_unmaps)
+}
+
+/// Unmaps random pages, or all, by a random strategy, now and then deferred.
+fn unmap_some(rng: &mut fastrand::Rng, ground: &Ground, oracle: &Oracle) -> Result<()> {
+    let device = &ground.device;
+    let selection = match ground.takes_all {
+        true => Selection::run(0, NR_PAGES),
+        false => random_selection(rng),
+    };
+    let strategy = REAL_STRATEGIES[rng.usize(..REAL_STRATEGIES.len())];
+    let can_defer = abi::strategy::ALL[strategy as usize].defers;
+    let defer = if can_defer && rng.bool() {
+        abi::UNMAP_DEFER
+    } else {
+        0
+    };
+    let free = if rng.bool() { abi::UNMAP_FREE } else { 0 };
+    oracle.unmap(device, &selection, strategy, defer | free)?;
+    // Else it stays owed for a while, and the core has to see to it itself.
+    if defer != 0 && rng.bool() {
+        oracle.flush(device)?;
+    }
+    Ok(())
 }
 
 fn random_selection(rng: &mut fastrand::Rng) -> Selection {
