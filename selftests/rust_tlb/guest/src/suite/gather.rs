@@ -4,10 +4,12 @@
 //! tracks.
 
 mod context;
+mod nested;
 mod ranges;
 mod rounds;
 
 use context::a_gather_in_atomic_context_is_reported;
+use nested::a_nested_gather_flushes_all;
 use ranges::{
     a_freed_table_does_not_widen_the_flush, a_gather_tracks_what_a_batch_tracks,
     nothing_is_freed_without_the_switch, tables_are_freed_only_if_they_are_covered,
@@ -32,4 +34,5 @@ crate::tests! {
     tables_are_freed_only_if_they_are_covered,
     nothing_is_freed_without_the_switch,
     a_gather_in_atomic_context_is_reported,
+    a_nested_gather_flushes_all,
 }

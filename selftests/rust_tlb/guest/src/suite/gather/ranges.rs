@@ -25,14 +25,14 @@ struct Tracked {
 }
 
 /// Our own events of this name.
-fn named(events: &[Event], name: &str) -> Vec<Event> {
+pub(super) fn named(events: &[Event], name: &str) -> Vec<Event> {
     let pid = std::process::id();
     let is_it = |event: &&Event| event.pid == pid && event.name == name;
     events.iter().filter(is_it).cloned().collect()
 }
 
 /// The range of an event, in pages of `mapping`.
-fn pages(event: &Event, mapping: &Mapping) -> Option<(u64, u64)> {
+pub(super) fn pages(event: &Event, mapping: &Mapping) -> Option<(u64, u64)> {
     let page = |address: u64| (address - mapping.address() as u64) / PAGE_SIZE as u64;
     let (start, end) = (event.address("start")?, event.address("end")?);
     (start < end).then(|| (page(start), page(end)))
@@ -62,7 +62,7 @@ fn gather(
     })
 }
 
-fn touch(mapping: &Mapping, pages: impl IntoIterator<Item = u64>) {
+pub(super) fn touch(mapping: &Mapping, pages: impl IntoIterator<Item = u64>) {
     for page in pages {
         mapping.word(page, 0).load(Relaxed);
     }
@@ -112,7 +112,7 @@ pub fn a_gather_tracks_what_a_batch_tracks(options: &Options) -> Result<()> {
 }
 
 /// A device that frees tables, mapped at the start of one.
-fn with_tables(nr_tables: u64) -> Result<(Device, Mapping)> {
+pub(super) fn with_tables(nr_tables: u64) -> Result<(Device, Mapping)> {
     let device = Device::open()?;
     device.setup(abi::SETUP_FREE_TABLES)?;
     let mapping = Mapping::of_tables(&device, nr_tables * PAGES_PER_TABLE)?;
