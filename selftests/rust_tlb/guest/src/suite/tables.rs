@@ -7,6 +7,7 @@
 
 mod askew;
 mod controls;
+mod crowded;
 mod emptied;
 mod freed;
 mod later;
@@ -32,6 +33,7 @@ use controls::{
     no_one_returns_before_the_flush, tables_of_a_process_that_maps_stay,
     the_lock_is_what_keeps_them,
 };
+use crowded::{refaults_race_in_every_slot, refaults_race_in_every_slot_while_tables_go_later};
 use emptied::{
     a_deferred_batch_keeps_them_until_it_is_flushed, a_mapping_of_a_half_keeps_them,
     all_mappings_lose_them, tables_go_with_the_unmap, what_is_in_use_is_not_looked_at,
@@ -79,6 +81,8 @@ crate::tests! {
     memory_pressure_frees_them_at_once,
     nothing_is_left_to_do_at_the_end,
     a_sparse_mapping_gives_its_tables_back within 60,
+    refaults_race_in_every_slot,
+    refaults_race_in_every_slot_while_tables_go_later,
     munmap,
     madvise_dontneed,
     mremap,
