@@ -7,10 +7,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
+use rust_tlb_results::demo::Row;
+use rust_tlb_results::said::Told;
+use rust_tlb_results::written::Environment;
 use serde::Serialize;
-use serde_json::{Map, Value};
 
-use crate::environment::Environment;
+use crate::environment;
 use crate::guest;
 use crate::output;
 use crate::places::Places;
@@ -18,25 +20,7 @@ use crate::table;
 use crate::vm::{Ending, Machine, Said, Session};
 
 const BINARY: &str = "rust-tlb-demo";
-/// The demo writes a JSON object a row behind this.
-const ROW: &str = "ROW ";
 const LIMIT: Duration = Duration::from_secs(300);
-/// What every row has; the guest may add more.
-const FIELDS: &[&str] = &[
-    "scenario",
-    "strategy",
-    "nr_pages",
-    "nr_mms",
-    "nr_cpus",
-    "rounds",
-    "ipis_received",
-    "local_full_flushes",
-    "local_page_flushes",
-    "stale_accesses",
-    "ns_per_page",
-];
-
-pub type Row = Map<String, Value>;
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -57,10 +41,12 @@ pub fn run(machine: &Machine, places: &Places) -> Result<ExitCode> {
     let mut bad = None;
     let ended = machine.run(&session, places, &mut |said| {
         let Said::Guest(line) = said else { return };
-        match line.strip_prefix(ROW).map(read_row) {
-            Some(Ok(row)) => rows.push(row),
-            Some(Err(error)) => bad = Some(error),
-            None => output::note(line),
+        match line.split_once(' ') {
+            Some((Row::WORD, text)) => match read_row(text) {
+                Ok(row) => rows.push(row),
+                Err(error) => bad = Some(error),
+            },
+            _ => output::note(line),
         }
     })?;
     let clean = output::show_kernel_problems(&ended);
@@ -85,7 +71,7 @@ fn conclude(machine: &Machine, places: &Places, rows: &[Row]) -> Result<()> {
     output::step("what each strategy cost");
     println!("{}", table::render(rows));
     let report = Report {
-        environment: Environment::of(machine, places)?,
+        environment: environment::of(machine, places)?,
         rows,
     };
     let path = places.out.join("run.json");
@@ -99,11 +85,7 @@ fn conclude(machine: &Machine, places: &Places, rows: &[Row]) -> Result<()> {
 }
 
 fn read_row(text: &str) -> Result<Row> {
-    let row: Row = serde_json::from_str(text).with_context(|| format!("in the row {text}"))?;
-    match FIELDS.iter().find(|field| !row.contains_key(**field)) {
-        Some(field) => bail!("the row {text} has no {field}"),
-        None => Ok(row),
-    }
+    serde_json::from_str(text).with_context(|| format!("in the row {text}"))
 }
 
 #[cfg(test)]
@@ -112,11 +94,13 @@ mod tests {
 
     #[test]
     fn a_row_without_a_field_is_refused() {
-        let fields: Vec<String> = FIELDS.iter().map(|name| format!("\"{name}\":1")).collect();
-        let row = format!("{{{}}}", fields.join(","));
-        assert!(read_row(&row).is_ok());
+        let row = r#"{"scenario":"4 processes","strategy":"zap","nr_pages":8,"nr_mms":4,"nr_cpus":4,
+            "rounds":8,"ipis_received":8,"local_full_flushes":0,"local_page_flushes":0,
+            "stale_accesses":0,"ns_per_page":1.5,"ns_per_page_min":1.0,"ns_per_page_max":2.0,
+            "nr_flush_calls":8,"nr_reads":9}"#;
+        assert_eq!(read_row(row).unwrap().ns_per_page, 1.5);
         let error = read_row(&row.replace("rounds", "bounds")).unwrap_err();
-        assert!(error.to_string().ends_with("has no rounds"));
+        assert!(format!("{error:#}").contains("bounds"), "{error:#}");
         assert!(read_row("{").is_err());
     }
 }

@@ -6,52 +6,43 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::Result;
-use serde::Serialize;
+use rust_tlb_results::names::{self, CpuThreads};
+use rust_tlb_results::written::Environment;
 
-use crate::accel::Threads;
+use crate::accel::{Accel, Threads};
 use crate::places::Places;
 use crate::vm::Machine;
 
-#[derive(Serialize)]
-pub struct Environment {
-    pub kernel: String,
-    pub config: String,
-    pub accel: &'static str,
-    /// `parallel`; `sliced`: the emulator runs one of the guest's CPUs at a time; or `counted`: as
-    /// `sliced`, by a clock that counts instructions.
-    pub cpu_threads: &'static str,
-    pub cpus: u32,
-    pub host_cpus: usize,
-    pub host_cpu_model: String,
-    pub qemu: String,
-    pub commit: String,
-    pub date: String,
-}
-
-impl Environment {
-    pub fn of(machine: &Machine, places: &Places) -> Result<Self> {
-        Ok(Self {
-            kernel: machine.kernel.release()?,
-            config: machine.kernel.config.clone(),
-            accel: machine.accel.name(),
-            cpu_threads: match machine.threads {
-                Threads::Parallel => "parallel",
-                Threads::Sliced => "sliced",
-                Threads::Counted => "counted",
-            },
-            cpus: machine.cpus,
-            host_cpus: std::thread::available_parallelism()?.get(),
-            host_cpu_model: cpu_model(),
-            qemu: first_line(Command::new("qemu-system-x86_64").arg("--version")),
-            commit: first_line(Command::new("git").current_dir(&places.top).args([
-                "describe",
-                "--always",
-                "--dirty",
-                "--abbrev=12",
-            ])),
-            date: first_line(Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"])),
-        })
-    }
+/// What `machine` is, and runs on.
+///
+/// # Errors
+///
+/// If it is not known which kernel that is, or how many CPUs there are.
+pub fn of(machine: &Machine, places: &Places) -> Result<Environment> {
+    Ok(Environment {
+        kernel: machine.kernel.release()?,
+        config: machine.kernel.config.clone(),
+        accel: match machine.accel {
+            Accel::Kvm => names::Accel::Kvm,
+            Accel::Tcg => names::Accel::Tcg,
+        },
+        cpu_threads: match machine.threads {
+            Threads::Parallel => CpuThreads::Parallel,
+            Threads::Sliced => CpuThreads::Sliced,
+            Threads::Counted => CpuThreads::Counted,
+        },
+        cpus: machine.cpus,
+        host_cpus: std::thread::available_parallelism()?.get() as u64,
+        host_cpu_model: cpu_model(),
+        qemu: first_line(Command::new("qemu-system-x86_64").arg("--version")),
+        commit: first_line(Command::new("git").current_dir(&places.top).args([
+            "describe",
+            "--always",
+            "--dirty",
+            "--abbrev=12",
+        ])),
+        date: first_line(Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"])),
+    })
 }
 
 fn cpu_model() -> String {

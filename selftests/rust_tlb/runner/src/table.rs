@@ -2,9 +2,8 @@
 
 //! Draws rows as a table for people, one block for each scenario.
 
-use serde_json::Value;
-
-use crate::demo::Row;
+use rust_tlb_results::demo::Row;
+use rust_tlb_results::text;
 
 const HEADINGS: [&str; 6] = [
     "strategy",
@@ -15,63 +14,27 @@ const HEADINGS: [&str; 6] = [
     "ns per page",
 ];
 
-type Cells = [String; HEADINGS.len()];
-
 /// The rows as text, in the order in which they came.
 pub fn render(rows: &[Row]) -> String {
-    let mut text = String::new();
-    for block in rows.chunk_by(|a, b| a["scenario"] == b["scenario"]) {
-        let cells: Vec<Cells> = block.iter().map(cells).collect();
-        text += &format!("\n  {}\n\n", show(&block[0]["scenario"]));
-        text += &draw(&cells);
+    let mut all = String::new();
+    for block in rows.chunk_by(|a, b| a.scenario == b.scenario) {
+        let heads = HEADINGS.map(String::from).to_vec();
+        let table = text::indented(2, heads, block.iter().map(cells));
+        all += &format!("\n  {}\n\n{table}\n", block[0].scenario);
     }
-    text
+    all
 }
 
-fn cells(row: &Row) -> Cells {
-    let pages = number(&row["nr_pages"]).max(1.0);
-    [
-        show(&row["strategy"]),
-        show(&row["rounds"]),
-        show(&row["ipis_received"]),
-        format!("{:.3}", number(&row["ipis_received"]) / pages),
-        show(&row["stale_accesses"]),
-        format!("{:.0}", number(&row["ns_per_page"])),
+fn cells(row: &Row) -> Vec<String> {
+    let per_page = row.ipis_received as f64 / row.nr_pages.max(1) as f64;
+    vec![
+        row.strategy.clone(),
+        row.rounds.to_string(),
+        row.ipis_received.to_string(),
+        format!("{per_page:.3}"),
+        row.stale_accesses.to_string(),
+        format!("{:.0}", row.ns_per_page),
     ]
-}
-
-fn draw(rows: &[Cells]) -> String {
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.max().unwrap_or(0).max(HEADINGS[column].len())
-    };
-    let line = |cells: [&str; HEADINGS.len()]| {
-        let mut line = String::from("  ");
-        for (column, cell) in cells.iter().enumerate() {
-            let width = width(column);
-            line += &match column {
-                0 => format!("{cell:<width$}"),
-                _ => format!("  {cell:>width$}"),
-            };
-        }
-        line.trim_end().to_string() + "\n"
-    };
-    let mut text = line(HEADINGS);
-    for row in rows {
-        text += &line(row.each_ref().map(String::as_str));
-    }
-    text
-}
-
-fn show(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
-fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or(0.0)
 }
 
 #[cfg(test)]
@@ -79,11 +42,23 @@ mod tests {
     use super::*;
 
     fn row(scenario: &str, strategy: &str, ipis: u64) -> Row {
-        let text = format!(
-            r#"{{"scenario":"{scenario}","strategy":"{strategy}","nr_pages":512,"rounds":1,
-                "ipis_received":{ipis},"stale_accesses":0,"ns_per_page":12.7}}"#
-        );
-        serde_json::from_str(&text).unwrap()
+        Row {
+            scenario: scenario.into(),
+            strategy: strategy.into(),
+            nr_pages: 512,
+            nr_mms: 1,
+            nr_cpus: 4,
+            rounds: 1,
+            ipis_received: ipis,
+            local_full_flushes: 1,
+            local_page_flushes: 0,
+            stale_accesses: 0,
+            ns_per_page: 12.7,
+            ns_per_page_min: 12.0,
+            ns_per_page_max: 13.0,
+            nr_flush_calls: 1,
+            nr_reads: 9,
+        }
     }
 
     #[test]

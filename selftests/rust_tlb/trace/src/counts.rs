@@ -2,6 +2,8 @@
 
 //! What `perf stat` printed.
 
+use rust_tlb_results::text;
+
 /// Events, and how often each happened; [`None`] if the machine cannot count it.
 #[derive(Clone, Debug, Default)]
 pub struct Counts(Vec<(String, Option<u64>)>);
@@ -41,31 +43,16 @@ pub fn table(counted: &[(&str, Counts)]) -> String {
             events.push(name);
         }
     }
-    let width = events.iter().map(|name| name.len()).max().unwrap_or(0);
-    let columns: Vec<usize> = counted.iter().map(|(name, _)| name.len().max(7)).collect();
-    let heads = counted.iter().map(|(name, _)| name.to_string());
-    let mut text = line_of("", width, heads, &columns);
-    for event in events {
+    let heads = counted.iter().map(|(name, _)| (*name).into());
+    let row = |event: &String| {
         let cells = counted.iter().map(|(_, counts)| match counts.of(event) {
             Some(count) => count.to_string(),
             None => "-".into(),
         });
-        text += &line_of(event, width, cells, &columns);
-    }
-    text
-}
-
-fn line_of(
-    name: &str,
-    width: usize,
-    cells: impl Iterator<Item = String>,
-    columns: &[usize],
-) -> String {
-    let cells: Vec<String> = cells
-        .zip(columns)
-        .map(|(cell, column)| format!("{cell:>column$}"))
-        .collect();
-    format!("    {name:width$}  {}\n", cells.join("  "))
+        [event.clone()].into_iter().chain(cells).collect()
+    };
+    let heads = ["event".into()].into_iter().chain(heads).collect();
+    text::table(heads, events.into_iter().map(row)) + "\n"
 }
 
 #[cfg(test)]
@@ -92,9 +79,6 @@ mod tests {
         let counted = [("page", Counts::read(STAT)), ("zap", Counts::default())];
         let table = table(&counted);
         assert_eq!(table.lines().count(), 4, "{table}");
-        assert!(
-            table.contains("tlb:tlb_flush       12581        -\n"),
-            "{table}"
-        );
+        assert!(table.contains("tlb:tlb_flush     12581    -\n"), "{table}");
     }
 }

@@ -46,8 +46,3 @@ pub(crate) fn few(nr: u64, what: &str) -> String {
         _ => format!("{nr} {what}s"),
     }
 }
-
-/// The value in the middle of a sorted list, or zero.
-pub(crate) fn median(sorted: &[u64]) -> u64 {
-    sorted.get(sorted.len() / 2).copied().unwrap_or(0)
-}

@@ -2,6 +2,8 @@
 
 //! What each recording comes to, in a table.
 
+use rust_tlb_results::text;
+
 use crate::histogram::Histogram;
 use crate::history::{History, Round};
 use crate::{us, Recording};
@@ -23,9 +25,8 @@ const HEAD: [&str; 11] = [
 /// A line for each recording. `rounds` are those of the device's calls, `core's` all others; `asked`
 /// is how many CPUs all of them asked. Of the times, the median and the most.
 pub fn table(recordings: &[Recording]) -> String {
-    let mut rows = vec![HEAD.map(String::from).to_vec()];
-    rows.extend(recordings.iter().map(row));
-    render(&rows)
+    let heads = HEAD.map(String::from).to_vec();
+    text::table(heads, recordings.iter().map(row)) + "\n"
 }
 
 fn row(recording: &Recording) -> Vec<String> {
@@ -63,19 +64,4 @@ pub fn waited(history: &History) -> Histogram {
 pub fn interrupted(history: &History) -> Histogram {
     let visits = history.rounds.iter().flat_map(|round| &round.visits);
     Histogram::of(visits.map(|visit| visit.took()))
-}
-
-/// Left-aligned names, right-aligned numbers.
-fn render(rows: &[Vec<String>]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().enumerate().map(|(column, cell)| match column {
-            0 => format!("    {cell:<width$}", width = width(0)),
-            _ => format!("{cell:>width$}", width = width(column)),
-        });
-        text += cells.collect::<Vec<_>>().join("  ").trim_end();
-        text.push('\n');
-    }
-    text
 }

@@ -9,10 +9,11 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use rust_tlb_results::names::Shrinker;
+use rust_tlb_results::said::Scans;
+use rust_tlb_results::spread::Spread;
 
 use super::clock::{timed, Elapsed};
-use super::row::Spread;
 use crate::barrier::Wait;
 use crate::binder::clients::{Client, Clients};
 use crate::binder::ground::Ground;
@@ -23,27 +24,16 @@ use crate::crew::Shape;
 use crate::shared::Shared;
 use crate::tlb_events::TlbEvents;
 
-const HOWS: [(&str, How); 2] = [("before", How::ByPage), ("after", How::Batched)];
+const HOWS: [(Shrinker, How); 2] = [
+    (Shrinker::Before, How::ByPage),
+    (Shrinker::After, How::Batched),
+];
 const NR_PROCESSES: [usize; 3] = [1, 8, 64];
 /// Idle pages of all processes together, in one scan: the shrinker takes up to 128.
 const NR_PAGES: usize = 96;
 
 /// Between two scans while transactions are counted.
 const PAUSE: Duration = Duration::from_millis(5);
-
-/// One way, with so many processes: medians, each with the least and the most.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    pub how: &'static str,
-    pub nr_processes: usize,
-    pub nr_pages: usize,
-    pub nr_samples: usize,
-    pub rounds_per_scan: Spread,
-    pub ipis_per_scan: Spread,
-    pub ticks_per_page: Spread,
-    /// None if they were not counted.
-    pub transactions_per_s: Option<Spread>,
-}
 
 /// How often, and how long, to measure.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +46,7 @@ pub struct Effort {
 }
 
 /// Makes all measurements, and hands each row to `emit`.
-pub fn run(effort: Effort, emit: impl Fn(&Row) -> Result<()>) -> Result<()> {
+pub fn run(effort: Effort, emit: impl Fn(&Scans) -> Result<()>) -> Result<()> {
     let ground = Ground::new()?.context("the kernel has no CONFIG_ANDROID_BINDER_IPC_RUST")?;
     let switch = Switch::open()?.context("the driver has no switch to compare")?;
     for nr_processes in NR_PROCESSES {
@@ -195,19 +185,19 @@ fn count_turn(ground: &Ground, nr_calls: &Shared<AtomicU64>, turn: Duration) -> 
 }
 
 fn row(
-    how: &'static str,
+    how: Shrinker,
     nr_processes: usize,
     scans: &[Scan],
     transactions_per_s: Option<Spread>,
-) -> Row {
+) -> Scans {
     let nr_pages = nr_pages_each(nr_processes) * nr_processes;
     let spread = |value: &dyn Fn(&Scan) -> f64| Spread::of(scans.iter().map(value));
     let own = |scan: &Scan| scan.elapsed.ticks as f64 - scan.control.ticks as f64;
-    Row {
+    Scans {
         how,
-        nr_processes,
-        nr_pages,
-        nr_samples: scans.len(),
+        nr_processes: nr_processes as u64,
+        nr_pages: nr_pages as u64,
+        nr_samples: scans.len() as u64,
         rounds_per_scan: spread(&|scan| scan.events.remote_flush as f64),
         ipis_per_scan: spread(&|scan| scan.events.remote_flush_received as f64),
         ticks_per_page: spread(&|scan| own(scan) / nr_pages as f64),

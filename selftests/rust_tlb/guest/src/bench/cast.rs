@@ -2,22 +2,9 @@
 
 //! Who maps the pages, and on which CPUs they run.
 
-use clap::ValueEnum;
-use serde::Serialize;
+pub use rust_tlb_results::names::Placement;
 
 use crate::crew::Shape;
-
-/// Where the threads are that use the pages, the driver's aside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Placement {
-    /// One is busy on each of the other CPUs. If there are more processes than that, they sleep.
-    All,
-    /// All on the second CPU, where one is busy, and the others sleep.
-    One,
-    /// All are asleep, each on a CPU of its own, which is idle.
-    Idle,
-}
 
 /// Who maps the pages: so many processes, the driver's among them, on so many CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! counted, and what its interrupt controller did.
 
 use anyhow::Result;
-use serde::Serialize;
+use rust_tlb_results::said;
 
 use super::cast::{Cast, Placement};
 use super::stage::Stage;
@@ -27,15 +27,6 @@ pub struct Check {
     rounds: u64,
     received: u64,
     interrupts: u64,
-}
-
-/// One comparison.
-#[derive(Debug, Serialize)]
-pub struct Verdict {
-    pub what: &'static str,
-    pub ours: f64,
-    pub kernels: f64,
-    pub agree: bool,
 }
 
 impl Check {
@@ -62,7 +53,7 @@ impl Check {
     }
 
     /// What agrees, and what does not.
-    pub fn verdicts(&self) -> Vec<Verdict> {
+    pub fn verdicts(&self) -> Vec<said::Check> {
         vec![
             exactly(
                 "flush calls: the answers to unmap, the counters of the module",
@@ -83,20 +74,20 @@ impl Check {
     }
 }
 
-fn exactly(what: &'static str, ours: u64, kernels: u64) -> Verdict {
-    Verdict {
-        what,
+fn exactly(what: &str, ours: u64, kernels: u64) -> said::Check {
+    said::Check {
+        what: what.into(),
         ours: ours as f64,
         kernels: kernels as f64,
         agree: ours == kernels && ours > 0,
     }
 }
 
-fn nearly(what: &'static str, ours: u64, kernels: u64) -> Verdict {
+fn nearly(what: &str, ours: u64, kernels: u64) -> said::Check {
     let (ours, kernels) = (ours as f64, kernels as f64);
     let most = SLACK.max(TOLERANCE * ours);
-    Verdict {
-        what,
+    said::Check {
+        what: what.into(),
         ours,
         kernels,
         agree: ours > 0.0 && (ours - kernels).abs() <= most,

@@ -13,7 +13,7 @@ use crate::child::Child;
 
 use super::cast::{Cast, Placement};
 use super::plan::Sweep;
-use super::row::Row;
+use super::row::{sum_up, Row};
 use super::stage::{FileSetup, Stage};
 use super::way::{device, Pages, Way, RELEASE};
 
@@ -125,13 +125,6 @@ impl Place {
         };
         let control = rounds(RELEASE)?;
         let release = way.control(setup).map(|_| &control[..]);
-        Ok(Row::new(
-            &sweep,
-            pages,
-            way,
-            &rounds(way)?,
-            release,
-            &control,
-        ))
+        Ok(sum_up(&sweep, pages, way, &rounds(way)?, release, &control))
     }
 }

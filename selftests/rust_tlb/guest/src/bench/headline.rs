@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{anyhow, ensure, Context, Result};
-use serde::Serialize;
+use rust_tlb_results::said::Headline;
 
 use crate::abi::{self, strategy};
 use crate::cpu;
@@ -62,20 +62,6 @@ pub const WAYS: [Way; 4] = [
     },
 ];
 
-/// One turn of one way.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Turn {
-    pub way: &'static str,
-    pub nr_cpus: usize,
-    pub memory_pages: u64,
-    pub nr_pages: u64,
-    pub seconds: f64,
-    /// Of all CPUs, in the kernel.
-    pub system_seconds: f64,
-    pub interrupts: u64,
-    pub rounds: u64,
-}
-
 /// How much to read, in memories, and for how long at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
@@ -89,7 +75,7 @@ pub fn run(
     path: &str,
     size: Size,
     rng: &mut fastrand::Rng,
-    mut emit: impl FnMut(Turn) -> Result<()>,
+    mut emit: impl FnMut(Headline) -> Result<()>,
 ) -> Result<()> {
     let memory_pages = meminfo("MemTotal")?;
     let nr_pages = (memory_pages as f64 * size.memories) as u64;
@@ -98,7 +84,7 @@ pub fn run(
         rng.shuffle(&mut order);
         for way in order {
             let turn = turn(way, path, nr_pages, size.limit)?;
-            emit(Turn {
+            emit(Headline {
                 memory_pages,
                 ..turn
             })?;
@@ -107,7 +93,7 @@ pub fn run(
     Ok(())
 }
 
-fn turn(way: Way, path: &str, nr_pages: u64, limit: Duration) -> Result<Turn> {
+fn turn(way: Way, path: &str, nr_pages: u64, limit: Duration) -> Result<Headline> {
     let nr_cpus = cpu::nr_cpus();
     let share = nr_pages / nr_cpus as u64;
     let window = (meminfo("MemAvailable")? as f64 * PART) as u64 / nr_cpus as u64;
@@ -134,12 +120,13 @@ fn turn(way: Way, path: &str, nr_pages: u64, limit: Duration) -> Result<Turn> {
     })?;
     let after = Reading::now()?;
     let events = after.events.since(before.events);
-    Ok(Turn {
+    Ok(Headline {
         way: match way {
             Way::Reclaim => "reclaim of a file",
             Way::Device { name, .. } => name,
-        },
-        nr_cpus,
+        }
+        .into(),
+        nr_cpus: nr_cpus as u64,
         memory_pages: 0,
         nr_pages: nr_read.into_inner(),
         seconds: (after.time - before.time).as_secs_f64(),

@@ -8,11 +8,11 @@ use std::io::{pipe, PipeReader, PipeWriter, Read, Write};
 use core::sync::atomic::Ordering::Relaxed;
 
 use anyhow::Result;
+use rust_tlb_results::said::Hooks;
+use rust_tlb_results::spread::Spread;
 use rustix::mm::Advice;
-use serde::Serialize;
 
 use super::clock::timed;
-use super::row::Spread;
 use crate::arena::{Arena, Span};
 use crate::busy::Busy;
 use crate::child::Child;
@@ -22,32 +22,28 @@ use crate::mapping::PAGE_SIZE;
 /// Switches, faults or flushes in a round.
 const NR: usize = 512;
 
-/// One path, for one time through it.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    pub path: &'static str,
-    pub ticks: Spread,
-}
-
 /// Measures each path `nr_rounds` times, in processes that have a ring if `ringed`, and hands each row
 /// to `emit`.
-pub fn run(ringed: bool, nr_rounds: usize, emit: impl Fn(&Row) -> Result<()>) -> Result<()> {
+pub fn run(ringed: bool, nr_rounds: usize, emit: impl Fn(&Hooks) -> Result<()>) -> Result<()> {
     // Processes get theirs when they are made.
     let _rings = ringed.then(ForAll::new).transpose()?;
     Child::fork(|| measure(nr_rounds, &emit))?.join()
 }
 
-fn measure(nr_rounds: usize, emit: &dyn Fn(&Row) -> Result<()>) -> Result<()> {
+fn measure(nr_rounds: usize, emit: &dyn Fn(&Hooks) -> Result<()>) -> Result<()> {
     let arena = Arena::new(NR * PAGE_SIZE)?;
     let pages = arena.span(0, NR * PAGE_SIZE);
     pages.map_anonymous()?;
     pages.advise(Advice::LinuxNoHugepage)?;
-    let all = |path, round: &dyn Fn() -> Result<u64>| -> Result<()> {
+    let all = |path: &str, round: &dyn Fn() -> Result<u64>| -> Result<()> {
         // The first warms up.
         let rounds: Result<Vec<_>> = (0..=nr_rounds).map(|_| round()).collect();
         let per_time = rounds?.split_off(1).into_iter();
         let ticks = Spread::of(per_time.map(|ticks| ticks as f64 / NR as f64));
-        emit(&Row { path, ticks })
+        emit(&Hooks {
+            path: path.into(),
+            ticks,
+        })
     };
     let partner = Partner::start()?;
     all("switch", &|| partner.switch())?;

@@ -6,11 +6,12 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use anyhow::{ensure, Context, Result};
+use rust_tlb_results::names::Mover;
+use rust_tlb_results::said::Moves;
+use rust_tlb_results::spread::Spread;
 use rustix::mm::{Advice, MapFlags};
-use serde::Serialize;
 
 use super::clock::{timed, Elapsed};
-use super::row::Spread;
 use crate::abi;
 use crate::arena::{Arena, Leave, Span, PMD_SIZE, PUD_SIZE};
 use crate::busy::Busy;
@@ -23,29 +24,16 @@ use crate::mremap_runs::{Runs, MAX};
 use crate::tlb_events::TlbEvents;
 
 /// Ways to move, and how long their runs are.
-const HOWS: [(&str, u32); 2] = [("kernel", 1), ("kernel_deferred", MAX)];
+const HOWS: [(Mover, u32); 2] = [(Mover::Kernel, 1), (Mover::KernelDeferred, MAX)];
 /// The same of the device, and the flags of its call.
-const DEVICE_HOWS: [(&str, u32); 2] = [("device_locked", 0), ("device_deferred", abi::MOVE_DEFER)];
+const DEVICE_HOWS: [(Mover, u32); 2] = [
+    (Mover::DeviceLocked, 0),
+    (Mover::DeviceDeferred, abi::MOVE_DEFER),
+];
 const NR_PAGES: [usize; 4] = [1, 64, 512, 8192];
 const NR_CPUS: [usize; 4] = [1, 2, 4, 8];
 /// Where the destination begins in its PTE table, in pages, if not where the source does.
 const SKEW: usize = 17;
-
-/// One way, in one place: medians, each with the least and the most.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    pub how: &'static str,
-    pub nr_pages: usize,
-    pub aligned: bool,
-    pub nr_cpus: usize,
-    pub nr_samples: usize,
-    pub rounds: Spread,
-    pub ipis_received: Spread,
-    pub ns_per_page: Spread,
-    pub ticks_per_page: Spread,
-    /// For how long a run held its locks at most; none if there was no run.
-    pub locked_ns: Option<f64>,
-}
 
 /// What is moved, and from where to where.
 struct Ground {
@@ -131,7 +119,7 @@ fn read_events() -> Result<TlbEvents> {
 }
 
 /// Makes all measurements, `nr_rounds` of each, and hands each row to `emit`.
-pub fn run(nr_rounds: usize, emit: impl Fn(&Row) -> Result<()>) -> Result<()> {
+pub fn run(nr_rounds: usize, emit: impl Fn(&Moves) -> Result<()>) -> Result<()> {
     let runs = Runs::take()?.context("the kernel has no CONFIG_MREMAP_BATCH_FLUSH")?;
     let there_are = NR_CPUS.into_iter().filter(|&nr| nr <= cpu::nr_cpus());
     for nr_cpus in there_are {
@@ -146,7 +134,7 @@ fn on_cpus(
     runs: &Runs,
     nr_cpus: usize,
     nr_rounds: usize,
-    emit: &dyn Fn(&Row) -> Result<()>,
+    emit: &dyn Fn(&Moves) -> Result<()>,
 ) -> Result<()> {
     let _busy = Busy::start(nr_cpus - 1);
     let tracing = Tracing::new(&["mremap"])?.context("the kernel does not have the events")?;
@@ -173,20 +161,20 @@ fn on_cpus(
 }
 
 fn row(
-    how: &'static str,
+    how: Mover,
     ground: &Ground,
     nr_cpus: usize,
     moves: &[(TlbEvents, Elapsed)],
     locked_ns: Option<f64>,
-) -> Row {
+) -> Moves {
     let nr_pages = ground.nr_pages as f64;
     let spread = |value: &dyn Fn(&(TlbEvents, Elapsed)) -> f64| Spread::of(moves.iter().map(value));
-    Row {
+    Moves {
         how,
-        nr_pages: ground.nr_pages,
+        nr_pages: ground.nr_pages as u64,
         aligned: ground.aligned,
-        nr_cpus,
-        nr_samples: moves.len(),
+        nr_cpus: nr_cpus as u64,
+        nr_samples: moves.len() as u64,
         rounds: spread(&|(events, _)| events.remote_flush as f64),
         ipis_received: spread(&|(events, _)| events.remote_flush_received as f64),
         ns_per_page: spread(&|(_, elapsed)| elapsed.time.as_nanos() as f64 / nr_pages),

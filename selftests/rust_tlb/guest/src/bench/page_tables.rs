@@ -9,7 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use serde::Serialize;
+use rust_tlb_results::names::TableUser;
+pub use rust_tlb_results::said::PageTables as Row;
 
 use crate::abi::{self, strategy};
 use crate::barrier::Wait;
@@ -27,43 +28,12 @@ use super::clock::timed;
 const NR_TABLES: u64 = 25_600;
 const NR_TABLES_QUICK: u64 = 2_560;
 
-/// How pages are taken back.
-#[derive(Clone, Copy, Debug)]
-enum How {
-    /// `MADV_DONTNEED`, in the process that maps them: the kernel frees the tables. The device keeps
-    /// its pages.
-    Madvise,
-    /// By the device, which frees the tables.
-    Unmap,
-    /// By the device, whose worker frees the tables.
-    UnmapAsync,
-    /// By the device, which leaves them.
-    None,
-}
-
-const HOWS: [(&str, How); 4] = [
-    ("madvise", How::Madvise),
-    ("unmap", How::Unmap),
-    ("unmap_async", How::UnmapAsync),
-    ("none", How::None),
+const HOWS: [TableUser; 4] = [
+    TableUser::Madvise,
+    TableUser::Unmap,
+    TableUser::UnmapAsync,
+    TableUser::None,
 ];
-
-/// What became of the tables.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Row {
-    pub how: &'static str,
-    pub nr_pages: u64,
-    pub vm_pte_before_kb: u64,
-    /// When the call returns, ...
-    pub vm_pte_held_kb: u64,
-    /// ... and when all that it left to others is done.
-    pub vm_pte_after_kb: u64,
-    /// Of the time-stamp counter: instructions, by a clock that counts them.
-    pub ticks_per_page: f64,
-    pub rounds: u64,
-    /// As the device counts them; of madvise there is no count.
-    pub nr_tables_freed: u64,
-}
 
 /// Each way, on a module that is loaded for it.
 pub fn run(quick: bool, mut emit: impl FnMut(Row) -> Result<()>) -> Result<()> {
@@ -71,8 +41,8 @@ pub fn run(quick: bool, mut emit: impl FnMut(Row) -> Result<()>) -> Result<()> {
     let _unloaded = Unloaded::new()?;
     let nr_pages = nr_tables * PAGES_PER_TABLE;
     kernel_module::load(&format!("pages_per_device={nr_pages} max_list={nr_tables}"))??;
-    for (name, how) in HOWS {
-        emit(measure(name, how, nr_tables)?)?;
+    for how in HOWS {
+        emit(measure(how, nr_tables)?)?;
     }
     Ok(())
 }
@@ -88,12 +58,12 @@ fn await_worker(device: &Device, nr_tables: u64) -> Result<()> {
     Ok(())
 }
 
-fn measure(name: &'static str, how: How, nr_tables: u64) -> Result<Row> {
+fn measure(how: TableUser, nr_tables: u64) -> Result<Row> {
     let device = Device::open()?;
     device.setup(match how {
-        How::Unmap => abi::SETUP_FREE_TABLES,
-        How::UnmapAsync => abi::SETUP_FREE_TABLES | abi::SETUP_FREE_TABLES_LATER,
-        How::Madvise | How::None => 0,
+        TableUser::Unmap => abi::SETUP_FREE_TABLES,
+        TableUser::UnmapAsync => abi::SETUP_FREE_TABLES | abi::SETUP_FREE_TABLES_LATER,
+        TableUser::Madvise | TableUser::None => 0,
     })?;
     let nr_mapped = nr_tables * PAGES_PER_TABLE;
     let mapping = Arc::new(Mapping::of_tables(&device, nr_mapped)?);
@@ -115,14 +85,14 @@ fn measure(name: &'static str, how: How, nr_tables: u64) -> Result<Row> {
     let events = || TlbEvents::read()?.context("the kernel does not count TLB flushes");
     let counted = events()?;
     let (taken, elapsed) = timed(|| match how {
-        How::Madvise => mapping.dont_need().map(|()| nr_tables),
+        TableUser::Madvise => mapping.dont_need().map(|()| nr_tables),
         _ => {
             let reply = device.unmap(&pages, strategy::BROADCAST, abi::UNMAP_FREE);
             reply.map(|reply| reply.nr_pages)
         }
     });
     let held = vm_pte_kb()?;
-    if matches!(how, How::UnmapAsync) {
+    if matches!(how, TableUser::UnmapAsync) {
         await_worker(&device, nr_tables)?;
     }
     let rounds = events()?.since(counted).remote_flush;
@@ -130,9 +100,9 @@ fn measure(name: &'static str, how: How, nr_tables: u64) -> Result<Row> {
     crew.step()?;
     crew.join()?;
     let taken = taken?;
-    ensure!(taken == nr_tables, "{name}: {taken} pages");
+    ensure!(taken == nr_tables, "{how}: {taken} pages");
     Ok(Row {
-        how: name,
+        how,
         nr_pages: nr_tables,
         vm_pte_before_kb: before,
         vm_pte_held_kb: held,

@@ -4,7 +4,7 @@
 //! it does not flush is not fast.
 
 use anyhow::Result;
-use serde::Serialize;
+use rust_tlb_results::said::Stale;
 
 use crate::cpu;
 use crate::crew::Shape;
@@ -19,18 +19,8 @@ use super::way::WAYS;
 const NR_PAGES: u64 = 64;
 const NR_PASSES: u64 = 100;
 
-/// What was seen of one strategy.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Seen {
-    pub strategy: &'static str,
-    /// By threads of one process, or by processes.
-    pub by_processes: bool,
-    pub stale_accesses: u64,
-    pub nr_reads: u64,
-}
-
 /// Watches unmaps by each of the device's strategies.
-pub fn run(nr_unmaps: usize, mut emit: impl FnMut(Seen) -> Result<()>) -> Result<()> {
+pub fn run(nr_unmaps: usize, mut emit: impl FnMut(Stale) -> Result<()>) -> Result<()> {
     for way in WAYS {
         let Some((strategy, flags)) = way.of_device() else {
             continue;
@@ -45,8 +35,8 @@ pub fn run(nr_unmaps: usize, mut emit: impl FnMut(Seen) -> Result<()>) -> Result
                 oracle.await_passes(NR_PASSES)?;
             }
             let report = oracle.finish(&device)?;
-            emit(Seen {
-                strategy: way.name,
+            emit(Stale {
+                strategy: way.name.into(),
                 by_processes,
                 stale_accesses: report.nr_findings(),
                 nr_reads: report.nr_accesses,

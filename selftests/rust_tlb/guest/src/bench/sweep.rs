@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use super::check::Check;
 use super::plan::{Effort, Sweep};
-use super::row::Row;
+use super::row::{sum_up, Row};
 use super::stage::Stage;
 use super::way::{Pages, Round, Way, CONTROLS, RELEASE, WAYS};
 
@@ -80,7 +80,7 @@ fn rows(sweep: &Sweep, pages: Pages, all: &[(Way, Vec<Round>)]) -> Vec<Row> {
     let untouched = rounds_of(RELEASE);
     let row = |(way, rounds): &(Way, Vec<Round>)| {
         let control = way.control(sweep.setup).map(rounds_of);
-        Row::new(sweep, pages, *way, rounds, control, untouched)
+        sum_up(sweep, pages, *way, rounds, control, untouched)
     };
     let compared = all.iter().filter(|(way, _)| !CONTROLS.contains(way));
     compared.map(row).collect()

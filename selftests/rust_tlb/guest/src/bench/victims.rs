@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{anyhow, Context, Result};
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use rust_tlb_results::said::{Phase, Victims};
 
 use crate::cpu;
 use crate::device::Device;
@@ -28,36 +28,12 @@ const PERIOD: Duration = Duration::from_millis(3);
 /// Passes of the driver over pages of its own, from one look at the clock to the next.
 const PASSES_A_LOOK: usize = 64;
 
-/// What the victims did in one phase of a turn.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Phase {
-    pub seconds: f64,
-    pub nr_unmaps: u64,
-    /// Passes over its pages that each victim made.
-    pub passes_per_second: f64,
-    /// How long a pass took.
-    pub pass_p50_ns: f64,
-    pub pass_p99_ns: f64,
-    pub longest_ns: f64,
-}
-
-/// One turn of one way.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Turn {
-    pub strategy: &'static str,
-    pub nr_pages: u64,
-    pub nr_victims: usize,
-    /// Just before: pages are used, and stay.
-    pub control: Phase,
-    pub unmapping: Phase,
-}
-
 /// Each way in turn, `nr_turns` times over, each phase of `length`.
 pub fn run(
     nr_turns: usize,
     length: Duration,
     rng: &mut fastrand::Rng,
-    mut emit: impl FnMut(Turn) -> Result<()>,
+    mut emit: impl FnMut(Victims) -> Result<()>,
 ) -> Result<()> {
     let mut order = WAYS;
     for _ in 0..nr_turns {
@@ -69,14 +45,14 @@ pub fn run(
     Ok(())
 }
 
-fn turn(way: Way, length: Duration) -> Result<Turn> {
+fn turn(way: Way, length: Duration) -> Result<Victims> {
     let ground = Ground::new(way)?;
     let nr_victims = cpu::nr_cpus() - 1;
     let phase = |unmaps| phase(nr_victims, || ground.drive(unmaps, length));
-    Ok(Turn {
-        strategy: way.name,
+    Ok(Victims {
+        strategy: way.name.into(),
         nr_pages: PAGES.nr,
-        nr_victims,
+        nr_victims: nr_victims as u64,
         control: phase(false)?,
         unmapping: phase(true)?,
     })

@@ -3,6 +3,7 @@
 //! The ways to take pages back that are measured side by side.
 
 use anyhow::{ensure, Result};
+use rust_tlb_results::names::Layout;
 
 use crate::abi::{self, strategy};
 use crate::device::Device;
@@ -24,10 +25,10 @@ impl Pages {
         self.nr * self.stride
     }
 
-    pub fn layout(self) -> &'static str {
+    pub fn layout(self) -> Layout {
         match self.stride {
-            1 => "contiguous",
-            _ => "scattered",
+            1 => Layout::Contiguous,
+            _ => Layout::Scattered,
         }
     }
 

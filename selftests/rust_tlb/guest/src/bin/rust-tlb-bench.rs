@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{ensure, Context, Result};
 use clap::{Parser, Subcommand};
+use rust_tlb_results::said::{Told, PROGRESS};
 use serde::Serialize;
 
 use rust_tlb_guest::bench::check::Check;
@@ -123,7 +124,7 @@ fn sweeps(options: &Options, axis: Option<&str>, nr_rounds: usize) -> Result<()>
     let mut check = Check::default();
     for sweep in &plan {
         sweep::run(sweep, effort, &mut rng, &mut check, |pages, rows| {
-            rows.iter().try_for_each(|row| tell("ROW", row))?;
+            rows.iter().try_for_each(tell)?;
             nr_done += 1;
             let (nr, layout) = (pages.nr, pages.layout());
             progress(
@@ -135,13 +136,13 @@ fn sweeps(options: &Options, axis: Option<&str>, nr_rounds: usize) -> Result<()>
         })
         .with_context(|| format!("{sweep:?}"))?;
     }
-    check.verdicts().iter().try_for_each(|v| tell("CHECK", v))
+    check.verdicts().iter().try_for_each(tell)
 }
 
 fn exact(nr_rounds: usize) -> Result<()> {
     cpu::pin_driver()?;
     ensure!(cpu::nr_cpus() >= 4, "four CPUs are needed");
-    exact::run(cpu::nr_cpus(), nr_rounds, |row| tell("ROW", row))
+    exact::run(cpu::nr_cpus(), nr_rounds, |row| tell(row))
 }
 
 fn look(options: &Options) -> Result<()> {
@@ -150,12 +151,12 @@ fn look(options: &Options) -> Result<()> {
         true => 2,
         false => 10,
     };
-    stale::run(nr_unmaps, |seen| tell("STALE", &seen))
+    stale::run(nr_unmaps, |seen| tell(&seen))
 }
 
 fn move_memory(nr_rounds: usize) -> Result<()> {
     cpu::pin_driver()?;
-    moves::run(nr_rounds, |row| tell("MOVE", row))
+    moves::run(nr_rounds, |row| tell(row))
 }
 
 fn shrink(options: &Options, nr_rounds: usize, nr_turns: usize) -> Result<()> {
@@ -169,7 +170,7 @@ fn shrink(options: &Options, nr_rounds: usize, nr_turns: usize) -> Result<()> {
             false => Duration::from_secs(1),
         },
     };
-    binder::run(effort, |row| tell("BINDER", row))
+    binder::run(effort, |row| tell(row))
 }
 
 fn victims(options: &Options) -> Result<()> {
@@ -182,9 +183,9 @@ fn victims(options: &Options) -> Result<()> {
     let mut rng = fastrand::Rng::with_seed(options.seed);
     let mut nr_done = 0;
     victims::run(nr_turns, length, &mut rng, |turn| {
-        tell("VICTIMS", &turn)?;
+        tell(&turn)?;
         nr_done += 1;
-        progress(nr_done, nr_turns * WAYS.len(), turn.strategy);
+        progress(nr_done, nr_turns * WAYS.len(), &turn.strategy);
         Ok(())
     })
 }
@@ -206,29 +207,29 @@ fn headline(options: &Options, path: &str) -> Result<()> {
     let mut rng = fastrand::Rng::with_seed(options.seed);
     let mut nr_done = 0;
     headline::run(path, size, &mut rng, |turn| {
-        tell("HEADLINE", &turn)?;
+        tell(&turn)?;
         nr_done += 1;
-        progress(nr_done, size.nr_turns * headline::WAYS.len(), turn.way);
+        progress(nr_done, size.nr_turns * headline::WAYS.len(), &turn.way);
         Ok(())
     })
 }
 
 fn tables(options: &Options) -> Result<()> {
     cpu::pin_driver()?;
-    page_tables::run(options.quick, |row| tell("PAGE_TABLES", &row))
+    page_tables::run(options.quick, |row| tell(&row))
 }
 
 fn pass_hooks(nr_rounds: usize, ringed: bool) -> Result<()> {
     cpu::pin_driver()?;
     ensure!(cpu::nr_cpus() >= 2, "a second CPU is needed");
-    hooks::run(ringed, nr_rounds, |row| tell("HOOKS", row))
+    hooks::run(ringed, nr_rounds, |row| tell(row))
 }
 
-fn tell(word: &str, result: &impl Serialize) -> Result<()> {
-    println!("{word} {}", serde_json::to_string(result)?);
+fn tell<T: Told + Serialize>(result: &T) -> Result<()> {
+    println!("{} {}", T::WORD, serde_json::to_string(result)?);
     Ok(())
 }
 
 fn progress(nr_done: usize, nr: usize, what: &str) {
-    println!("PROGRESS {nr_done} {nr} {what}");
+    println!("{PROGRESS} {nr_done} {nr} {what}");
 }

@@ -9,8 +9,10 @@ use std::time::Instant;
 
 use anyhow::{ensure, Context, Result};
 use clap::Parser;
+use rust_tlb_results::demo::Row;
+use rust_tlb_results::said::Told;
+use rust_tlb_results::spread::Spread;
 use rustix::io::Errno;
-use serde::Serialize;
 
 use rust_tlb_guest::abi::strategy;
 use rust_tlb_guest::cpu;
@@ -50,26 +52,6 @@ struct Options {
     /// Only count, which is what RUST_TLB_RECORDER records: nobody looks for stale accesses
     #[arg(long)]
     count_only: bool,
-}
-
-/// One line of the table.
-#[derive(Serialize)]
-struct Row {
-    scenario: &'static str,
-    strategy: &'static str,
-    nr_pages: u64,
-    nr_mms: usize,
-    nr_cpus: usize,
-    rounds: u64,
-    ipis_received: u64,
-    local_full_flushes: u64,
-    local_page_flushes: u64,
-    stale_accesses: u64,
-    ns_per_page: f64,
-    ns_per_page_min: f64,
-    ns_per_page_max: f64,
-    nr_flush_calls: u64,
-    nr_reads: u64,
 }
 
 const SCENARIOS: [(&str, Cast); 2] = [
@@ -115,7 +97,7 @@ fn run(options: &Options) -> Result<()> {
         let mut rows = measure_all(options, scenario, cast, &order)?;
         rows.sort_by_key(|&(strategy, _)| strategy);
         for (_, row) in rows {
-            println!("ROW {}", serde_json::to_string(&row)?);
+            println!("{} {}", Row::WORD, serde_json::to_string(&row)?);
         }
     }
     Ok(())
@@ -142,7 +124,7 @@ fn expect_refused(device: &Device, all: &[u32], built: &[u32]) -> Result<()> {
 
 fn measure_all(
     options: &Options,
-    scenario: &'static str,
+    scenario: &str,
     cast: Cast,
     strategies: &[u32],
 ) -> Result<Vec<(u32, Row)>> {
@@ -207,24 +189,23 @@ fn look(options: &Options, cast: Cast, strategy: u32) -> Result<Report> {
     oracle.finish(&device)
 }
 
-fn row(scenario: &'static str, cast: Cast, strategy: u32, rounds: &[Round], report: Report) -> Row {
+fn row(scenario: &str, cast: Cast, strategy: u32, rounds: &[Round], report: Report) -> Row {
     let common = |value: fn(&Round) -> u64| most_common(rounds.iter().map(value));
-    let mut times: Vec<f64> = rounds.iter().map(ns_per_page).collect();
-    times.sort_by(f64::total_cmp);
+    let times = Spread::of(rounds.iter().map(ns_per_page));
     Row {
-        scenario,
-        strategy: strategy_name(strategy),
+        scenario: scenario.into(),
+        strategy: strategy_name(strategy).into(),
         nr_pages: common(|round| round.reply.nr_pages),
-        nr_mms: cast.nr_mms(),
-        nr_cpus: cpu::nr_cpus(),
+        nr_mms: cast.nr_mms() as u64,
+        nr_cpus: cpu::nr_cpus() as u64,
         rounds: common(|round| round.events.remote_flush),
         ipis_received: common(|round| round.events.remote_flush_received),
         local_full_flushes: common(|round| round.events.local_flush_all),
         local_page_flushes: common(|round| round.events.local_flush_one),
         stale_accesses: report.nr_findings(),
-        ns_per_page: times[times.len() / 2],
-        ns_per_page_min: times[0],
-        ns_per_page_max: times[times.len() - 1],
+        ns_per_page: times.median,
+        ns_per_page_min: times.min,
+        ns_per_page_max: times.max,
         nr_flush_calls: common(|round| round.reply.nr_flush_calls),
         nr_reads: report.nr_accesses,
     }

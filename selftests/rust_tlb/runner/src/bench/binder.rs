@@ -5,56 +5,21 @@
 
 use anyhow::{Context, Result};
 use maud::{html, Markup};
-use serde::{Deserialize, Serialize};
+use rust_tlb_results::names::Shrinker;
+use rust_tlb_results::said;
+use rust_tlb_results::spread::Spread;
+use rust_tlb_results::written::{Scans, Target};
 
 use super::chart::short;
-use super::said::Spread;
-use super::targets::{target, Target};
-
-const BEFORE: &str = "before";
-const AFTER: &str = "after";
-
-/// One way, with so many processes, as the guest says it.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Measured {
-    pub how: String,
-    pub nr_processes: u64,
-    pub nr_pages: u64,
-    pub nr_samples: u64,
-    pub rounds_per_scan: Spread,
-    pub ipis_per_scan: Spread,
-    pub ticks_per_page: Spread,
-    pub transactions_per_s: Option<Spread>,
-}
-
-/// The same, as it is written.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    pub how: String,
-    pub nr_processes: u64,
-    pub nr_pages: u64,
-    pub nr_samples: u64,
-    pub nr_samples_counted: u64,
-    pub rounds_per_scan: u64,
-    pub rounds_per_scan_max: u64,
-    pub ipis_per_scan: u64,
-    pub ipis_per_scan_max: u64,
-    pub instructions_per_page: f64,
-    pub instructions_per_page_min: f64,
-    pub instructions_per_page_max: f64,
-    pub transactions_per_s: f64,
-    pub transactions_per_s_min: f64,
-    pub transactions_per_s_max: f64,
-}
+use super::targets::target;
 
 /// # Errors
 ///
 /// If something was not measured by both clocks, or no transactions were made in the boot that
 /// counts instructions.
-pub fn rows(timed: &[Measured], counted: &[Measured]) -> Result<Vec<Row>> {
-    let row = |timed: &Measured| {
-        let place = |row: &Measured| (row.how.clone(), row.nr_processes);
+pub fn rows(timed: &[said::Scans], counted: &[said::Scans]) -> Result<Vec<Scans>> {
+    let row = |timed: &said::Scans| {
+        let place = |row: &said::Scans| (row.how, row.nr_processes);
         let mut counted = counted.iter();
         let same = counted.find(|counted| place(counted) == place(timed));
         let same = same.with_context(|| format!("not counted: {timed:?}"))?;
@@ -65,9 +30,9 @@ pub fn rows(timed: &[Measured], counted: &[Measured]) -> Result<Vec<Row>> {
     timed.iter().map(row).collect()
 }
 
-fn join(timed: &Measured, counted: &Measured, transactions: Spread) -> Row {
-    Row {
-        how: timed.how.clone(),
+fn join(timed: &said::Scans, counted: &said::Scans, transactions: Spread) -> Scans {
+    Scans {
+        how: timed.how,
         nr_processes: timed.nr_processes,
         nr_pages: timed.nr_pages,
         nr_samples: timed.nr_samples,
@@ -86,16 +51,16 @@ fn join(timed: &Measured, counted: &Measured, transactions: Spread) -> Row {
 }
 
 /// What was aimed at: a round per scan, and transactions that are not fewer.
-pub fn targets(rows: &[Row]) -> Vec<Target> {
-    let after = rows.iter().filter(|row| row.how == AFTER);
+pub fn targets(rows: &[Scans]) -> Vec<Target> {
+    let after = rows.iter().filter(|row| row.how == Shrinker::After);
     after.flat_map(|after| judge(rows, after)).collect()
 }
 
-fn judge(rows: &[Row], after: &Row) -> [Target; 2] {
+fn judge(rows: &[Scans], after: &Scans) -> [Target; 2] {
     let nr = after.nr_processes;
     let before = rows
         .iter()
-        .find(|row| row.how == BEFORE && row.nr_processes == nr);
+        .find(|row| row.how == Shrinker::Before && row.nr_processes == nr);
     let slowdown = before.map(|before| before.transactions_per_s / after.transactions_per_s);
     let processes = match nr {
         1 => "1 process".into(),
@@ -121,7 +86,7 @@ fn judge(rows: &[Row], after: &Row) -> [Target; 2] {
 const SAME: f64 = 1.01;
 
 /// The table of the page.
-pub fn table(rows: &[Row]) -> Markup {
+pub fn table(rows: &[Scans]) -> Markup {
     html! {
         p {
             "Rust Binder's shrinker takes all idle pages of all processes in one scan: page by page (before), and in "
@@ -156,31 +121,30 @@ mod tests {
     use super::*;
 
     fn spread(value: f64) -> Spread {
-        Spread {
-            median: value,
-            min: value,
-            max: value,
-        }
+        Spread::of([value])
     }
 
-    fn measured(how: &str, ticks: f64, transactions: Option<f64>) -> Measured {
-        Measured {
-            how: how.into(),
+    fn measured(how: Shrinker, ticks: f64, transactions: Option<f64>) -> said::Scans {
+        said::Scans {
+            how,
             nr_processes: 8,
             nr_pages: 96,
             nr_samples: 3,
-            rounds_per_scan: spread(if how == AFTER { 1.0 } else { 96.0 }),
+            rounds_per_scan: spread(if how == Shrinker::After { 1.0 } else { 96.0 }),
             ipis_per_scan: spread(7.0),
             ticks_per_page: spread(ticks),
             transactions_per_s: transactions.map(spread),
         }
     }
 
-    fn some_rows(before: f64, after: f64) -> Vec<Row> {
-        let timed = [measured(BEFORE, 7.0, None), measured(AFTER, 7.0, None)];
+    fn some_rows(before: f64, after: f64) -> Vec<Scans> {
+        let timed = [
+            measured(Shrinker::Before, 7.0, None),
+            measured(Shrinker::After, 7.0, None),
+        ];
         let counted = [
-            measured(AFTER, 8.0, Some(after)),
-            measured(BEFORE, 9.0, Some(before)),
+            measured(Shrinker::After, 8.0, Some(after)),
+            measured(Shrinker::Before, 9.0, Some(before)),
         ];
         rows(&timed, &counted).unwrap()
     }
@@ -195,14 +159,14 @@ mod tests {
 
     #[test]
     fn what_was_not_counted_is_missed() {
-        let timed = [measured(AFTER, 7.0, None)];
-        assert!(rows(&timed, &[measured(BEFORE, 8.0, Some(1.0))]).is_err());
+        let timed = [measured(Shrinker::After, 7.0, None)];
+        assert!(rows(&timed, &[measured(Shrinker::Before, 8.0, Some(1.0))]).is_err());
         assert!(rows(&timed, &timed).is_err());
     }
 
     #[test]
     fn aims_can_be_met_and_missed() {
-        let met = |rows: &[Row]| -> Vec<bool> {
+        let met = |rows: &[Scans]| -> Vec<bool> {
             let targets = targets(rows);
             targets.iter().map(|target| target.met).collect()
         };

@@ -6,19 +6,25 @@ use std::fs;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use rust_tlb_results::names::Layout;
+use rust_tlb_results::said::Row;
+use rust_tlb_results::text;
 
 use crate::output;
 use crate::places::Places;
 use crate::vm::Machine;
 
-use super::said::{Row, Said};
+use super::said::Said;
 use super::session::{self, Part};
-use super::text;
 
 /// A strategy that has all the events.
 const STRATEGY: &str = "broadcast";
 /// Points of the quick bench: pages, and how they lie.
-const POINTS: [(u64, &str); 3] = [(1, "contiguous"), (512, "contiguous"), (512, "scattered")];
+const POINTS: [(u64, Layout); 3] = [
+    (1, Layout::Contiguous),
+    (512, Layout::Contiguous),
+    (512, Layout::Scattered),
+];
 
 /// Measures the same unmaps without events, with events that are off, and with events that are on.
 ///
@@ -56,9 +62,9 @@ fn measure(part: &Part, places: &Places) -> Result<Vec<f64>> {
         .collect()
 }
 
-fn find<'a>(rows: &'a [Row], nr_pages: u64, layout: &str) -> Result<&'a Row> {
+fn find<'a>(rows: &'a [Row], nr_pages: u64, layout: Layout) -> Result<&'a Row> {
     let is_it = |row: &&Row| {
-        (row.strategy.as_str(), row.nr_pages, row.layout.as_str()) == (STRATEGY, nr_pages, layout)
+        (row.strategy.as_str(), row.nr_pages, row.layout) == (STRATEGY, nr_pages, layout)
     };
     let found = rows.iter().find(is_it);
     found.with_context(|| format!("{nr_pages} {layout} pages were not measured"))
@@ -80,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_point_that_is_missing_is_told() {
-        let error = find(&[], 512, "scattered").unwrap_err().to_string();
+        let error = find(&[], 512, Layout::Scattered).unwrap_err().to_string();
         assert!(error.contains("512 scattered"), "{error}");
     }
 

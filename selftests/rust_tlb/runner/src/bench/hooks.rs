@@ -6,14 +6,15 @@ use std::fs;
 use std::process::ExitCode;
 
 use anyhow::{ensure, Result};
+use rust_tlb_results::said::Hooks;
+use rust_tlb_results::text;
 
 use crate::output;
 use crate::places::Places;
 use crate::vm::Machine;
 
-use super::said::{Hooks, Said};
+use super::said::Said;
 use super::session::{self, Part, Rings};
-use super::text;
 
 /// What those may lose who have no ring, in percent.
 const AIM: f64 = 0.5;
@@ -102,7 +103,8 @@ fn verdict(lines: &[Line<'_>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::said::Spread;
+    use rust_tlb_results::spread::Spread;
+
     use super::*;
 
     fn line(ticks: [f64; 2]) -> Vec<Hooks> {

@@ -4,9 +4,10 @@
 //! of what the oracle saw.
 
 use anyhow::{ensure, Context, Result};
+use rust_tlb_results::said::{Row as Measured, Stale};
+use rust_tlb_results::written::Row;
 
-use super::results::Row;
-use super::said::{Row as Measured, Said, Stale};
+use super::said::Said;
 
 /// The rows, in the order in which they were measured by time.
 pub fn rows(said: &Said) -> Result<Vec<Row>> {
@@ -20,12 +21,11 @@ pub fn rows(said: &Said) -> Result<Vec<Row>> {
 }
 
 fn is_same(a: &Measured, b: &Measured) -> bool {
-    let key = |row: &Measured| (row.nr_pages, row.nr_mms, row.nr_cpus);
-    let names = |row: &Measured| {
-        let names = [&row.axis, &row.strategy, &row.layout, &row.placement];
-        names.map(String::clone)
-    };
-    key(a) == key(b) && names(a) == names(b)
+    let numbers = |row: &Measured| (row.nr_pages, row.nr_mms, row.nr_cpus);
+    let names = |row: &Measured| (row.layout, row.placement);
+    numbers(a) == numbers(b)
+        && names(a) == names(b)
+        && (&a.axis, &a.strategy) == (&b.axis, &b.strategy)
 }
 
 /// By threads of one process, or by processes, as in the row; [`None`] if the oracle did not look.
@@ -40,11 +40,11 @@ fn join(timed: &Measured, counted: &Measured, stale_accesses: Option<u64>) -> Ro
     Row {
         axis: timed.axis.clone(),
         strategy: timed.strategy.clone(),
-        layout: timed.layout.clone(),
+        layout: timed.layout,
         nr_pages: timed.nr_pages,
         nr_mms: timed.nr_mms,
         nr_cpus: timed.nr_cpus,
-        placement: timed.placement.clone(),
+        placement: timed.placement,
         nr_samples: timed.nr_samples,
         nr_samples_counted: counted.nr_samples,
         nr_taken: timed.nr_taken as u64,

@@ -3,13 +3,13 @@
 //! The bench: boots, has everything measured, and writes what a person and a program can read.
 //!
 //! - [`session`] runs one part of the guest's bench in a boot of its own, and reads its lines;
-//!   [`said`] is what they say.
-//! - [`results`] is what is written, [`merge`] makes rows of what two boots measured, [`targets`]
-//!   holds them against what was aimed at.
+//!   [`said`] keeps them.
+//! - [`results`] makes of them what is written, [`merge`] makes rows of what two boots measured,
+//!   [`targets`] holds them against what was aimed at.
 //! - [`moves`] is what `mremap()` costs, [`binder`] what a real driver's shrinker does.
 //! - [`events`] compares kernels with trace events and without, [`hooks`] with the ring and without.
 //! - [`chart`] draws, [`plots`] chooses what, [`page`] is the HTML, [`tables`] its tables.
-//! - [`numbers`] is the page of the documentation; [`text`] makes tables for it, and for terminals.
+//! - [`numbers`] is the page of the documentation.
 
 mod binder;
 mod chart;
@@ -27,20 +27,19 @@ mod sample;
 mod session;
 mod tables;
 mod targets;
-mod text;
 
 use std::fs;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{bail, Result};
+use rust_tlb_results::written::Results;
 
-use crate::environment::Environment;
+use crate::environment;
 use crate::output;
 use crate::places::Places;
 use crate::vm::Machine;
 
-use results::Results;
 use said::Said;
 
 /// `make` hands on `QUICK=` when it is not set.
@@ -64,7 +63,7 @@ pub fn run(machine: &Machine, places: &Places, quick: bool) -> Result<ExitCode> 
     }
     let environments = parts
         .iter()
-        .map(|part| Ok((part.name, Environment::of(&part.machine, places)?)))
+        .map(|part| Ok((part.name, environment::of(&part.machine, places)?)))
         .collect::<Result<Vec<_>>>()?;
     let results = results::assemble(environments, quick, start.elapsed(), &said)?;
     fs::write(&memory, start.elapsed().as_secs().to_string())?;
@@ -91,7 +90,7 @@ fn write(results: &Results, places: &Places) -> Result<()> {
     for plot in &plots {
         fs::write(folder.join(format!("{}.svg", plot.name)), &plot.svg)?;
     }
-    let json = results.to_json()?;
+    let json = serde_json::to_string_pretty(results)?;
     fs::write(folder.join("results.json"), json.clone() + "\n")?;
     results::validate(&serde_json::from_str(&json)?)?;
     let page = folder.join("index.html");

@@ -5,63 +5,24 @@
 
 use anyhow::{Context, Result};
 use maud::{html, Markup};
-use serde::{Deserialize, Serialize};
+use rust_tlb_results::names::Mover;
+use rust_tlb_results::said;
+use rust_tlb_results::written::Moves;
 
 use super::chart::short;
-use super::said::Spread;
 
-/// One way, in one place, as the guest says it.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Measured {
-    pub how: String,
-    pub nr_pages: u64,
-    pub aligned: bool,
-    pub nr_cpus: u64,
-    pub nr_samples: u64,
-    pub rounds: Spread,
-    pub ipis_received: Spread,
-    pub ns_per_page: Spread,
-    pub ticks_per_page: Spread,
-    pub locked_ns: Option<f64>,
-}
-
-impl Measured {
-    fn place(&self) -> (&str, u64, bool, u64) {
-        (&self.how, self.nr_pages, self.aligned, self.nr_cpus)
-    }
-}
-
-/// The same, as it is written.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    pub how: String,
-    pub nr_pages: u64,
-    pub aligned: bool,
-    pub nr_cpus: u64,
-    pub nr_samples: u64,
-    pub nr_samples_counted: u64,
-    pub rounds: u64,
-    pub rounds_min: u64,
-    pub rounds_max: u64,
-    pub ipis_received: u64,
-    pub ipis_received_min: u64,
-    pub ipis_received_max: u64,
-    pub ns_per_page: f64,
-    pub instructions_per_page: f64,
-    pub instructions_per_page_min: f64,
-    pub instructions_per_page_max: f64,
-    /// For which the run that took longest held its locks.
-    pub locked_instructions: Option<f64>,
+/// What is the same in both boots.
+fn place(row: &said::Moves) -> (Mover, u64, bool, u64) {
+    (row.how, row.nr_pages, row.aligned, row.nr_cpus)
 }
 
 /// # Errors
 ///
 /// If something was not measured by both clocks.
-pub fn rows(timed: &[Measured], counted: &[Measured]) -> Result<Vec<Row>> {
-    let row = |timed: &Measured| {
+pub fn rows(timed: &[said::Moves], counted: &[said::Moves]) -> Result<Vec<Moves>> {
+    let row = |timed: &said::Moves| {
         let mut counted = counted.iter();
-        let same = counted.find(|counted| counted.place() == timed.place());
+        let same = counted.find(|counted| place(counted) == place(timed));
         Ok(join(
             timed,
             same.with_context(|| format!("not counted: {timed:?}"))?,
@@ -70,9 +31,9 @@ pub fn rows(timed: &[Measured], counted: &[Measured]) -> Result<Vec<Row>> {
     timed.iter().map(row).collect()
 }
 
-fn join(timed: &Measured, counted: &Measured) -> Row {
-    Row {
-        how: timed.how.clone(),
+fn join(timed: &said::Moves, counted: &said::Moves) -> Moves {
+    Moves {
+        how: timed.how,
         nr_pages: timed.nr_pages,
         aligned: timed.aligned,
         nr_cpus: timed.nr_cpus,
@@ -94,7 +55,7 @@ fn join(timed: &Measured, counted: &Measured) -> Row {
 }
 
 /// The table of the page.
-pub fn table(rows: &[Row]) -> Markup {
+pub fn table(rows: &[Moves]) -> Markup {
     html! {
         p {
             "Anonymous memory, all pages of which are there, is moved by mremap(), which leaves the old mapping: "
@@ -125,16 +86,14 @@ pub fn table(rows: &[Row]) -> Markup {
 
 #[cfg(test)]
 mod tests {
+    use rust_tlb_results::spread::Spread;
+
     use super::*;
 
-    fn measured(how: &str, ticks: f64) -> Measured {
-        let spread = |value| Spread {
-            median: value,
-            min: value,
-            max: value,
-        };
-        Measured {
-            how: how.into(),
+    fn measured(how: Mover, ticks: f64) -> said::Moves {
+        let spread = |value| Spread::of([value]);
+        said::Moves {
+            how,
             nr_pages: 512,
             aligned: true,
             nr_cpus: 4,
@@ -149,8 +108,11 @@ mod tests {
 
     #[test]
     fn instructions_are_of_the_boot_that_counts() {
-        let timed = [measured("kernel", 7.0)];
-        let counted = [measured("kernel_deferred", 8.0), measured("kernel", 9.0)];
+        let timed = [measured(Mover::Kernel, 7.0)];
+        let counted = [
+            measured(Mover::KernelDeferred, 8.0),
+            measured(Mover::Kernel, 9.0),
+        ];
         let rows = rows(&timed, &counted).unwrap();
         assert_eq!(
             (rows[0].instructions_per_page, rows[0].ns_per_page),
@@ -160,7 +122,7 @@ mod tests {
 
     #[test]
     fn what_was_not_counted_is_missed() {
-        let timed = [measured("kernel", 7.0)];
-        assert!(rows(&timed, &[measured("kernel_deferred", 8.0)]).is_err());
+        let timed = [measured(Mover::Kernel, 7.0)];
+        assert!(rows(&timed, &[measured(Mover::KernelDeferred, 8.0)]).is_err());
     }
 }

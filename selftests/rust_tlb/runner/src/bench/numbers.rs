@@ -4,11 +4,14 @@
 
 use std::collections::BTreeSet;
 
+use rust_tlb_results::names::Layout;
+use rust_tlb_results::strategies::{self, Strategy};
+use rust_tlb_results::text;
+use rust_tlb_results::written::{
+    Headline, Moves, PageTables, Results, Row, Scans, Target, Victims,
+};
+
 use super::chart::short;
-use super::moves;
-use super::plots::STRATEGIES;
-use super::results::{Results, Row};
-use super::{binder, text};
 
 /// In two pieces: what is looked for at the top of a file would be found here.
 const HEAD: &str = concat!(
@@ -28,7 +31,7 @@ host that may do other things.
 
 /// Pages that are shown, of those that are measured.
 const NR_PAGES: [u64; 4] = [1, 32, 512, 4096];
-const LAYOUTS: [&str; 2] = ["contiguous", "scattered"];
+const LAYOUTS: [Layout; 2] = [Layout::Contiguous, Layout::Scattered];
 /// Where few pages of many processes are compared.
 const NR_FEW: u64 = 16;
 
@@ -107,7 +110,7 @@ fn missing(cell: Option<String>) -> String {
 }
 
 fn targets(results: &Results) -> String {
-    let row = |target: &super::targets::Target| {
+    let row = |target: &Target| {
         vec![
             target.name.clone(),
             short(target.aim),
@@ -124,7 +127,7 @@ fn of_one<'a>(
     results: &'a Results,
     axis: &'a str,
     strategy: &'a str,
-    layout: &'a str,
+    layout: Layout,
     nr_pages: u64,
 ) -> Option<&'a Row> {
     let place = (axis, strategy, layout, nr_pages);
@@ -132,7 +135,7 @@ fn of_one<'a>(
         (
             row.axis.as_str(),
             row.strategy.as_str(),
-            row.layout.as_str(),
+            row.layout,
             row.nr_pages,
         ) == place
     })
@@ -154,7 +157,12 @@ fn over_pages(results: &Results, cell: impl Fn(&Row) -> String) -> String {
             places().map(|place| missing(find(place).map(&cell))),
         )
     };
-    let rows = STRATEGIES.iter().map(|(name, _)| row(name));
+    let is_there = |strategy: &&Strategy| {
+        let mut rows = results.rows.iter();
+        rows.any(|row| row.axis == "pages" && row.strategy == strategy.name)
+    };
+    let there = strategies::ALL.iter().filter(is_there);
+    let rows = there.map(|strategy| row(strategy.name));
     text::table(cells("pages", heads), rows)
 }
 
@@ -223,11 +231,11 @@ fn exact(results: &Results) -> String {
     text::table(words(heads), rows.map(row))
 }
 
-fn moves(rows: &[moves::Row]) -> String {
+fn moves(rows: &[Moves]) -> String {
     let rows = rows.iter().filter(|row| row.nr_cpus == 8);
-    let row = |row: &moves::Row| {
+    let row = |row: &Moves| {
         vec![
-            row.how.clone(),
+            row.how.to_string(),
             row.nr_pages.to_string(),
             (if row.aligned { "yes" } else { "no" }).into(),
             row.rounds.to_string(),
@@ -249,9 +257,9 @@ fn moves(rows: &[moves::Row]) -> String {
 }
 
 fn page_tables(results: &Results) -> String {
-    let row = |row: &super::results::PageTablesRow| {
+    let row = |row: &PageTables| {
         vec![
-            row.how.clone(),
+            row.how.to_string(),
             row.nr_pages.to_string(),
             row.vm_pte_before_kb.to_string(),
             row.vm_pte_held_kb.to_string(),
@@ -272,10 +280,10 @@ fn page_tables(results: &Results) -> String {
     text::table(words(heads), results.page_tables.iter().map(row))
 }
 
-fn binder(rows: &[binder::Row]) -> String {
-    let row = |row: &binder::Row| {
+fn binder(rows: &[Scans]) -> String {
+    let row = |row: &Scans| {
         vec![
-            row.how.clone(),
+            row.how.to_string(),
             row.nr_processes.to_string(),
             row.nr_pages.to_string(),
             row.rounds_per_scan.to_string(),
@@ -297,7 +305,7 @@ fn binder(rows: &[binder::Row]) -> String {
 }
 
 fn victims(results: &Results) -> String {
-    let row = |row: &super::results::VictimsRow| {
+    let row = |row: &Victims| {
         let percent = |part: f64| format!("{:.1} %", 100.0 * part);
         vec![
             row.strategy.clone(),
@@ -322,7 +330,7 @@ fn victims(results: &Results) -> String {
 }
 
 fn headline(results: &Results) -> String {
-    let row = |row: &super::results::HeadlineRow| {
+    let row = |row: &Headline| {
         vec![
             row.way.clone(),
             format!("{:.0}", row.interrupts_per_second),

@@ -3,25 +3,16 @@
 //! The results as one page of HTML, which needs nothing else.
 
 use maud::{html, Markup, PreEscaped, DOCTYPE};
+use rust_tlb_results::names::Layout;
+use rust_tlb_results::strategies;
+use rust_tlb_results::written::Results;
 
 use super::binder;
 use super::moves;
 use super::plots::Plot;
-use super::results::Results;
 use super::tables::{self, typical};
 
 const STYLE: &str = include_str!("page.css");
-
-/// What each strategy does, in a sentence.
-const MEANINGS: [(&str, &str); 7] = [
-    ("page", "clear a PTE, flush it, next: Linux before 2015"),
-    ("zap", "zap_vma_range() per page: Rust Binder's shrinker today"),
-    ("unmap_mapping", "unmap_mapping_pages() per contiguous run"),
-    ("reclaim", "Linux's own batch: MADV_PAGEOUT on shared memory of the same size; a call per run, and so a call per page where they are scattered; for one process only, since advice leaves pages alone that others map"),
-    ("broadcast", "ours: clear everything, then one full flush for all processes"),
-    ("precise", "ours: clear everything, then a ranged flush for each process, or one for all where that is not worth it"),
-    ("two-phase", "ours: write-protect, flush, unmap, flush: for a CPU that is not trusted with clean entries; by broadcast"),
-];
 
 /// The whole page.
 pub fn render(results: &Results, plots: &[Plot]) -> String {
@@ -41,7 +32,7 @@ pub fn render(results: &Results, plots: &[Plot]) -> String {
                 h2 { "What was measured" }
                 (method(results))
                 h2 { "Side by side" }
-                @for layout in ["scattered", "contiguous"] { (tables::ratios(results, layout)) }
+                @for layout in [Layout::Scattered, Layout::Contiguous] { (tables::ratios(results, layout)) }
                 h2 { "Pictures" }
                 p.note { "Points are medians, thin lines reach from the least to the greatest value." }
                 @for plot in plots { (figure(plot)) }
@@ -66,9 +57,11 @@ pub fn render(results: &Results, plots: &[Plot]) -> String {
 }
 
 fn summary(results: &Results) -> Markup {
-    let Some((zap, ours)) =
-        typical(results, "zap", "scattered").zip(typical(results, "broadcast", "scattered"))
-    else {
+    let Some((zap, ours)) = typical(results, "zap", Layout::Scattered).zip(typical(
+        results,
+        "broadcast",
+        Layout::Scattered,
+    )) else {
         return html! {};
     };
     html! {
@@ -92,8 +85,8 @@ fn method(results: &Results) -> Markup {
             "uses every page, and what the way before it has left to flush is flushed."
         }
         dl {
-            @for (name, meaning) in MEANINGS {
-                dt { (name) } dd { (meaning) }
+            @for strategy in &strategies::ALL {
+                dt { (strategy.name) } dd { (strategy.meaning) }
             }
         }
         p {

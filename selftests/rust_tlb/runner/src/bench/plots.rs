@@ -4,9 +4,11 @@
 
 use anyhow::Result;
 use plotters::style::RGBColor;
+use rust_tlb_results::names::Layout;
+use rust_tlb_results::strategies::{self, Strategy};
+use rust_tlb_results::written::{Results, Row};
 
 use super::chart::{Chart, Line, Point, Scale};
-use super::results::{Results, Row};
 
 /// A picture, and what it shows.
 pub struct Plot {
@@ -16,18 +18,6 @@ pub struct Plot {
     pub svg: String,
 }
 
-/// The strategies in the order in which they are shown, with colors that the color-blind can tell
-/// apart.
-pub const STRATEGIES: [(&str, RGBColor); 7] = [
-    ("page", RGBColor(213, 94, 0)),
-    ("zap", RGBColor(230, 159, 0)),
-    ("unmap_mapping", RGBColor(204, 121, 167)),
-    ("reclaim", RGBColor(120, 120, 120)),
-    ("broadcast", RGBColor(0, 114, 178)),
-    ("precise", RGBColor(0, 158, 115)),
-    ("two-phase", RGBColor(86, 180, 233)),
-];
-
 /// What is on the vertical axis: its value, least and greatest.
 type Value = fn(&Row) -> [f64; 3];
 
@@ -35,7 +25,7 @@ struct Plan {
     name: &'static str,
     caption: &'static str,
     axis: &'static str,
-    layout: &'static str,
+    layout: Layout,
     y: &'static str,
     scale: Scale,
     value: Value,
@@ -46,7 +36,7 @@ const PLANS: [Plan; 9] = [
         name: "ipis-by-pages",
         caption: "Interrupts for each page, over the number of scattered pages unmapped together",
         axis: "pages",
-        layout: "scattered",
+        layout: Layout::Scattered,
         y: "IPIs received a page",
         scale: Scale::Log,
         value: ipis_per_page,
@@ -55,7 +45,7 @@ const PLANS: [Plan; 9] = [
         name: "instructions-by-pages",
         caption: "Instructions of all CPUs for each page, over the number of scattered pages",
         axis: "pages",
-        layout: "scattered",
+        layout: Layout::Scattered,
         y: "instructions per page",
         scale: Scale::Log,
         value: instructions,
@@ -64,7 +54,7 @@ const PLANS: [Plan; 9] = [
         name: "instructions-by-contiguous-pages",
         caption: "Instructions of all CPUs for each page, over the length of one contiguous run",
         axis: "pages",
-        layout: "contiguous",
+        layout: Layout::Contiguous,
         y: "instructions per page",
         scale: Scale::Log,
         value: instructions,
@@ -74,7 +64,7 @@ const PLANS: [Plan; 9] = [
         caption:
             "Time for each page, over the number of scattered pages (emulated: the shape counts)",
         axis: "pages",
-        layout: "scattered",
+        layout: Layout::Scattered,
         y: "ns per page",
         scale: Scale::Log,
         value: time,
@@ -84,7 +74,7 @@ const PLANS: [Plan; 9] = [
         caption:
             "What is left of a victim's 64 hot translations, over the length of one contiguous run",
         axis: "pages",
-        layout: "contiguous",
+        layout: Layout::Contiguous,
         y: "part kept",
         scale: Scale::Part,
         value: kept,
@@ -93,7 +83,7 @@ const PLANS: [Plan; 9] = [
         name: "rounds-by-mms",
         caption: "Flush rounds for 512 scattered pages, over the number of processes that map them",
         axis: "mms",
-        layout: "scattered",
+        layout: Layout::Scattered,
         y: "flush rounds",
         scale: Scale::Log,
         value: rounds,
@@ -103,7 +93,7 @@ const PLANS: [Plan; 9] = [
         caption:
             "Instructions of all CPUs for each of 512 scattered pages, over the number of processes",
         axis: "mms",
-        layout: "scattered",
+        layout: Layout::Scattered,
         y: "instructions per page",
         scale: Scale::Log,
         value: instructions,
@@ -112,7 +102,7 @@ const PLANS: [Plan; 9] = [
         name: "ipis-by-cpus",
         caption: "Interrupts for 512 scattered pages, over the number of busy CPUs",
         axis: "cpus",
-        layout: "scattered",
+        layout: Layout::Scattered,
         y: "IPIs received",
         scale: Scale::Log,
         value: ipis,
@@ -122,7 +112,7 @@ const PLANS: [Plan; 9] = [
         caption:
             "Instructions of all CPUs for each of 512 scattered pages, over the number of busy CPUs",
         axis: "cpus",
-        layout: "scattered",
+        layout: Layout::Scattered,
         y: "instructions per page",
         scale: Scale::Log,
         value: instructions,
@@ -195,12 +185,15 @@ impl Plan {
     }
 
     fn lines(&self, rows: &[Row]) -> Vec<Line> {
-        let line = |(name, color): (&str, RGBColor)| Line {
-            name: name.into(),
-            color,
-            points: self.points(rows, name),
+        let line = |strategy: &Strategy| {
+            let (red, green, blue) = strategy.color;
+            Line {
+                name: strategy.name.into(),
+                color: RGBColor(red, green, blue),
+                points: self.points(rows, strategy.name),
+            }
         };
-        let lines = STRATEGIES.into_iter().map(line);
+        let lines = strategies::ALL.iter().map(line);
         lines.filter(|line| !line.points.is_empty()).collect()
     }
 

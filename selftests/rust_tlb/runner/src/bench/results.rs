@@ -1,178 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What is written to `results.json`. The names and their meaning are in `bench.schema.json`, and stay.
+//! Makes what is written to `results.json` of what was said in all boots, and holds it against its schema.
 
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
-use serde::Serialize;
+use rust_tlb_results::said::{self, PageTables};
+use rust_tlb_results::spread::Spread;
+use rust_tlb_results::strategies;
+use rust_tlb_results::written::{self, Boot, Environment, Headline, Results, Victims, VERSION};
 use serde_json::Value;
-
-use crate::environment::Environment;
 
 use super::binder;
 use super::merge;
 use super::moves;
-use super::plots::STRATEGIES;
-use super::said::{Check, Headline, PageTables, Said, Spread, Victims};
-use super::targets::{self, Target};
+use super::said::Said;
+use super::targets;
 
 const SCHEMA: &str = include_str!("../../../bench.schema.json");
-/// Of the schema. A field that is added leaves it as it is.
-const VERSION: u32 = 1;
-
-#[derive(Serialize)]
-pub struct Results {
-    pub schema_version: u32,
-    pub environment: Environment,
-    /// How each part was run; the first is `environment`.
-    pub boots: Vec<Boot>,
-    pub quick: bool,
-    pub seconds: f64,
-    pub rows: Vec<Row>,
-    pub victims: Vec<VictimsRow>,
-    pub headline: Vec<HeadlineRow>,
-    pub moves: Vec<moves::Row>,
-    pub page_tables: Vec<PageTablesRow>,
-    pub binder: Vec<binder::Row>,
-    pub targets: Vec<Target>,
-    pub checks: Vec<Check>,
-}
-
-#[derive(Serialize)]
-pub struct Boot {
-    pub part: &'static str,
-    pub accel: &'static str,
-    pub cpu_threads: &'static str,
-    pub cpus: u32,
-}
-
-/// One strategy, in one place on one axis.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    pub axis: String,
-    pub strategy: String,
-    pub layout: String,
-    pub nr_pages: u64,
-    pub nr_mms: u64,
-    pub nr_cpus: u64,
-    pub placement: String,
-    pub nr_samples: u64,
-    pub nr_samples_counted: u64,
-    pub nr_taken: u64,
-    pub nr_flush_calls: Option<u64>,
-    pub rounds: u64,
-    pub rounds_min: u64,
-    pub rounds_max: u64,
-    pub ipis_received: u64,
-    pub ipis_received_min: u64,
-    pub ipis_received_max: u64,
-    pub local_full_flushes: u64,
-    pub local_full_flushes_min: u64,
-    pub local_full_flushes_max: u64,
-    pub local_page_flushes: u64,
-    pub local_page_flushes_min: u64,
-    pub local_page_flushes_max: u64,
-    pub stale_accesses: Option<u64>,
-    pub ns_per_page: f64,
-    pub ns_per_page_min: f64,
-    pub ns_per_page_max: f64,
-    pub ns_per_page_p99: f64,
-    pub ns_per_page_release: Option<f64>,
-    pub instructions_per_page: f64,
-    pub instructions_per_page_min: f64,
-    pub instructions_per_page_max: f64,
-    pub instructions_per_page_release: Option<f64>,
-    pub victim_translations_kept: f64,
-    pub victim_translations_kept_min: f64,
-    pub victim_translations_kept_max: f64,
-    pub victim_translations_kept_control: f64,
-}
-
-impl Row {
-    /// Without what the device does beside unmapping and flushing: of the round that took least.
-    pub fn own_instructions_per_page(&self) -> f64 {
-        self.instructions_per_page_min - self.instructions_per_page_release.unwrap_or(0.0)
-    }
-}
-
-/// What interrupted threads lost to one strategy.
-#[derive(Clone, Debug, Serialize)]
-pub struct VictimsRow {
-    pub strategy: String,
-    pub nr_pages: u64,
-    pub nr_victims: u64,
-    pub nr_turns: u64,
-    pub nr_unmaps: u64,
-    /// Of what they do when nothing is unmapped.
-    pub throughput: f64,
-    pub throughput_min: f64,
-    pub throughput_max: f64,
-    pub lost_ns_per_page: f64,
-    pub lost_ns_per_page_min: f64,
-    pub lost_ns_per_page_max: f64,
-    pub pass_p50_ns: f64,
-    pub pass_p99_ns: f64,
-    pub pass_p99_ns_control: f64,
-    pub longest_stall_ns: f64,
-    pub longest_stall_ns_min: f64,
-    pub longest_stall_ns_max: f64,
-    pub longest_stall_ns_control: f64,
-}
-
-/// The workload of 2015, with one way to make room.
-#[derive(Clone, Debug, Serialize)]
-pub struct HeadlineRow {
-    pub way: String,
-    pub nr_cpus: u64,
-    pub nr_turns: u64,
-    pub memory_pages: u64,
-    pub nr_pages: u64,
-    pub seconds: f64,
-    pub seconds_min: f64,
-    pub seconds_max: f64,
-    pub system_seconds: f64,
-    pub rounds: f64,
-    pub interrupts: f64,
-    pub interrupts_per_second: f64,
-    pub interrupts_per_page: f64,
-    pub ns_per_page: f64,
-    pub system_ns_per_page: f64,
-}
-
-/// What became of the page tables of 50 GiB, of which one page per 2 MiB was used.
-#[derive(Clone, Debug, Serialize)]
-pub struct PageTablesRow {
-    pub how: String,
-    pub nr_pages: u64,
-    pub vm_pte_before_kb: u64,
-    pub vm_pte_held_kb: u64,
-    pub vm_pte_after_kb: u64,
-    pub instructions_per_page: f64,
-    pub rounds: u64,
-    pub nr_tables_freed: u64,
-}
-
-impl PageTablesRow {
-    fn of(said: &PageTables) -> Self {
-        Self {
-            how: said.how.clone(),
-            nr_pages: said.nr_pages,
-            vm_pte_before_kb: said.vm_pte_before_kb,
-            vm_pte_held_kb: said.vm_pte_held_kb,
-            vm_pte_after_kb: said.vm_pte_after_kb,
-            instructions_per_page: said.ticks_per_page,
-            rounds: said.rounds,
-            nr_tables_freed: said.nr_tables_freed,
-        }
-    }
-}
-
-impl Results {
-    pub fn to_json(&self) -> Result<String> {
-        Ok(serde_json::to_string_pretty(self)?)
-    }
-}
 
 /// Makes results of what was said in all parts.
 pub fn assemble(
@@ -182,7 +27,7 @@ pub fn assemble(
     said: &Said,
 ) -> Result<Results> {
     let boot = |(part, of): &(&'static str, Environment)| Boot {
-        part,
+        part: part.to_string(),
         accel: of.accel,
         cpu_threads: of.cpu_threads,
         cpus: of.cpus,
@@ -202,10 +47,10 @@ pub fn assemble(
         victims: victims(&said.victims),
         headline: headline(&said.headline),
         moves: moves::rows(&said.moves[0], &said.moves[1])?,
-        page_tables: said.page_tables.iter().map(PageTablesRow::of).collect(),
+        page_tables: said.page_tables.iter().map(page_tables).collect(),
         binder,
         targets,
-        checks: said.checks.clone(),
+        checks: said.checks.iter().map(check).collect(),
         rows,
     })
 }
@@ -223,36 +68,42 @@ fn by_name<T>(turns: &[T], name: impl Fn(&T) -> &str) -> Vec<Vec<&T>> {
     groups
 }
 
-/// # Panics
-///
-/// If there are no values.
-fn spread(values: impl Iterator<Item = f64>) -> Spread {
-    let mut sorted: Vec<f64> = values.collect();
-    sorted.sort_by(f64::total_cmp);
-    Spread {
-        median: sorted[(sorted.len() - 1) / 2],
-        min: sorted[0],
-        max: sorted[sorted.len() - 1],
+fn check((part, said): &(&'static str, said::Check)) -> written::Check {
+    written::Check {
+        part: part.to_string(),
+        what: said.what.clone(),
+        ours: said.ours,
+        kernels: said.kernels,
+        agree: said.agree,
     }
 }
 
-fn victims(turns: &[Victims]) -> Vec<VictimsRow> {
+fn page_tables(said: &PageTables) -> written::PageTables {
+    written::PageTables {
+        how: said.how,
+        nr_pages: said.nr_pages,
+        vm_pte_before_kb: said.vm_pte_before_kb,
+        vm_pte_held_kb: said.vm_pte_held_kb,
+        vm_pte_after_kb: said.vm_pte_after_kb,
+        instructions_per_page: said.ticks_per_page,
+        rounds: said.rounds,
+        nr_tables_freed: said.nr_tables_freed,
+    }
+}
+
+fn victims(turns: &[said::Victims]) -> Vec<Victims> {
     let groups = by_name(turns, |turn| &turn.strategy);
     let mut rows: Vec<_> = groups.iter().map(|group| victims_row(group)).collect();
-    rows.sort_by_key(|row| {
-        STRATEGIES
-            .iter()
-            .position(|(name, _)| *name == row.strategy)
-    });
+    rows.sort_by_key(|row| strategies::position(&row.strategy));
     rows
 }
 
-fn victims_row(turns: &[&Victims]) -> VictimsRow {
-    let of = |value: fn(&Victims) -> f64| spread(turns.iter().map(|turn| value(turn)));
-    let throughput = of(Victims::throughput);
-    let lost = of(Victims::lost_ns_per_page);
+fn victims_row(turns: &[&said::Victims]) -> Victims {
+    let of = |value: fn(&said::Victims) -> f64| Spread::of(turns.iter().map(|turn| value(turn)));
+    let throughput = of(said::Victims::throughput);
+    let lost = of(said::Victims::lost_ns_per_page);
     let longest = of(|turn| turn.unmapping.longest_ns);
-    VictimsRow {
+    Victims {
         strategy: turns[0].strategy.clone(),
         nr_pages: turns[0].nr_pages,
         nr_victims: turns[0].nr_victims,
@@ -274,17 +125,17 @@ fn victims_row(turns: &[&Victims]) -> VictimsRow {
     }
 }
 
-fn headline(turns: &[Headline]) -> Vec<HeadlineRow> {
+fn headline(turns: &[said::Headline]) -> Vec<Headline> {
     let groups = by_name(turns, |turn| &turn.way);
     let mut rows: Vec<_> = groups.iter().map(|group| headline_row(group)).collect();
     rows.sort_by(|a, b| a.way.cmp(&b.way));
     rows
 }
 
-fn headline_row(turns: &[&Headline]) -> HeadlineRow {
-    let of = |value: fn(&Headline) -> f64| spread(turns.iter().map(|turn| value(turn)));
+fn headline_row(turns: &[&said::Headline]) -> Headline {
+    let of = |value: fn(&said::Headline) -> f64| Spread::of(turns.iter().map(|turn| value(turn)));
     let seconds = of(|t| t.seconds);
-    HeadlineRow {
+    Headline {
         way: turns[0].way.clone(),
         nr_cpus: turns[0].nr_cpus,
         nr_turns: turns.len() as u64,
@@ -332,7 +183,7 @@ mod tests {
     }
 
     fn results() -> Value {
-        serde_json::from_str(&sample::results().to_json().unwrap()).unwrap()
+        serde_json::to_value(sample::results()).unwrap()
     }
 
     #[test]

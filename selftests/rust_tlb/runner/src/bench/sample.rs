@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
+use rust_tlb_results::names::{Accel, CpuThreads};
+use rust_tlb_results::written::{Environment, Results};
 use serde_json::{json, Value};
 
-use crate::environment::Environment;
-
-use super::results::{self, Results};
+use super::results;
 use super::said::Said;
 
 /// Pages, and instructions per page of the strategies that are compared.
@@ -115,11 +115,11 @@ pub fn said() -> Said {
     said
 }
 
-fn environment(cpu_threads: &'static str) -> Environment {
+fn environment(cpu_threads: CpuThreads) -> Environment {
     Environment {
         kernel: "7.3.4".into(),
         config: "bench".into(),
-        accel: "tcg",
+        accel: Accel::Tcg,
         cpu_threads,
         cpus: 8,
         host_cpus: 2,
@@ -133,8 +133,8 @@ fn environment(cpu_threads: &'static str) -> Environment {
 /// What is made of it.
 pub fn results() -> Results {
     let environments = vec![
-        ("bench-timed", environment("sliced")),
-        ("bench-counted", environment("counted")),
+        ("bench-timed", environment(CpuThreads::Sliced)),
+        ("bench-counted", environment(CpuThreads::Counted)),
     ];
     let took = Duration::from_secs(100);
     results::assemble(environments, true, took, &said()).expect("results of the sample")

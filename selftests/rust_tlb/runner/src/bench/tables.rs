@@ -3,13 +3,14 @@
 //! The tables of the page.
 
 use maud::{html, Markup};
+use rust_tlb_results::names::{Layout, Placement};
+use rust_tlb_results::strategies;
+use rust_tlb_results::written::{Headline, Results, Row, Victims};
 
 use super::chart::short;
-use super::plots::STRATEGIES;
-use super::results::{HeadlineRow, Results, Row, VictimsRow};
 
 /// The row of a strategy where most is compared: many pages of one process, all CPUs busy.
-pub fn typical<'a>(results: &'a Results, strategy: &str, layout: &str) -> Option<&'a Row> {
+pub fn typical<'a>(results: &'a Results, strategy: &str, layout: Layout) -> Option<&'a Row> {
     results.rows.iter().find(|row| {
         row.axis == "pages"
             && row.strategy == strategy
@@ -50,13 +51,12 @@ fn optional(value: Option<f64>) -> String {
 }
 
 /// The strategies side by side, where most is compared.
-pub fn ratios(results: &Results, layout: &str) -> Markup {
+pub fn ratios(results: &Results, layout: Layout) -> Markup {
     let Some(zap) = typical(results, "zap", layout) else {
         return html! {};
     };
-    let compared = STRATEGIES
-        .iter()
-        .filter_map(|(name, _)| typical(results, name, layout));
+    let all = strategies::ALL.iter();
+    let compared = all.filter_map(|strategy| typical(results, strategy.name, layout));
     html! {
         p { (zap.nr_pages) " " (layout) " pages, one process, " (zap.nr_cpus) " busy CPUs." }
         table {
@@ -119,11 +119,11 @@ pub fn victims(results: &Results) -> Markup {
 }
 
 /// Whether the turns of one way are too different to say anything.
-fn is_restless(row: &VictimsRow) -> bool {
+fn is_restless(row: &Victims) -> bool {
     row.throughput_max > 1.25 * row.throughput_min
 }
 
-fn victims_row(row: &VictimsRow) -> Markup {
+fn victims_row(row: &Victims) -> Markup {
     html! {
         tr {
             td { (row.strategy) }
@@ -168,7 +168,7 @@ pub fn headline(results: &Results) -> Markup {
     }
 }
 
-fn headline_row(row: &HeadlineRow) -> Markup {
+fn headline_row(row: &Headline) -> Markup {
     html! {
         tr {
             td { (row.way) }
@@ -206,11 +206,11 @@ pub fn rows(results: &Results) -> Markup {
 fn place(row: &Row) -> impl PartialEq + '_ {
     (
         &row.axis,
-        &row.layout,
+        row.layout,
         row.nr_pages,
         row.nr_mms,
         row.nr_cpus,
-        &row.placement,
+        row.placement,
     )
 }
 
@@ -225,10 +225,10 @@ fn place_name(row: &Row) -> String {
             nr => format!("{nr} processes"),
         },
         row.nr_cpus,
-        match row.placement.as_str() {
-            "all" => "busy on all",
-            "one" => "busy on one",
-            _ => "asleep",
+        match row.placement {
+            Placement::All => "busy on all",
+            Placement::One => "busy on one",
+            Placement::Idle => "asleep",
         }
     )
 }

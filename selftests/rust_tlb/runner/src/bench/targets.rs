@@ -2,22 +2,8 @@
 
 //! What was aimed at, and whether it was met.
 
-use serde::Serialize;
-
-use super::results::Row;
-
-/// One aim.
-#[derive(Clone, Debug, Serialize)]
-pub struct Target {
-    pub name: String,
-    /// At most this.
-    pub aim: f64,
-    /// [`None`] if it was not measured.
-    pub measured: Option<f64>,
-    pub met: bool,
-    /// The same without what all strategies of the device do beside unmapping and flushing.
-    pub measured_own: Option<f64>,
-}
+use rust_tlb_results::names::Layout;
+use rust_tlb_results::written::{Row, Target};
 
 /// Pages at which a batch is compared.
 const MANY: u64 = 512;
@@ -45,21 +31,29 @@ pub fn judge(rows: &[Row]) -> Vec<Target> {
             most_rounds.map(|rounds| rounds as f64),
             None,
         ),
-        of("scattered", MANY).compare("broadcast", "zap", 0.5),
-        of("contiguous", MANY).compare("broadcast", "unmap_mapping", 1.05),
-        of("contiguous", 1).compare("broadcast", "zap", 1.0),
-        of("contiguous", 1).compare("precise", "zap", 1.0),
+        of(Layout::Scattered, MANY).compare("broadcast", "zap", 0.5),
+        of(Layout::Contiguous, MANY).compare("broadcast", "unmap_mapping", 1.05),
+        of(Layout::Contiguous, 1).compare("broadcast", "zap", 1.0),
+        of(Layout::Contiguous, 1).compare("precise", "zap", 1.0),
     ];
     targets.extend(EXACT.iter().flat_map(|place| place.judge(rows)));
     // Only the full bench has these.
     for (axis, aim) in [(FOLIOS, 1.0), (PFN_FOLIOS, 0.5)] {
         if rows.iter().any(|row| row.axis == axis) {
-            targets.push(on(axis, "contiguous", MANY).compare("broadcast", "unmap_mapping", aim));
+            targets.push(on(axis, Layout::Contiguous, MANY).compare(
+                "broadcast",
+                "unmap_mapping",
+                aim,
+            ));
         }
     }
     if rows.iter().any(|row| row.axis == PFNMAP) {
-        targets.push(on(PFNMAP, "contiguous", MANY).compare("broadcast", "unmap_mapping", 0.5));
-        targets.push(of("contiguous", MANY).with_bystanders("broadcast"));
+        targets.push(on(PFNMAP, Layout::Contiguous, MANY).compare(
+            "broadcast",
+            "unmap_mapping",
+            0.5,
+        ));
+        targets.push(of(Layout::Contiguous, MANY).with_bystanders("broadcast"));
     }
     targets
 }
@@ -134,7 +128,7 @@ pub fn target(name: &str, aim: f64, measured: Option<f64>, own: Option<f64>) -> 
 struct Place<'a> {
     rows: &'a [Row],
     axis: &'static str,
-    layout: &'static str,
+    layout: Layout,
     nr: u64,
 }
 
@@ -254,8 +248,8 @@ mod tests {
             .collect()
         };
         let without = rows.iter().find(|row| {
-            (row.strategy.as_str(), row.layout.as_str(), row.nr_pages)
-                == ("broadcast", "contiguous", MANY)
+            (row.strategy.as_str(), row.layout, row.nr_pages)
+                == ("broadcast", Layout::Contiguous, MANY)
         });
         let without = without.unwrap().instructions_per_page_min;
         let others = [

@@ -4,8 +4,20 @@
 
 use comfy_table::{presets, CellAlignment, Table};
 
+/// What a table is indented by, so that it is a block by itself in the documentation.
+const INDENT: usize = 4;
+
 /// A line of heads, and one for each row. The first column has words, the others have numbers.
 pub fn table(heads: Vec<String>, rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    indented(INDENT, heads, rows)
+}
+
+/// The same, indented by so many spaces, at least one.
+pub fn indented(
+    indent: usize,
+    heads: Vec<String>,
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(heads);
     for row in rows {
@@ -14,8 +26,10 @@ pub fn table(heads: Vec<String>, rows: impl IntoIterator<Item = Vec<String>>) ->
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
+    // A cell begins with a space.
+    let margin = " ".repeat(indent - 1);
     let lines = table.trim_fmt();
-    let lines = lines.lines().map(|line| format!("   {line}"));
+    let lines = lines.lines().map(|line| format!("{margin}{line}"));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -33,6 +47,8 @@ mod tests {
             "    events            1 contiguous   512",
             "    off, compiled in          6000  2400",
         ];
-        assert_eq!(table(heads, [row]), expected.join("\n"));
+        assert_eq!(table(heads.clone(), [row.clone()]), expected.join("\n"));
+        let expected = expected.map(|line| &line[2..]);
+        assert_eq!(indented(2, heads, [row]), expected.join("\n"));
     }
 }
