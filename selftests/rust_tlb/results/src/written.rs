@@ -400,8 +400,11 @@ pub struct Target {
     pub measured: Option<f64>,
     /// Whether it is
     pub met: bool,
-    /// Without the release; null where that makes no difference
+    /// The same ratio without the release, whichever is judged; null where that makes no difference
     pub measured_own: Option<f64>,
+    /// The same ratio with the release; left out where that makes no difference
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured_with_release: Option<f64>,
 }
 
 /// One comparison

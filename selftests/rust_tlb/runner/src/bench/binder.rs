@@ -71,13 +71,11 @@ fn judge(rows: &[Scans], after: &Scans) -> [Target; 2] {
             &format!("binder, {processes}: flush rounds of a scan"),
             1.0,
             Some(after.rounds_per_scan as f64),
-            None,
         ),
         target(
             &format!("binder, {processes}: transactions per second, before / after"),
             SAME,
             slowdown,
-            None,
         ),
     ]
 }

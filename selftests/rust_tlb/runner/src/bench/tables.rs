@@ -23,13 +23,14 @@ pub fn typical<'a>(results: &'a Results, strategy: &str, layout: Layout) -> Opti
 pub fn targets(results: &Results) -> Markup {
     html! {
         table {
-            thead { tr { th { "aim" } th.n { "at most" } th.n { "measured" } th.n { "without the release" } th { "" } } }
+            thead { tr { th { "aim" } th.n { "at most" } th.n { "measured" } th.n { "with the release" } th.n { "without it" } th { "" } } }
             tbody {
                 @for target in &results.targets {
                     tr {
                         td { (target.name) }
                         td.n { (short(target.aim)) }
                         td.n { (optional(target.measured)) }
+                        td.n { (optional(target.measured_with_release)) }
                         td.n { (optional(target.measured_own)) }
                         td class=(if target.met { "met" } else { "missed" }) {
                             (if target.met { "met" } else { "missed" })
@@ -40,8 +41,9 @@ pub fn targets(results: &Results) -> Markup {
         }
         p.note {
             "The release is what all of the device's strategies do beside unmapping and flushing: they look the "
-            "pages up, fill them with poison, and keep them. It is measured on a device that nobody maps. The aims are "
-            "judged with it, by the least of the rounds: in that one no timer ticked."
+            "pages up, fill them with poison, and keep them. It is measured on a device that nobody maps. Each aim "
+            "says whether it is judged with it or without it; both are shown. Instructions are those of the least of the "
+            "rounds: in that one no timer ticked."
         }
     }
 }
