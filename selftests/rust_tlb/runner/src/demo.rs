@@ -14,10 +14,11 @@ use serde::Serialize;
 
 use crate::environment;
 use crate::guest;
+use crate::listener::Said;
 use crate::output;
 use crate::places::Places;
 use crate::table;
-use crate::vm::{Ending, Machine, Said, Session};
+use crate::vm::{Ending, Machine, Session};
 
 const BINARY: &str = "rust-tlb-demo";
 const LIMIT: Duration = Duration::from_secs(300);

@@ -3,7 +3,8 @@
 //! Boots the patched kernel in a virtual machine, runs what is to be run in it, and judges the
 //! outcome. `make` calls it when the kernel and the user-space binaries are built.
 //!
-//! - [`vm`] boots and brings back output, exit status and kernel log; [`accel`] decides how fast.
+//! - [`vm`] boots and brings back output, exit status and kernel log; [`listener`] hears it out, [`accel`]
+//!   decides how fast.
 //! - [`kernel_log`] and [`ktap`] read what the guest said.
 //! - [`test_list`] is `tests.list`; [`suites`] runs what it names, [`reading`] makes results of what
 //!   the machine says, [`tally`] counts.
@@ -21,6 +22,7 @@ mod environment;
 mod guest;
 mod kernel_log;
 mod ktap;
+mod listener;
 mod output;
 mod places;
 mod reading;
@@ -40,13 +42,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use crate::accel::Choice;
+use crate::listener::Said;
 use crate::places::Places;
 use crate::tally::Tally;
 use crate::test_list::Selection;
-use crate::vm::{Ending, Machine, Said, Session};
+use crate::vm::{Ending, Machine, Session};
 
 /// Boots the patched kernel and runs the demo, the tests, or a command of yours in it.
 #[derive(Parser)]
@@ -116,29 +119,55 @@ enum Command {
         config: String,
     },
     /// Runs a command in the virtual machine, as root, with the module loaded.
-    Boot {
-        /// Which kernel: `bench`, `test`, or another that is built.
-        #[arg(long, default_value = "test")]
-        config: String,
-        /// Seconds after which the machine is taken down.
-        #[arg(long, default_value_t = 300)]
-        timeout: u64,
-        /// Do not load the module.
-        #[arg(long)]
-        no_module: bool,
-        /// Run its CPUs at the same time, even if the host has fewer: slow, and no KUnit.
-        #[arg(long)]
-        parallel: bool,
-        /// One more word on the kernel's command line; may be given more than once.
-        #[arg(long)]
-        kernel_argument: Vec<String>,
-        /// Run the emulator by a clock that counts instructions: repeatable, and slow.
-        #[arg(long)]
-        icount: bool,
-        /// The command and its arguments.
-        #[arg(required = true, trailing_var_arg = true)]
-        command: Vec<String>,
-    },
+    Boot(Boot),
+}
+
+#[derive(Args)]
+struct Boot {
+    /// Which kernel: `bench`, `test`, or another that is built.
+    #[arg(long, default_value = "test")]
+    config: String,
+    /// Seconds after which the machine is taken down.
+    #[arg(long, default_value_t = 300)]
+    timeout: u64,
+    /// Do not load the module.
+    #[arg(long)]
+    no_module: bool,
+    /// Run its CPUs at the same time, even if the host has fewer: slow, and no KUnit.
+    #[arg(long)]
+    parallel: bool,
+    /// One more word on the kernel's command line; may be given more than once.
+    #[arg(long)]
+    kernel_argument: Vec<String>,
+    /// Run the emulator by a clock that counts instructions: repeatable, and slow.
+    #[arg(long)]
+    icount: bool,
+    /// The command and its arguments.
+    #[arg(required = true, trailing_var_arg = true)]
+    command: Vec<String>,
+}
+
+impl Boot {
+    /// `machine`, as it was asked for.
+    fn machine(&self, machine: &Machine) -> Machine {
+        let mut machine = machine.with_arguments(&self.kernel_argument);
+        if self.parallel {
+            machine = machine.in_parallel();
+        }
+        if self.icount {
+            machine = machine.counting();
+        }
+        machine
+    }
+
+    fn session(&self, machine: &Machine) -> Session {
+        let module = (!self.no_module).then(|| machine.kernel.module());
+        Session {
+            name: format!("boot-{}", machine.kernel.config),
+            script: guest::command_script(module.as_deref(), &self.command),
+            limit: Duration::from_secs(self.timeout),
+        }
+    }
 }
 
 /// What the user asked for.
@@ -174,19 +203,22 @@ fn main() -> ExitCode {
     }
 }
 
+/// The machine that runs a kernel, as the user wants it.
+fn machine(arguments: &Arguments, places: &Places, config: &str) -> Result<Machine> {
+    let kernel = places.kernel(config)?;
+    let accel = accel::decide(arguments.accel, &kernel, places)?;
+    let cpus = match arguments.command {
+        #[cfg(feature = "bench")]
+        Command::Bench { .. } | Command::Events => CPUS_TO_MEASURE,
+        _ => CPUS,
+    };
+    Ok(Machine::new(kernel, accel, arguments.smp.0.unwrap_or(cpus)))
+}
+
 fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
     vm::handle_signals()?;
     let places = Places::find()?;
-    let machine = |config: &str| -> Result<Machine> {
-        let kernel = places.kernel(config)?;
-        let accel = accel::decide(arguments.accel, &kernel, &places)?;
-        let cpus = match arguments.command {
-            #[cfg(feature = "bench")]
-            Command::Bench { .. } | Command::Events => CPUS_TO_MEASURE,
-            _ => CPUS,
-        };
-        Ok(Machine::new(kernel, accel, arguments.smp.0.unwrap_or(cpus)))
-    };
+    let machine = |config: &str| machine(arguments, &places, config);
     match &arguments.command {
         Command::Run => demo::run(&machine("run")?, &places),
         #[cfg(feature = "bench")]
@@ -218,34 +250,10 @@ fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
             Ok(tally.conclude())
         }
         Command::Shell { config } => shell(&machine(config)?, &places),
-        Command::Boot {
-            config,
-            timeout,
-            no_module,
-            icount,
-            parallel,
-            kernel_argument,
-            command,
-        } => {
-            let mut machine = machine(config)?.with_arguments(kernel_argument);
-            if *parallel {
-                machine = machine.in_parallel();
-            }
-            if *icount {
-                machine = machine.counting();
-            }
-            let session = command_session(&machine, !no_module, *timeout, command);
-            boot(&machine, &places, &session)
+        Command::Boot(asked) => {
+            let machine = asked.machine(&machine(&asked.config)?);
+            boot(&machine, &places, &asked.session(&machine))
         }
-    }
-}
-
-fn command_session(machine: &Machine, module: bool, timeout: u64, command: &[String]) -> Session {
-    let module = module.then(|| machine.kernel.module());
-    Session {
-        name: format!("boot-{}", machine.kernel.config),
-        script: guest::command_script(module.as_deref(), command),
-        limit: Duration::from_secs(timeout),
     }
 }
 

@@ -5,10 +5,11 @@
 use crate::guest::{SUITE_ENDS, SUITE_STARTS};
 use crate::kernel_log;
 use crate::ktap::{Outcome, Reader, TestResult};
+use crate::listener::Said;
 use crate::output;
 use crate::tally::Tally;
 use crate::test_list::{Kind, Test};
-use crate::vm::{Ended, Ending, Said};
+use crate::vm::{Ended, Ending};
 
 /// Turns what comes out of the machine into results.
 pub struct Reading<'a> {

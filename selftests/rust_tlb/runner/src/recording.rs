@@ -9,9 +9,10 @@ use std::time::Duration;
 use anyhow::{bail, ensure, Result};
 
 use crate::guest;
+use crate::listener::Said;
 use crate::output;
 use crate::places::Places;
-use crate::vm::{Ending, Machine, Said, Session};
+use crate::vm::{Ending, Machine, Session};
 
 const DEMO: &str = "rust-tlb-demo";
 const LIMIT: Duration = Duration::from_secs(300);

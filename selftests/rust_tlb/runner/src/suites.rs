@@ -12,13 +12,14 @@ use crate::accel::Threads;
 use crate::bindings_layout;
 use crate::cargo_test;
 use crate::guest;
+use crate::listener::Said;
 use crate::output;
 use crate::places::Places;
 use crate::reading::Reading;
 use crate::setup;
 use crate::tally::Tally;
 use crate::test_list::{self, Kind, Selection, Test};
-use crate::vm::{Ended, Machine, Said, Session};
+use crate::vm::{Ended, Machine, Session};
 use crate::without_faults;
 
 /// The binary that has all suites for the guest.

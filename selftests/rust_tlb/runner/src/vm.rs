@@ -6,13 +6,10 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, ExitCode, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Mutex, MutexGuard};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
@@ -21,6 +18,7 @@ use nix::unistd::Pid;
 
 use crate::accel::{Accel, Threads};
 use crate::guest;
+use crate::listener::{self, Listener, Said, SILENCE};
 use crate::output::{self, Waiting};
 use crate::places::{Kernel, Places};
 
@@ -52,12 +50,8 @@ const ROOT: &str = "rootflags=version=9p2000.L,trans=virtio,access=any,msize=512
 const CACHED: &str = ",cache=loose";
 pub const QEMU: &str = "qemu-system-x86_64";
 const INIT: &str = "rust-tlb-init";
-/// What it says before the script does.
-const SCRIPT_STARTS: &str = "# rust-tlb-init: the script starts";
 /// Of the port at which the host hears how the script ended.
 const STATUS: &str = "status";
-/// Longer than this the machine says nothing before its script only if it hangs.
-const SILENCE: Duration = Duration::from_secs(60);
 const MEMORY: &str = "2G";
 /// What the kernel needs, and the tests' own processes, and not much more.
 const LITTLE_MEMORY: &str = "256M";
@@ -106,15 +100,6 @@ pub struct Ended {
     pub console: Vec<String>,
     /// Where that was written to.
     pub console_path: PathBuf,
-}
-
-/// A line that came out of the machine.
-#[derive(Clone)]
-pub enum Said {
-    /// From the session's script.
-    Guest(String),
-    /// From the kernel, over the console.
-    Kernel(String),
 }
 
 impl Machine {
@@ -217,7 +202,7 @@ impl Machine {
         on_said: &mut dyn FnMut(&Said),
     ) -> Result<(Ended, Option<Vec<Said>>)> {
         let console_path = places.out.join(format!("{}.log", session.name));
-        let mut log = File::create(&console_path)?;
+        let log = File::create(&console_path)?;
         let status_path = places.out.join(format!("{}.status", session.name));
         fs::write(&status_path, "")?;
         let script = self.write_script(&session.name, &session.script, places)?;
@@ -230,44 +215,14 @@ impl Machine {
             .spawn()
             .with_context(|| format!("starting {QEMU}"))?;
         let group = Group::of(&child);
-        let said = read_both(&mut child);
+        let said = listener::read_both(&mut child);
 
         let waiting =
             (!self.quiet).then(|| Waiting::new(&format!("booting {}", self.kernel.config)));
-        let mut console = Vec::new();
         let start = Instant::now();
-        // What the kernel says before the script has begun is handed on when it begins.
-        let mut early = Some(Vec::new());
-        let hung = loop {
-            let left = session.limit.saturating_sub(start.elapsed());
-            let patience = if early.is_none() {
-                left
-            } else {
-                left.min(SILENCE)
-            };
-            let said = match said.recv_timeout(patience) {
-                Ok(said) => said,
-                Err(RecvTimeoutError::Disconnected) => break false,
-                Err(RecvTimeoutError::Timeout) => break true,
-            };
-            match &said {
-                Said::Guest(line) if line == SCRIPT_STARTS => {
-                    waiting.iter().for_each(Waiting::done);
-                    early.take().iter().flatten().for_each(&mut *on_said);
-                    continue;
-                }
-                Said::Guest(_) => {}
-                Said::Kernel(line) => {
-                    writeln!(log, "{line}")?;
-                    console.push(line.clone());
-                }
-            }
-            match &mut early {
-                Some(early) => early.push(said),
-                None => on_said(&said),
-            }
-        };
-        drop(waiting);
+        let mut listener = Listener::new(log, waiting, on_said);
+        let hung = listener.listen(&said, start + session.limit)?;
+        let (console, early) = listener.end();
         drop(group);
         child.wait()?;
         let ending = match hung {
@@ -482,27 +437,4 @@ fn ending_of(status: &str) -> Ending {
         .trim()
         .parse()
         .map_or(Ending::Crashed, Ending::Exited)
-}
-
-fn read_both(child: &mut Child) -> Receiver<Said> {
-    let (sender, receiver) = mpsc::channel();
-    let stdout = child.stdout.take().expect("piped");
-    let stderr = child.stderr.take().expect("piped");
-    let console = sender.clone();
-    thread::spawn(move || read_lines(stdout, &sender, Said::Guest));
-    thread::spawn(move || read_lines(stderr, &console, Said::Kernel));
-    receiver
-}
-
-/// Serial lines end in more than a newline, and a crash can leave any byte in them.
-fn read_lines(from: impl Read, to: &Sender<Said>, said: fn(String) -> Said) {
-    let mut reader = BufReader::new(from);
-    let mut line = Vec::new();
-    while reader.read_until(b'\n', &mut line).is_ok_and(|len| len > 0) {
-        let text = String::from_utf8_lossy(&line);
-        if to.send(said(text.trim_end().into())).is_err() {
-            return;
-        }
-        line.clear();
-    }
 }

@@ -8,9 +8,10 @@ use anyhow::{bail, Result};
 
 use crate::accel::Threads;
 use crate::guest;
+use crate::listener::Said as Line;
 use crate::output::{self, Progress};
 use crate::places::Places;
-use crate::vm::{Ending, Machine, Said as Line, Session};
+use crate::vm::{Ending, Machine, Session};
 
 use super::said::{Heard, Said};
 
