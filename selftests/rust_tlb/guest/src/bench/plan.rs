@@ -2,10 +2,13 @@
 
 //! What is measured: along which axis what changes, and what stays.
 
+use anyhow::{ensure, Result};
+
 use super::cast::{Cast, Placement};
 use super::stage::FileSetup;
-use super::way::Pages;
-use crate::abi::SETUP_PFNMAP;
+use super::way::{Pages, Way};
+use crate::abi::{SETUP_HUGE, SETUP_PFNMAP};
+use crate::mapping::PAGES_PER_TABLE;
 
 /// Measurements in one cast.
 #[derive(Clone, Debug)]
@@ -15,6 +18,19 @@ pub struct Sweep {
     pub cast: Cast,
     pub setup: FileSetup,
     pub pages: Vec<Pages>,
+}
+
+impl Sweep {
+    /// Checks that a round of `way` was one of leaves, if it was to be: where there is no memory for
+    /// one, pages are mapped by a table, and nobody says so.
+    pub fn expect_leaves(&self, way: Way, pages: Pages, nr_mapped: u64) -> Result<()> {
+        let nr = match self.setup.is_huge() && way.of_device().is_some() {
+            true => pages.nr / PAGES_PER_TABLE,
+            false => 0,
+        };
+        ensure!(nr_mapped == nr, "{nr_mapped} leaves, {nr} expected");
+        Ok(())
+    }
 }
 
 /// How much is to be measured.
@@ -33,6 +49,8 @@ const NR_PAGES: u64 = 512;
 const NR_FEW_PAGES: u64 = 16;
 /// Of 16 pages: what a driver gets without much ado.
 const FOLIO_ORDER: u32 = 4;
+/// Of 2 MiB.
+const NR_LEAVES: [u64; 3] = [1, 2, 8];
 /// Mappings of the same file that show none of the pages.
 const NR_BYSTANDERS: usize = 1000;
 
@@ -106,7 +124,7 @@ impl Effort {
         placements.into_iter().map(sweep).collect()
     }
 
-    /// Pages that are mapped by their numbers, folios, and a file that is mapped in many places.
+    /// Pages that are mapped by their numbers, folios, leaves, and a file that is mapped in many places.
     fn over_setups(self) -> Vec<Sweep> {
         let pfnmap = FileSetup {
             flags: SETUP_PFNMAP,
@@ -124,6 +142,10 @@ impl Effort {
             folio_order: FOLIO_ORDER,
             ..pfnmap
         };
+        let leaves = FileSetup {
+            flags: SETUP_PFNMAP | SETUP_HUGE,
+            ..FileSetup::default()
+        };
         // A folio goes as a whole: neighbours only.
         let run = run_of_many();
         let both = [run_of_many(), fixed()].concat();
@@ -132,6 +154,7 @@ impl Effort {
             ("bystanders", bystanders, both),
             ("folios", folios, run.clone()),
             ("pfn_folios", pfn_folios, run),
+            ("leaves", leaves, whole_leaves()),
         ];
         let sweep = |(axis, setup, pages)| Sweep {
             axis,
@@ -158,6 +181,14 @@ fn run_of_many() -> Vec<Pages> {
     }]
 }
 
+fn whole_leaves() -> Vec<Pages> {
+    let pages = NR_LEAVES.map(|nr| Pages {
+        nr: nr * PAGES_PER_TABLE,
+        stride: 1,
+    });
+    pages.to_vec()
+}
+
 /// A few neighbours, and many that are not.
 fn fixed() -> Vec<Pages> {
     let few = Pages {
@@ -173,6 +204,8 @@ fn fixed() -> Vec<Pages> {
 
 #[cfg(test)]
 mod tests {
+    use rust_tlb_results::axes;
+
     use super::*;
 
     fn effort(quick: bool, nr_cpus: usize) -> Effort {
@@ -203,10 +236,21 @@ mod tests {
     /// Results with another one would be refused, once all is measured.
     #[test]
     fn every_axis_is_in_the_schema() {
-        const SCHEMA: &str = include_str!("../../../bench.schema.json");
         for Sweep { axis, .. } in effort(false, 8).plan() {
-            assert!(SCHEMA.contains(&format!("\"{axis}\"")), "{axis}");
+            assert!(axes::ALL.iter().any(|known| known.name == axis), "{axis}");
         }
+    }
+
+    #[test]
+    fn leaves_are_taken_as_a_whole() {
+        let plan = effort(false, 8).plan().into_iter();
+        let leaves: Vec<_> = plan.filter(|sweep| sweep.setup.is_huge()).collect();
+        let [Sweep { axis, pages, .. }] = &leaves[..] else {
+            panic!("{leaves:?}");
+        };
+        assert_eq!(*axis, "leaves");
+        let is_whole = |pages: &Pages| pages.stride == 1 && pages.nr % PAGES_PER_TABLE == 0;
+        assert!(!pages.is_empty() && pages.iter().all(is_whole));
     }
 
     #[test]

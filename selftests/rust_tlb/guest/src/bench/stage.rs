@@ -54,6 +54,19 @@ impl FileSetup {
     pub fn is_pfnmap(self) -> bool {
         self.flags & abi::SETUP_PFNMAP != 0
     }
+
+    pub fn is_huge(self) -> bool {
+        self.flags & abi::SETUP_HUGE != 0
+    }
+
+    /// Maps the first pages of `device`: where there may be leaves, at an address that is aligned to
+    /// them.
+    fn map(self, device: &Device, nr_pages: u64) -> Result<Mapping> {
+        Ok(match self.is_huge() {
+            true => Mapping::of_tables(device, nr_pages)?,
+            false => device.map(nr_pages)?,
+        })
+    }
 }
 
 /// A device, mapped by all members of the cast.
@@ -96,9 +109,9 @@ impl Stage {
                 Crew::of_processes(&device, nr_pages, shape, Wait::Sleep, act(part))
             };
             let crews = parts.iter().map(crew).collect::<Result<_>>()?;
-            (Arc::new(device.map(nr_pages)?), crews)
+            (Arc::new(setup.map(&device, nr_pages)?), crews)
         } else {
-            let mapping = Arc::new(device.map(nr_pages)?);
+            let mapping = Arc::new(setup.map(&device, nr_pages)?);
             let crew = |&(shape, part): &(Shape, Part)| {
                 Crew::of_threads(&mapping, shape.nr_members(), Wait::Sleep, act(part))
             };
@@ -130,7 +143,8 @@ impl Stage {
     /// what is beside the unmap.
     pub fn unmapped(setup: FileSetup) -> Result<Device> {
         let device = Device::open()?;
-        device.setup_folios(setup.flags & !abi::SETUP_PFNMAP, setup.folio_order)?;
+        let beside = setup.flags & !(abi::SETUP_PFNMAP | abi::SETUP_HUGE);
+        device.setup_folios(beside, setup.folio_order)?;
         Ok(device)
     }
 
@@ -196,6 +210,11 @@ impl Stage {
         let reply = self.device.unmap(&spare, strategy::ZAP, 0)?;
         self.settled.set(self.settled.get() + reply.nr_flush_calls);
         Ok(())
+    }
+
+    /// Leaves that were mapped since the device was opened.
+    pub fn nr_leaves(&self) -> Result<u64> {
+        Ok(self.device.counters()?.nr_huge_faults)
     }
 
     /// Calls to flush that the device has made since it was opened, without those of

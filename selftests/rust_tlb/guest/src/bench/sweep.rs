@@ -34,7 +34,9 @@ pub fn run(
         .collect();
     for &pages in &sweep.pages {
         let mut take = |way: Way| {
+            let before = stage.nr_leaves()?;
             let round = way.round(&stage, &unmapped, pages).context(way.name)?;
+            sweep.expect_leaves(way, pages, stage.nr_leaves()? - before)?;
             check.add(sweep.cast, way, &round);
             Ok(round)
         };

@@ -76,10 +76,11 @@ pub struct Round {
 }
 
 /// All that are compared.
-pub const WAYS: [Way; 7] = [
+pub const WAYS: [Way; 8] = [
     device("page", strategy::PAGE, 0),
     device("zap", strategy::ZAP, 0),
     device("unmap_mapping", strategy::UNMAP_MAPPING, 0),
+    device("gather", strategy::GATHER, 0),
     Way {
         name: "reclaim",
         how: How::Reclaim,
@@ -104,23 +105,35 @@ pub const PROOF: Way = Way {
     how: How::Unused,
 };
 
+/// The strategies that take all of a leaf in one go, not page by page.
+const TAKE_LEAVES: [u32; 4] = [
+    strategy::UNMAP_MAPPING,
+    strategy::GATHER,
+    strategy::BROADCAST,
+    strategy::PRECISE,
+];
+
 /// What is not compared, but subtracted.
 pub const CONTROLS: [Way; 2] = [RELEASE, PROOF];
 
 impl Way {
     /// Whether it can be used in a cast of so many processes, and of such a file: advice is about pages
-    /// that nobody else maps.
+    /// that nobody else maps, and a leaf goes as a whole.
     pub fn works_for(self, nr_mms: usize, setup: FileSetup) -> bool {
         match self.how {
-            How::Reclaim => nr_mms == 1,
+            How::Reclaim => nr_mms == 1 && !setup.is_huge(),
             How::Unused => setup.is_pfnmap(),
-            _ => true,
+            How::Device(strategy, flags) => {
+                !setup.is_huge() || (flags == 0 && TAKE_LEAVES.contains(&strategy))
+            }
+            How::Release => true,
         }
     }
 
     /// What is measured beside it that is not its own, if it is one of the device's.
     pub fn control(self, setup: FileSetup) -> Option<Self> {
-        const UNMAPPED_BY_CORE: [u32; 2] = [strategy::ZAP, strategy::UNMAP_MAPPING];
+        const UNMAPPED_BY_CORE: [u32; 3] =
+            [strategy::ZAP, strategy::UNMAP_MAPPING, strategy::GATHER];
         match self.how {
             How::Device(strategy, _)
                 if UNMAPPED_BY_CORE.contains(&strategy) && setup.is_pfnmap() =>
@@ -207,4 +220,34 @@ fn reclaim(stage: &Stage, pages: Pages) -> Result<Round> {
         nr_calls: 0,
         cost,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use rust_tlb_results::strategies;
+
+    use super::*;
+
+    /// What is not in the list is in no table, and its rows are refused.
+    #[test]
+    fn each_way_is_in_the_list_by_the_devices_name() {
+        for way in WAYS {
+            assert!(strategies::position(way.name).is_some(), "{}", way.name);
+            if let How::Device(strategy, 0) = way.how {
+                assert_eq!(strategy::ALL[strategy as usize].name, way.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_leaf_is_not_taken_page_by_page() {
+        let leaves = FileSetup {
+            flags: abi::SETUP_PFNMAP | abi::SETUP_HUGE,
+            ..FileSetup::default()
+        };
+        let works = |way: &Way| way.works_for(1, leaves);
+        let names: Vec<_> = WAYS.into_iter().filter(works).map(|way| way.name).collect();
+        assert_eq!(names, ["unmap_mapping", "gather", "broadcast", "precise"]);
+        assert!(CONTROLS.iter().all(works));
+    }
 }

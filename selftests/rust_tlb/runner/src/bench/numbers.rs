@@ -68,9 +68,10 @@ pub fn page(results: &Results) -> String {
             &over_mms(results),
         ),
         section(
-            "Pages by number, and bystanders",
-            "Instructions per page as above; pages that are mapped by their numbers, and a file of \
-             which the process has 1000 more mappings.",
+            "Pages by number, folios, leaves, and bystanders",
+            "Instructions per page as above; pages that are mapped by their numbers, those of folios of \
+             16, those of leaves of 2 MiB (by number, too), and a file of which the process has 1000 \
+             more mappings.",
             &over_setups(results),
         ),
         section(
@@ -183,16 +184,24 @@ fn over_mms(results: &Results) -> String {
         cells(strategy, numbers.iter().map(|nr| missing(find(nr).map(of))))
     };
     let heads = cells("processes", numbers.iter().map(u64::to_string));
-    text::table(heads, ["zap", "broadcast", "precise"].map(row))
+    text::table(heads, ["zap", "gather", "broadcast", "precise"].map(row))
 }
 
 fn over_setups(results: &Results) -> String {
-    let axes = ["pages", "pfnmap", "bystanders", "folios", "pfn_folios"];
+    let axes = [
+        "pages",
+        "pfnmap",
+        "bystanders",
+        "folios",
+        "pfn_folios",
+        "leaves",
+    ];
+    let as_a_whole = ["folios", "pfn_folios", "leaves"];
     let places = || {
         let places = [(LAYOUTS[0], 512), (LAYOUTS[1], 512)].into_iter();
         let all = places.flat_map(|(layout, nr)| axes.map(|axis| (axis, layout, nr)));
-        // Folios go as a whole.
-        all.filter(|(axis, layout, _)| !axis.ends_with("folios") || *layout == LAYOUTS[0])
+        // Neighbours only.
+        all.filter(|(axis, layout, _)| !as_a_whole.contains(axis) || *layout == LAYOUTS[0])
     };
     let heads = places().map(|(axis, layout, nr)| match axis {
         "pages" => format!("{nr} {layout}"),
@@ -203,7 +212,7 @@ fn over_setups(results: &Results) -> String {
         let of = |row: &Row| format!("{:.0}", row.own_instructions_per_page());
         cells(strategy, places().map(|place| missing(find(place).map(of))))
     };
-    let strategies = ["zap", "unmap_mapping", "broadcast", "precise"];
+    let strategies = ["zap", "unmap_mapping", "gather", "broadcast", "precise"];
     text::table(cells("", heads), strategies.map(row))
 }
 
