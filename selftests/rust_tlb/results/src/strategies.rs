@@ -24,7 +24,7 @@ pub const ALL: [Strategy; 9] = [
     Strategy {
         name: "zap",
         color: (230, 159, 0),
-        meaning: "zap_vma_range() per page: Rust Binder's shrinker and SGX today",
+        meaning: "zap_vma_range() per page: Rust Binder's shrinker today",
     },
     Strategy {
         name: "unmap_mapping",
