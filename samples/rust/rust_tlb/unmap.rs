@@ -269,9 +269,8 @@ impl Target<'_> {
             Tables::Free => Some(pages.slots.whole(self.pgoffs, GFP_KERNEL_ACCOUNT)?),
             Tables::Keep => None,
         };
-        let gather = |this: &Self, pgoffs: &[usize]| {
-            this.gather(whole.as_deref().unwrap_or(pgoffs), tables)
-        };
+        let gather =
+            |this: &Self, pgoffs: &[usize]| this.gather(whole.as_deref().unwrap_or(pgoffs), tables);
         self.unmap_by_core(pages, request, out, gather)
     }
 
