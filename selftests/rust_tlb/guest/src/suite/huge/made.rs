@@ -6,11 +6,13 @@ use anyhow::{ensure, Result};
 use rustix::io::Errno;
 use rustix::pipe::pipe;
 use std::os::fd::AsRawFd;
+use std::thread;
 
 use super::{all, device, expect_filled, expect_leaves, fill, mapped, whole};
 use crate::abi::{self, strategy};
 use crate::device::Device;
-use crate::ktap::Options;
+use crate::held_moment;
+use crate::ktap::{skip, Options};
 use crate::mapping::{Mapping, PAGES_PER_TABLE, PAGE_SIZE};
 use crate::page_tables::{vm_pte_kb, TABLE_KB};
 use crate::selection::Selection;
@@ -120,4 +122,25 @@ pub fn a_leaf_comes_back_when_its_table_is_freed(_: &Options) -> Result<()> {
         ensure!(counters.nr_tables_freed == nr, "{counters:?}");
     }
     Ok(())
+}
+
+/// Somebody else changes the mappings of the process meanwhile, and has the `mmap_lock`.
+pub fn a_fault_needs_no_more_than_the_lock_of_the_vma(_: &Options) -> Result<()> {
+    if !held_moment::can_be_held() {
+        return skip("the kernel has no CONFIG_RUST_TLB_FAULTS");
+    }
+    let (device, mapping) = mapped(1)?;
+    thread::scope(|scope| {
+        let holder = scope.spawn(held_moment::hold_own_mappings);
+        while !held_moment::is_held()? && !holder.is_finished() {
+            thread::yield_now();
+        }
+        fill(&mapping, [3]);
+        let in_time = held_moment::is_held()?;
+        held_moment::go_on()?;
+        holder.join().expect("it does not panic")?;
+        ensure!(in_time, "the fault waited");
+        Ok(())
+    })?;
+    expect_leaves(&device, 1)
 }
