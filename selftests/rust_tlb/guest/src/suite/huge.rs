@@ -36,9 +36,8 @@ use folios::{
 };
 use made::{
     a_fault_maps_all_of_it, a_fault_needs_no_more_than_the_lock_of_the_vma,
-    a_leaf_comes_back_when_its_table_is_freed,
-    nothing_behind_the_mapping_is_mapped, what_is_asked_for_wrongly_is_refused,
-    where_it_does_not_fit_pages_are_mapped,
+    a_leaf_comes_back_when_its_table_is_freed, nothing_behind_the_mapping_is_mapped,
+    what_is_asked_for_wrongly_is_refused, where_it_does_not_fit_pages_are_mapped,
 };
 use moving::a_leaf_on_its_way_is_not_missed;
 use taken::{

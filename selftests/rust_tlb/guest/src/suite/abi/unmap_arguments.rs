@@ -26,7 +26,7 @@ pub fn unmap_refuses_bad_ranges(_: &Options) -> Result<()> {
                 ("stride below a page", |unmap| unmap.stride = PAGE / 2),
                 ("stride above a page", |unmap| unmap.stride = PAGE + 1),
                 ("unknown flag", |unmap| unmap.flags = 1 << 5),
-                ("last unknown flag", |unmap| unmap.flags = 1 << 23),
+                ("last unknown flag", |unmap| unmap.flags = 1 << 21),
                 ("reserved field", |unmap| unmap.reserved = 1),
                 ("second reserved field", |unmap| unmap.reserved2 = [1, 0]),
                 ("second reserved field, last bit", |unmap| {

@@ -129,6 +129,7 @@ pub fn a_fault_needs_no_more_than_the_lock_of_the_vma(_: &Options) -> Result<()>
     if !held_moment::can_be_held() {
         return skip("the kernel has no CONFIG_RUST_TLB_FAULTS");
     }
+    held_moment::warm_up()?;
     let (device, mapping) = mapped(1)?;
     thread::scope(|scope| {
         let holder = scope.spawn(held_moment::hold_own_mappings);

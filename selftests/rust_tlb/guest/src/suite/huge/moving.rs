@@ -66,6 +66,9 @@ pub fn a_leaf_on_its_way_is_not_missed(_: &Options) -> Result<()> {
     if !held_moment::can_be_held() {
         return skip("the kernel has no CONFIG_RUST_TLB_FAULTS");
     }
+    held_moment::warm_up()?;
+    // Not where the others spin.
+    cpu::pin_member(0)?;
     for strategy in BATCH_STRATEGIES {
         let name = strategy_name(strategy);
         let (device, mut mapping) = mapped(1)?;

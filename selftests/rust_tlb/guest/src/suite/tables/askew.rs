@@ -79,6 +79,7 @@ fn fate(flags: u32) -> Result<Fate> {
     if let Some(runs) = &runs {
         runs.set_max(1)?;
     }
+    held_moment::warm_up()?;
     unmap_beside_a_move(&device, flags)
 }
 

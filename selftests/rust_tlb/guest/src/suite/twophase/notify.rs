@@ -49,7 +49,10 @@ fn are_noticed_once(flags: u32) -> Result<()> {
             let reply = device.unmap(&all(), strategy, abi::UNMAP_WRITE_BACK)?;
             ensure!(reply.nr_written_back == NR_PAGES, "{reply:?}");
         }
-        ensure!(read(&mapping) == (1..=NR_PAGES).sum::<u64>(), "contents were lost");
+        ensure!(
+            read(&mapping) == (1..=NR_PAGES).sum::<u64>(),
+            "contents were lost"
+        );
         // Also where nobody has read before.
         device.unmap(&all(), strategy, 0)?;
         write(&mapping);
