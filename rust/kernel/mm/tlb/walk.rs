@@ -3,9 +3,9 @@
 //! The walk over page tables: the one loop that keeps rules H1, H2 and H4.
 //!
 //! [`walk`] goes from [`Mappings`] to a [`Mapping`], from that to its page tables, and takes a
-//! [`Visitor`] to each one, which it can lock, with the items that it maps. Which mappings there are, and under
-//! which lock, is theirs to say: the rmap of a file, one VMA, those of a process, the model of the
-//! host's tests.
+//! [`Visitor`] to each one, which it can lock, with the items that it maps. Which mappings there are,
+//! and under which lock, is theirs to say: the rmap of a file, one VMA, those of a process, the model of
+//! the host's tests.
 //!
 //! [`Change`] is the visitor that changes PTEs, each by an [`Action`]. In this order, under one
 //! page-table lock:
