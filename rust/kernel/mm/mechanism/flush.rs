@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Shims for flushes, and for what is owed one; contracts in
-//! [`mm/rust_tlb/defer.c`](srctree/mm/rust_tlb/defer.c).
+//! [`mm/rust_tlb/defer.c`](srctree/mm/rust_tlb/defer.c). Rule H12 is one of
+//! [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst).
 
 use crate::{
     bindings,

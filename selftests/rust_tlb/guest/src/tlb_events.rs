@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn most_common_of_few() {
-        assert_eq!(most_common([]), 0);
+        assert_eq!(most_common::<u64>([]), 0);
         assert_eq!(most_common([3, 1, 3, 2]), 3);
         assert_eq!(most_common([1, 2]), 2);
     }

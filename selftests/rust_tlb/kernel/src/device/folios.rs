@@ -63,6 +63,10 @@ proptest! {
         let all: Vec<_> = slots.firsts_of(&asked).collect();
         let all_once: BTreeSet<_> = asked.iter().map(|pgoff| slots.first_of(*pgoff)).collect();
         prop_assert!(all.iter().eq(all_once.iter()));
+        // There or not, page by page.
+        let whole = slots.whole(&asked, GFP_KERNEL).unwrap();
+        let is_asked = |pgoff: &usize| all_once.contains(&slots.first_of(*pgoff));
+        prop_assert!(whole.iter().copied().eq((0..NR_PAGES).filter(is_asked)));
         for first in all {
             let there = firsts.get(&first).copied();
             prop_assert_eq!(slots.take(first, Until::Settled), there);
