@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Visits all states of the machine in selftests/rust_tlb/kernel/src/explorer/, in larger scenes than the tests do, and
+# Visits all states of the machine in selftests/rust_tlb/kernel/src/explorer/, in larger scenarios than the tests do, and
 # shows what each control's search found. What it said stays in build/model.log.
 
 # shellcheck source=scripts/steps.sh

@@ -30,7 +30,7 @@ pub struct GaveUp;
 
 impl fmt::Display for GaveUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("another member gave up")
+        f.write_str("another worker gave up")
     }
 }
 

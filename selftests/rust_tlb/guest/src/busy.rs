@@ -25,7 +25,7 @@ impl Busy {
         let spawn = |index| {
             let (stop, nr_there) = (stop.clone(), nr_there.clone());
             thread::spawn(move || {
-                let pinned = cpu::pin_member(index);
+                let pinned = cpu::pin_worker(index);
                 nr_there.fetch_add(1, Ordering::Release);
                 while !stop.load(Ordering::Relaxed) {
                     hint::spin_loop();

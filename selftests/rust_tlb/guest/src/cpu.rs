@@ -31,23 +31,23 @@ pub fn pin_driver() -> Result<()> {
     pin(all()[0])
 }
 
-/// Pins the calling thread to a CPU other than the driver's: number `index` of the crew goes to
+/// Pins the calling thread to a CPU other than the driver's: worker number `index` goes to
 /// the CPU after the one of number `index - 1`, around and around.
-pub fn pin_member(index: usize) -> Result<()> {
+pub fn pin_worker(index: usize) -> Result<()> {
     ensure!(nr_cpus() > 1, "a second CPU is needed");
-    pin(member(index))
+    pin(worker(index))
 }
 
 /// Pins the calling thread to a CPU that is neither the driver's nor that of one of the first
-/// `nr_members` of the crew, as long as there is such a CPU. All that say so share those that are left,
-/// number `index` as [`pin_member`] has it.
-pub fn pin_beside(nr_members: usize, index: usize) -> Result<()> {
-    let nr_left = nr_cpus().saturating_sub(1 + nr_members).max(1);
-    pin_member(nr_members + index % nr_left)
+/// `nr_workers` workers, as long as there is such a CPU. All that say so share those that are left,
+/// number `index` as [`pin_worker`] has it.
+pub fn pin_beside(nr_workers: usize, index: usize) -> Result<()> {
+    let nr_left = nr_cpus().saturating_sub(1 + nr_workers).max(1);
+    pin_worker(nr_workers + index % nr_left)
 }
 
-/// The number of the CPU that member `index` of the crew is pinned to.
-pub fn member(index: usize) -> usize {
+/// The number of the CPU that worker `index` is pinned to.
+pub fn worker(index: usize) -> usize {
     let others = &all()[1..];
     others[index % others.len()]
 }

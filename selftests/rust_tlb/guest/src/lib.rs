@@ -5,7 +5,7 @@
 //! From the bottom up:
 //!
 //! - [`abi`] is the device's own source file. [`device`] makes calls of it, [`mapping`] the memory.
-//! - [`child`], [`shared`], [`barrier`], [`busy`] and [`crew`] put threads and processes on chosen CPUs and
+//! - [`child`], [`shared`], [`barrier`], [`busy`] and [`workers`] put threads and processes on chosen CPUs and
 //!   keep them in step with the thread that drives the device.
 //! - [`tlb_events`], [`memory_use`], [`page_tables`] and [`residency`] are what the kernel says
 //!   happened, [`complaint`] what it complains of where a test has it complain;
@@ -26,7 +26,7 @@
 //! - [`kprobe`] counts how often the kernel comes by; [`ftrace`] records what its events say;
 //!   [`recorder`] tells another tool when to.
 //! - [`fault_knobs`] breaks rules of the kernel, and holds moments open.
-//! - [`scene`] counts one unmap among busy CPUs: the counts suite and the demo share it.
+//! - [`counted`] counts one unmap among busy CPUs: the counts suite and the demo share it.
 //! - [`binder`] are processes that talk by another driver, whose pages are taken in the same way.
 //! - [`stress`] does everything at once, for as long as one likes.
 //! - [`ktap`] runs the tests of one [`suite`], each for as long as it makes [`progress`].
@@ -46,8 +46,8 @@ pub mod bracket_watch;
 pub mod busy;
 pub mod child;
 pub mod complaint;
+pub mod counted;
 pub mod cpu;
-pub mod crew;
 pub mod device;
 pub mod direct_io;
 pub mod failing_allocations;
@@ -77,7 +77,6 @@ pub mod ram_disk;
 pub mod reclaim;
 pub mod recorder;
 pub mod residency;
-pub mod scene;
 pub mod selection;
 pub mod shared;
 pub mod stillness;
@@ -88,4 +87,5 @@ pub mod turns;
 pub mod verdict;
 pub mod watcher;
 pub mod witness;
+pub mod workers;
 pub mod writers;

@@ -14,13 +14,13 @@ use anyhow::Result;
 
 use crate::abi;
 use crate::barrier::Wait;
-use crate::crew::{Crew, Member, Shape};
 use crate::device::Device;
 use crate::mapping::Mapping;
 use crate::progress;
 use crate::selection::Selection;
 use crate::stillness::Stillness;
 use crate::watcher::{Access, Ledger, Report, Watcher};
+use crate::workers::{Shape, Worker, Workers};
 
 /// Passes after which no more can be expected of the TLBs.
 const MAX_LOOKS: u32 = 50;
@@ -28,8 +28,8 @@ const MAX_LOOKS: u32 = 50;
 /// The watching threads and what they are told.
 pub struct Oracle {
     ledger: Arc<Ledger>,
-    crew: Crew,
-    nr_members: usize,
+    workers: Workers,
+    nr_workers: usize,
 }
 
 impl Oracle {
@@ -37,17 +37,17 @@ impl Oracle {
     /// that the caller runs.
     pub fn of_threads(
         mapping: &Arc<Mapping>,
-        nr_members: usize,
+        nr_workers: usize,
         nr_spare: usize,
         access: Access,
     ) -> Result<Self> {
-        let ledger = Arc::new(Ledger::new(mapping.nr_pages(), nr_members + nr_spare)?);
+        let ledger = Arc::new(Ledger::new(mapping.nr_pages(), nr_workers + nr_spare)?);
         let shown = ledger.clone();
-        let body = move |member: &Member<'_>| watch(&shown, member, access);
+        let body = move |worker: &Worker<'_>| watch(&shown, worker, access);
         Ok(Self {
-            crew: Crew::of_threads(mapping, nr_members, Wait::Sleep, body)?,
+            workers: Workers::of_threads(mapping, nr_workers, Wait::Sleep, body)?,
             ledger,
-            nr_members,
+            nr_workers,
         })
     }
 
@@ -60,35 +60,35 @@ impl Oracle {
         shape: Shape,
         access: Access,
     ) -> Result<Self> {
-        let ledger = Arc::new(Ledger::new(nr_pages, shape.nr_members())?);
-        let body = |member: &Member<'_>| watch(&ledger, member, access);
+        let ledger = Arc::new(Ledger::new(nr_pages, shape.nr_workers())?);
+        let body = |worker: &Worker<'_>| watch(&ledger, worker, access);
         Ok(Self {
-            crew: Crew::of_processes(device, nr_pages, shape, Wait::Sleep, body)?,
+            workers: Workers::of_processes(device, nr_pages, shape, Wait::Sleep, body)?,
             ledger: ledger.clone(),
-            nr_members: shape.nr_members(),
+            nr_workers: shape.nr_workers(),
         })
     }
 
-    /// What watchers of the caller's need; their slots come after those of the members.
+    /// What watchers of the caller's need; their slots come after those of the workers.
     pub fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
     }
 
-    /// The first slot that is not a member's.
+    /// The first slot that is not a worker's.
     pub fn spare_slot(&self) -> usize {
-        self.nr_members
+        self.nr_workers
     }
 
-    /// Waits until each member has begun and ended `nr` passes over all pages.
+    /// Waits until each worker has begun and ended `nr` passes over all pages.
     pub fn await_passes(&self, nr: u64) -> Result<()> {
         let passes = |slot| self.ledger.nr_passes(slot);
         // The pass that is under way has begun already.
-        let goals: Vec<u64> = (0..self.nr_members)
+        let goals: Vec<u64> = (0..self.nr_workers)
             .map(|slot| passes(slot) + nr + 1)
             .collect();
         for (slot, goal) in goals.into_iter().enumerate() {
             while passes(slot) < goal {
-                self.crew.check()?;
+                self.workers.check()?;
                 thread::sleep(Duration::from_millis(1));
             }
             progress::step();
@@ -96,23 +96,23 @@ impl Oracle {
         Ok(())
     }
 
-    /// Waits, without sleeping, until one more pass of the first member has ended.
+    /// Waits, without sleeping, until one more pass of the first worker has ended.
     pub fn await_next_pass(&self) -> Result<()> {
         let before = self.ledger.nr_passes(0);
         while self.ledger.nr_passes(0) == before {
-            self.crew.check()?;
+            self.workers.check()?;
             hint::spin_loop();
         }
         Ok(())
     }
 
-    /// Waits for a pass of all members that finds every page in the TLB; no such pass comes if their
+    /// Waits for a pass of all workers that finds every page in the TLB; no such pass comes if their
     /// TLBs cannot hold what they use. Returns what tells whether they have kept them, from the look
     /// at them on.
     pub fn await_residency(&self, device: &Device) -> Result<Option<Stillness>> {
         let nr_pages = self.ledger.nr_pages();
         for _ in 0..MAX_LOOKS {
-            let stillness = Stillness::of(self.ledger.threads(self.nr_members))?;
+            let stillness = Stillness::of(self.ledger.threads(self.nr_workers))?;
             device.accessed(0, nr_pages, abi::ACCESSED_CLEAR)?;
             self.await_passes(1)?;
             let bits = device.accessed(0, nr_pages, abi::ACCESSED_READ)?;
@@ -123,7 +123,7 @@ impl Oracle {
         Ok(None)
     }
 
-    /// Unmaps `selection` under the eyes of the members. With [`abi::UNMAP_DEFER`] the old pages
+    /// Unmaps `selection` under the eyes of the workers. With [`abi::UNMAP_DEFER`] the old pages
     /// may be seen until [`Oracle::flush`], or until somebody has seen a fresh one.
     pub fn unmap(
         &self,
@@ -161,7 +161,7 @@ impl Oracle {
     /// Ends the watch and tells what was found. The caller's own watchers have ended.
     pub fn finish(self, device: &Device) -> Result<Report> {
         self.ledger.stop();
-        self.crew.join()?;
+        self.workers.join()?;
         Ok(Report {
             nr_stale_writes: device.counters()?.nr_stale_writes,
             ..self.ledger.report()
@@ -169,10 +169,10 @@ impl Oracle {
     }
 }
 
-fn watch(ledger: &Ledger, member: &Member<'_>, access: Access) -> Result<()> {
-    let mut watcher = Watcher::new(ledger, member.index);
-    while !ledger.stopped() && !member.dismissed() {
-        watcher.pass(member.mapping, access);
+fn watch(ledger: &Ledger, worker: &Worker<'_>, access: Access) -> Result<()> {
+    let mut watcher = Watcher::new(ledger, worker.index);
+    while !ledger.stopped() && !worker.stopped() {
+        watcher.pass(worker.mapping, access);
         // A hypervisor with fewer CPUs than the guest may run another one now.
         hint::spin_loop();
     }

@@ -129,7 +129,7 @@ impl PageUser {
         let (used, shown) = (mapping.clone(), desk.clone());
         catch_faults()?;
         thread::spawn(move || {
-            if cpu::pin_member(0).is_ok() {
+            if cpu::pin_worker(0).is_ok() {
                 use_page(&used, page, how, &shown)
             }
         });

@@ -13,9 +13,9 @@ use anyhow::{bail, ensure, Result};
 
 use crate::abi;
 use crate::barrier::Wait;
-use crate::crew::{Crew, Member, Shape};
 use crate::device::Device;
 use crate::mapping::Mapping;
+use crate::workers::{Shape, Worker, Workers};
 
 /// Touch, flush everything: a TLB that has just grown evicts by itself, a warm one does not.
 const NR_WARM_UPS: u64 = 20;
@@ -26,7 +26,7 @@ const MAX_ATTEMPTS: u32 = 10;
 /// A thread on another CPU, or several, whose TLB is probed for the first pages of a device.
 pub struct Probe<'a> {
     device: &'a Device,
-    crew: Crew,
+    workers: Workers,
     nr_pages: u64,
 }
 
@@ -39,8 +39,8 @@ impl<'a> Probe<'a> {
     /// With [`Wait::Sleep`], the CPU is lazy whenever it is not told to read.
     pub fn waiting(device: &'a Device, nr_pages: u64, wait: Wait) -> Result<Self> {
         let mapping = Arc::new(device.map(nr_pages)?);
-        let crew = Crew::of_threads(&mapping, 1, wait, act)?;
-        Self::warmed(device, crew, nr_pages)
+        let workers = Workers::of_threads(&mapping, 1, wait, act)?;
+        Self::warmed(device, workers, nr_pages)
     }
 
     /// A process for each other CPU. A page counts as walked for if one of them did.
@@ -49,14 +49,14 @@ impl<'a> Probe<'a> {
             processes: nr,
             threads: 1,
         };
-        let crew = Crew::of_processes(device, nr_pages, shape, Wait::Spin, act)?;
-        Self::warmed(device, crew, nr_pages)
+        let workers = Workers::of_processes(device, nr_pages, shape, Wait::Spin, act)?;
+        Self::warmed(device, workers, nr_pages)
     }
 
-    fn warmed(device: &'a Device, crew: Crew, nr_pages: u64) -> Result<Self> {
+    fn warmed(device: &'a Device, workers: Workers, nr_pages: u64) -> Result<Self> {
         let probe = Self {
             device,
-            crew,
+            workers,
             nr_pages,
         };
         for _ in 0..NR_WARM_UPS {
@@ -69,8 +69,8 @@ impl<'a> Probe<'a> {
 
     /// Lets the thread read each page once.
     pub fn touch(&self) -> Result<()> {
-        self.crew.step()?;
-        self.crew.step()
+        self.workers.step()?;
+        self.workers.step()
     }
 
     /// Clears the Accessed bits, without a flush.
@@ -127,11 +127,11 @@ impl<'a> Probe<'a> {
 }
 
 /// The part of who is probed.
-fn act(member: &Member<'_>) -> Result<()> {
+fn act(worker: &Worker<'_>) -> Result<()> {
     loop {
-        member.step()?;
-        read_all(member.mapping);
-        member.step()?;
+        worker.step()?;
+        read_all(worker.mapping);
+        worker.step()?;
     }
 }
 

@@ -10,10 +10,10 @@ use anyhow::Result;
 
 use crate::barrier::Wait;
 use crate::cpu;
-use crate::crew::{Crew, Member};
 use crate::mapping::Mapping;
 use crate::shared::Shared;
 use crate::stillness::{this_thread, Stillness};
+use crate::workers::{Worker, Workers};
 
 /// What writers and driver tell each other.
 struct Desk {
@@ -43,7 +43,7 @@ impl Desk {
 /// The threads, one on each CPU but the driver's.
 pub struct Writers {
     desk: Arc<Desk>,
-    crew: Crew,
+    workers: Workers,
     nr_pages: u64,
 }
 
@@ -54,9 +54,9 @@ impl Writers {
             words: Shared::new(NR_WORDS + 2 * nr_writers())?,
         });
         let shown = desk.clone();
-        let body = move |member: &Member<'_>| write_all_the_time(&shown, member);
+        let body = move |worker: &Worker<'_>| write_all_the_time(&shown, worker);
         Ok(Self {
-            crew: Crew::of_threads(mapping, nr_writers(), Wait::Sleep, body)?,
+            workers: Workers::of_threads(mapping, nr_writers(), Wait::Sleep, body)?,
             desk,
             nr_pages: mapping.nr_pages(),
         })
@@ -66,7 +66,7 @@ impl Writers {
     pub fn await_writes(&self, nr: u64) -> Result<()> {
         let goal = self.desk.get(NR_WRITES) + nr;
         while self.desk.get(NR_WRITES) < goal {
-            self.crew.check()?;
+            self.workers.check()?;
             hint::spin_loop();
         }
         Ok(())
@@ -85,7 +85,7 @@ impl Writers {
             .collect();
         for (writer, goal) in goals.into_iter().enumerate() {
             while nr_writes(writer) < goal {
-                self.crew.check()?;
+                self.workers.check()?;
                 hint::spin_loop();
             }
         }
@@ -107,7 +107,7 @@ impl Writers {
     pub fn finish(self) -> Result<u64> {
         self.await_passes(2)?;
         self.desk.words[STOP].store(1, Ordering::Release);
-        self.crew.join()?;
+        self.workers.join()?;
         Ok(self.desk.get(NR_LOST))
     }
 }
@@ -118,18 +118,18 @@ fn nr_writers() -> usize {
 
 /// Writes a rising number to a word of its own in each page, and looks whether the last one is still
 /// there.
-fn write_all_the_time(desk: &Desk, member: &Member<'_>) -> Result<()> {
-    desk.words[Desk::thread_of(member.index)].store(this_thread(), Ordering::Release);
-    let mut last = vec![0u64; member.mapping.nr_pages() as usize];
-    while desk.get(STOP) == 0 && !member.dismissed() {
+fn write_all_the_time(desk: &Desk, worker: &Worker<'_>) -> Result<()> {
+    desk.words[Desk::thread_of(worker.index)].store(this_thread(), Ordering::Release);
+    let mut last = vec![0u64; worker.mapping.nr_pages() as usize];
+    while desk.get(STOP) == 0 && !worker.stopped() {
         for (page, last) in last.iter_mut().enumerate() {
-            let word = member.mapping.word(page as u64, member.index);
+            let word = worker.mapping.word(page as u64, worker.index);
             let lost = word.load(Ordering::Acquire) != *last;
             *last += 1;
             word.store(*last, Ordering::Release);
             desk.words[NR_LOST].fetch_add(u64::from(lost), Ordering::AcqRel);
             desk.words[NR_WRITES].fetch_add(1, Ordering::AcqRel);
-            desk.words[Desk::nr_writes_of(member.index)].fetch_add(1, Ordering::AcqRel);
+            desk.words[Desk::nr_writes_of(worker.index)].fetch_add(1, Ordering::AcqRel);
         }
     }
     Ok(())

@@ -97,7 +97,7 @@ impl Recorder {
         words.extend([show(&demo), "--count-only".into()]);
         for (option, value) in [
             ("--strategy", strategy),
-            ("--cast", "processes"),
+            ("--mapped-by", "processes"),
             ("--pages", &self.nr_pages.to_string()),
             ("--rounds", &self.nr_rounds.to_string()),
         ] {

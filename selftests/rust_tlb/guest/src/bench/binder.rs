@@ -20,9 +20,9 @@ use crate::binder::ground::Ground;
 use crate::binder::service::{check, fill};
 use crate::binder::switch::{How, Switch};
 use crate::cpu;
-use crate::crew::Shape;
 use crate::shared::Shared;
 use crate::tlb_events::TlbEvents;
+use crate::workers::Shape;
 
 const HOWS: [(Shrinker, How); 2] = [
     (Shrinker::Before, How::ByPage),
@@ -79,7 +79,7 @@ fn shape(nr_processes: usize) -> (Shape, Wait) {
         processes: nr_processes,
         threads,
     };
-    let wait = match shape.nr_members() <= nr_others + 1 {
+    let wait = match shape.nr_workers() <= nr_others + 1 {
         true => Wait::Spin,
         false => Wait::Sleep,
     };
@@ -162,7 +162,7 @@ fn count_transactions(
 fn call(client: &Client<'_>, nr_calls: &Shared<AtomicU64>) -> Result<()> {
     client.step()?;
     for call in 0_u32.. {
-        if client.dismissed() {
+        if client.stopped() {
             break;
         }
         let (nr_kept, nr_more) = (1 + call % 7, 1 + call % 13);

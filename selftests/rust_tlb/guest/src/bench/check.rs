@@ -6,8 +6,8 @@
 use anyhow::Result;
 use rust_tlb_results::said;
 
-use super::cast::{Cast, Placement};
-use super::stage::Stage;
+use super::fixture::Fixture;
+use super::topology::{Placement, Topology};
 use super::way::{Round, Way};
 
 /// The part of all rounds by which counters of different places may differ: they are not read at the
@@ -31,7 +31,7 @@ pub struct Check {
 
 impl Check {
     /// Adds what was measured.
-    pub fn add(&mut self, cast: Cast, way: Way, round: &Round) {
+    pub fn add(&mut self, topology: Topology, way: Way, round: &Round) {
         self.received += round.cost.events.remote_flush_received;
         self.interrupts += round.cost.events.interrupts;
         if way.of_device().is_some() {
@@ -40,15 +40,15 @@ impl Check {
         // A call of a batch is one round if one process is busy elsewhere, too. The core's own
         // gathers flush more often than they are called.
         let is_batch = matches!(way.name, "page" | "broadcast" | "precise");
-        if is_batch && cast.nr_mms == 1 && cast.placement == Placement::All {
+        if is_batch && topology.nr_mms == 1 && topology.placement == Placement::All {
             self.expected_rounds += round.nr_calls;
             self.rounds += round.cost.events.remote_flush;
         }
     }
 
-    /// Adds what the device of a stage has counted; the stage is done with.
-    pub fn close(&mut self, stage: &Stage) -> Result<()> {
-        self.counted += stage.nr_flush_calls()?;
+    /// Adds what the device of a fixture has counted; the fixture is done with.
+    pub fn close(&mut self, fixture: &Fixture) -> Result<()> {
+        self.counted += fixture.nr_flush_calls()?;
         Ok(())
     }
 

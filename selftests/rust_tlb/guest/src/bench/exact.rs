@@ -11,10 +11,10 @@ use anyhow::{ensure, Context, Result};
 use crate::abi::{strategy, SETUP_RING};
 use crate::child::Child;
 
-use super::cast::{Cast, Placement};
+use super::fixture::{FileSetup, Fixture};
 use super::plan::Sweep;
 use super::row::{sum_up, Row};
-use super::stage::{FileSetup, Stage};
+use super::topology::{Placement, Topology};
 use super::way::{device, Pages, Way, RELEASE};
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -100,7 +100,7 @@ impl Place {
             nr: self.nr,
             stride: self.stride,
         };
-        let cast = Cast {
+        let topology = Topology {
             nr_mms: self.nr_mms,
             nr_cpus,
             placement: Placement::All,
@@ -109,17 +109,17 @@ impl Place {
             flags,
             ..FileSetup::default()
         };
-        let stage = Stage::new(cast, pages.span(), setup)?;
-        let unmapped = Stage::unmapped(setup)?;
+        let fixture = Fixture::new(topology, pages.span(), setup)?;
+        let unmapped = Fixture::unmapped(setup)?;
         let rounds = |way: Way| -> Result<Vec<_>> {
-            let round = |_| way.round(&stage, &unmapped, pages).context(way.name);
+            let round = |_| way.round(&fixture, &unmapped, pages).context(way.name);
             // The first warms up.
             let all: Vec<_> = (0..=nr_rounds).map(round).collect::<Result<_>>()?;
             Ok(all[1..].to_vec())
         };
         let sweep = Sweep {
             axis: self.axis,
-            cast,
+            topology,
             setup,
             pages: vec![pages],
         };

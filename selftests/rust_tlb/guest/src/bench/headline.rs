@@ -23,7 +23,7 @@ use crate::selection::Selection;
 use crate::tlb_events::TlbEvents;
 
 use super::mapped_file::MappedFile;
-use super::script::touch;
+use super::workload::touch;
 
 /// Reclaim takes 31 pages at a time; a driver knows more of its pages.
 const RECLAIMS_BATCH: u64 = 32;
@@ -143,7 +143,7 @@ fn on_each_cpu(nr: usize, body: impl Fn(usize) -> Result<()> + Sync) -> Result<(
         let spawn = |index: usize| {
             scope.spawn(move || {
                 match index.checked_sub(1) {
-                    Some(member) => cpu::pin_member(member)?,
+                    Some(worker) => cpu::pin_worker(worker)?,
                     None => cpu::pin_driver()?,
                 }
                 body(index)

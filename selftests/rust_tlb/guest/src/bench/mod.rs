@@ -2,8 +2,8 @@
 
 //! The bench: what each way to take pages back costs, and whom.
 //!
-//! - [`way`] is how pages are taken back; [`cast`] is who maps them; [`script`] is what they do;
-//!   [`stage`] has them do it, and counts; [`clock`] tells time and instructions; [`mapped_file`] is
+//! - [`way`] is how pages are taken back; [`topology`] is who maps them; [`workload`] is what they do;
+//!   [`fixture`] has them do it, and counts; [`clock`] tells time and instructions; [`mapped_file`] is
 //!   what reclaim works on.
 //! - [`plan`] says what is measured, [`sweep`] does it, [`row`] sums up.
 //! - [`victims`] is what those lose who are interrupted.
@@ -18,10 +18,10 @@
 //! Results are lines of a word in capitals and a JSON object; the runner makes a page of them.
 
 pub mod binder;
-pub mod cast;
 pub mod check;
 pub mod clock;
 pub mod exact;
+pub mod fixture;
 pub mod headline;
 pub mod hooks;
 pub mod mapped_file;
@@ -29,9 +29,9 @@ pub mod moves;
 pub mod page_tables;
 pub mod plan;
 pub mod row;
-pub mod script;
-pub mod stage;
 pub mod stale;
 pub mod sweep;
+pub mod topology;
 pub mod victims;
 pub mod way;
+pub mod workload;

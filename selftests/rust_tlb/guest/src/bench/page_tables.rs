@@ -14,13 +14,13 @@ pub use rust_tlb_results::said::PageTables as Row;
 
 use crate::abi::{self, strategy};
 use crate::barrier::Wait;
-use crate::crew::Crew;
 use crate::device::Device;
 use crate::kernel_module::{self, Unloaded};
 use crate::mapping::{Mapping, PAGES_PER_TABLE};
 use crate::page_tables::vm_pte_kb;
 use crate::selection::Selection;
 use crate::tlb_events::TlbEvents;
+use crate::workers::Workers;
 
 use super::clock::timed;
 
@@ -68,11 +68,11 @@ fn measure(how: TableUser, nr_tables: u64) -> Result<Row> {
     let nr_mapped = nr_tables * PAGES_PER_TABLE;
     let mapping = Arc::new(Mapping::of_tables(&device, nr_mapped)?);
     // Somebody who has to be asked.
-    let crew = Crew::of_threads(&mapping, 1, Wait::Spin, |member| {
-        member.step()?;
-        member.step()
+    let workers = Workers::of_threads(&mapping, 1, Wait::Spin, |worker| {
+        worker.step()?;
+        worker.step()
     })?;
-    crew.step()?;
+    workers.step()?;
     let pages = Selection::Every {
         first: 0,
         nr: nr_tables,
@@ -97,8 +97,8 @@ fn measure(how: TableUser, nr_tables: u64) -> Result<Row> {
     }
     let rounds = events()?.since(counted).remote_flush;
     let after = vm_pte_kb()?;
-    crew.step()?;
-    crew.join()?;
+    workers.step()?;
+    workers.join()?;
     let taken = taken?;
     ensure!(taken == nr_tables, "{how}: {taken} pages");
     Ok(Row {

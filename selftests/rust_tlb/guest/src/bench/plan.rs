@@ -4,18 +4,18 @@
 
 use anyhow::{ensure, Result};
 
-use super::cast::{Cast, Placement};
-use super::stage::FileSetup;
+use super::fixture::FileSetup;
+use super::topology::{Placement, Topology};
 use super::way::{Pages, Way};
 use crate::abi::{SETUP_HUGE, SETUP_PFNMAP};
 use crate::mapping::PAGES_PER_TABLE;
 
-/// Measurements in one cast.
+/// Measurements in one topology.
 #[derive(Clone, Debug)]
 pub struct Sweep {
     /// What changes from one measurement to the next.
     pub axis: &'static str,
-    pub cast: Cast,
+    pub topology: Topology,
     pub setup: FileSetup,
     pub pages: Vec<Pages>,
 }
@@ -81,7 +81,7 @@ impl Effort {
         let pages = layouts.flat_map(|stride| numbers.iter().map(move |&nr| Pages { nr, stride }));
         Sweep {
             axis: "pages",
-            cast: self.cast(1, Placement::All),
+            topology: self.topology(1, Placement::All),
             setup: FileSetup::default(),
             pages: pages.collect(),
         }
@@ -91,7 +91,7 @@ impl Effort {
         let numbers = self.choose(&[1, 4, 16], &[1, 2, 3, 4, 6, 8, 12, 16]);
         let sweep = |nr_mms| Sweep {
             axis: "mms",
-            cast: self.cast(nr_mms, Placement::All),
+            topology: self.topology(nr_mms, Placement::All),
             setup: FileSetup::default(),
             pages: fixed(),
         };
@@ -103,9 +103,9 @@ impl Effort {
         let there_are = numbers.into_iter().filter(|&nr| nr <= self.nr_cpus);
         let sweep = |nr_cpus| Sweep {
             axis: "cpus",
-            cast: Cast {
+            topology: Topology {
                 nr_cpus,
-                ..self.cast(1, Placement::All)
+                ..self.topology(1, Placement::All)
             },
             setup: FileSetup::default(),
             pages: fixed(),
@@ -117,7 +117,7 @@ impl Effort {
         let placements = [Placement::All, Placement::One, Placement::Idle];
         let sweep = |placement| Sweep {
             axis: "placement",
-            cast: self.cast(1, placement),
+            topology: self.topology(1, placement),
             setup: FileSetup::default(),
             pages: fixed(),
         };
@@ -158,15 +158,15 @@ impl Effort {
         ];
         let sweep = |(axis, setup, pages)| Sweep {
             axis,
-            cast: self.cast(1, Placement::All),
+            topology: self.topology(1, Placement::All),
             setup,
             pages,
         };
         setups.into_iter().map(sweep).collect()
     }
 
-    fn cast(self, nr_mms: usize, placement: Placement) -> Cast {
-        Cast {
+    fn topology(self, nr_mms: usize, placement: Placement) -> Topology {
+        Topology {
             nr_mms,
             nr_cpus: self.nr_cpus,
             placement,
@@ -224,7 +224,7 @@ mod tests {
                 s.pages
                     .clone()
                     .into_iter()
-                    .map(move |p| (s.axis, s.cast, p))
+                    .map(move |p| (s.axis, s.topology, p))
             })
             .collect::<Vec<_>>()
         };
@@ -258,6 +258,6 @@ mod tests {
         assert!(effort(false, 3)
             .plan()
             .iter()
-            .all(|sweep| sweep.cast.nr_cpus <= 3));
+            .all(|sweep| sweep.topology.nr_cpus <= 3));
     }
 }

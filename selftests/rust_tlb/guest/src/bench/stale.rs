@@ -7,11 +7,11 @@ use anyhow::Result;
 use rust_tlb_results::said::Stale;
 
 use crate::cpu;
-use crate::crew::Shape;
 use crate::device::Device;
 use crate::oracle::Oracle;
 use crate::selection::Selection;
 use crate::watcher::Access;
+use crate::workers::Shape;
 
 use super::way::WAYS;
 

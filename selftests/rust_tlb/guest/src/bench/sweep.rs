@@ -8,9 +8,9 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::check::Check;
+use super::fixture::Fixture;
 use super::plan::{Effort, Sweep};
 use super::row::{sum_up, Row};
-use super::stage::Stage;
 use super::way::{Pages, Round, Way, CONTROLS, RELEASE, WAYS};
 
 /// Rounds that have to do where they take long, and what is long for a measurement.
@@ -26,24 +26,24 @@ pub fn run(
     mut emit: impl FnMut(Pages, Vec<Row>) -> Result<()>,
 ) -> Result<()> {
     let span = sweep.pages.iter().map(|pages| pages.span()).max();
-    let stage = Stage::new(sweep.cast, span.context("no pages")?, sweep.setup)?;
-    let unmapped = Stage::unmapped(sweep.setup)?;
+    let fixture = Fixture::new(sweep.topology, span.context("no pages")?, sweep.setup)?;
+    let unmapped = Fixture::unmapped(sweep.setup)?;
     let ways = WAYS.into_iter().chain(CONTROLS);
     let ways: Vec<Way> = ways
-        .filter(|way| way.works_for(sweep.cast.nr_mms, sweep.setup))
+        .filter(|way| way.works_for(sweep.topology.nr_mms, sweep.setup))
         .collect();
     for &pages in &sweep.pages {
         let mut take = |way: Way| {
-            let before = stage.nr_leaves()?;
-            let round = way.round(&stage, &unmapped, pages).context(way.name)?;
-            sweep.expect_leaves(way, pages, stage.nr_leaves()? - before)?;
-            check.add(sweep.cast, way, &round);
+            let before = fixture.nr_leaves()?;
+            let round = way.round(&fixture, &unmapped, pages).context(way.name)?;
+            sweep.expect_leaves(way, pages, fixture.nr_leaves()? - before)?;
+            check.add(sweep.topology, way, &round);
             Ok(round)
         };
         let rounds = rounds(&ways, effort, rng, &mut take)?;
         emit(pages, rows(sweep, pages, &rounds))?;
     }
-    check.close(&stage)
+    check.close(&fixture)
 }
 
 /// All rounds of each way, in the order of `ways`; `take` is made to take them in a new order each

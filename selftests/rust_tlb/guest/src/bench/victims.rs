@@ -19,8 +19,8 @@ use crate::mapping::Mapping;
 
 use super::clock;
 use super::mapped_file::MappedFile;
-use super::script::{touch, NR_HOT};
 use super::way::{unmap, Pages, Way, WAYS};
+use super::workload::{touch, NR_HOT};
 
 /// What is taken back at a time, and how often: less often in slow ways.
 const PAGES: Pages = Pages { nr: 128, stride: 2 };
@@ -149,7 +149,7 @@ fn use_all(own: &MappedFile) {
 
 /// Uses a few pages over and over, and notes how long each pass took.
 fn be_victim(index: usize, stop: &AtomicBool, passes: &Mutex<Histogram<u64>>) -> Result<()> {
-    cpu::pin_member(index)?;
+    cpu::pin_worker(index)?;
     let own = MappedFile::in_memory(NR_HOT)?;
     let mut histogram = Histogram::<u64>::new(3)?;
     let mut last = clock::ticks();

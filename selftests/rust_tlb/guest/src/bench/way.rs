@@ -9,8 +9,8 @@ use crate::abi::{self, strategy};
 use crate::device::Device;
 use crate::selection::Selection;
 
-use super::script::Whose;
-use super::stage::{Cost, FileSetup, Stage};
+use super::fixture::{Cost, FileSetup, Fixture};
+use super::workload::Whose;
 
 /// So many pages, so far apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +117,7 @@ const TAKE_LEAVES: [u32; 4] = [
 pub const CONTROLS: [Way; 2] = [RELEASE, PROOF];
 
 impl Way {
-    /// Whether it can be used in a cast of so many processes, and of such a file: advice is about pages
+    /// Whether it can be used in a topology of so many processes, and of such a file: advice is about pages
     /// that nobody else maps, and a leaf goes as a whole.
     pub fn works_for(self, nr_mms: usize, setup: FileSetup) -> bool {
         match self.how {
@@ -154,24 +154,24 @@ impl Way {
     }
 
     /// Lets everybody touch the pages, takes them back, and counts. `unmapped` is a device that
-    /// nobody maps, set up as that of the stage.
-    pub fn round(self, stage: &Stage, unmapped: &Device, pages: Pages) -> Result<Round> {
+    /// nobody maps, set up as that of the fixture.
+    pub fn round(self, fixture: &Fixture, unmapped: &Device, pages: Pages) -> Result<Round> {
         let round = match self.how {
             How::Device(strategy, flags) => {
                 let unmap = |device: &Device| unmap(device, pages, strategy, flags);
-                Round::of_all(stage.counted(Whose::Devices, pages, unmap)?, pages)
+                Round::of_all(fixture.counted(Whose::Devices, pages, unmap)?, pages)
             }
             How::Release => {
                 populate(unmapped, pages)?;
                 let unmap = |_: &Device| unmap(unmapped, pages, strategy::ZAP, 0);
-                Round::of_all(stage.counted(Whose::Nobodys, pages, unmap)?, pages)
+                Round::of_all(fixture.counted(Whose::Nobodys, pages, unmap)?, pages)
             }
             How::Unused => {
-                populate(stage.device(), pages)?;
+                populate(fixture.device(), pages)?;
                 let unmap = |device: &Device| unmap(device, pages, strategy::BROADCAST, 0);
-                Round::of_all(stage.counted(Whose::Nobodys, pages, unmap)?, pages)
+                Round::of_all(fixture.counted(Whose::Nobodys, pages, unmap)?, pages)
             }
-            How::Reclaim => return reclaim(stage, pages),
+            How::Reclaim => return reclaim(fixture, pages),
         };
         Ok(round)
     }
@@ -210,10 +210,10 @@ pub fn unmap(device: &Device, pages: Pages, strategy: u32, flags: u32) -> Result
     Ok(reply.nr_flush_calls)
 }
 
-fn reclaim(stage: &Stage, pages: Pages) -> Result<Round> {
-    let file = stage.file()?;
+fn reclaim(fixture: &Fixture, pages: Pages) -> Result<Round> {
+    let file = fixture.file()?;
     let page_out = |_: &Device| file.page_out(pages);
-    let ((), cost) = stage.counted(Whose::Files, pages, page_out)?;
+    let ((), cost) = fixture.counted(Whose::Files, pages, page_out)?;
     let nr_left = file.nr_present(pages)?;
     Ok(Round {
         nr_taken: pages.nr - nr_left,

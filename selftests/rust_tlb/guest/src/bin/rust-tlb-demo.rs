@@ -15,15 +15,15 @@ use rust_tlb_results::spread::Spread;
 use rustix::io::Errno;
 
 use rust_tlb_guest::abi::strategy;
+use rust_tlb_guest::counted::{CountedDevice, MappedBy, Round};
 use rust_tlb_guest::cpu;
-use rust_tlb_guest::crew::Shape;
 use rust_tlb_guest::device::{strategy_name, Device};
 use rust_tlb_guest::oracle::Oracle;
 use rust_tlb_guest::recorder::Recorder;
-use rust_tlb_guest::scene::{Cast, Round, Scene};
 use rust_tlb_guest::selection::Selection;
 use rust_tlb_guest::tlb_events::most_common;
 use rust_tlb_guest::watcher::{Access, Report};
+use rust_tlb_guest::workers::Shape;
 
 /// Unmaps the same scattered pages by each strategy, among busy CPUs, and counts.
 #[derive(Parser)]
@@ -48,15 +48,15 @@ struct Options {
     strategy: Option<String>,
     /// Only who is called so: threads or processes
     #[arg(long, default_value = "")]
-    cast: String,
+    mapped_by: String,
     /// Only count, which is what RUST_TLB_RECORDER records: nobody looks for stale accesses
     #[arg(long)]
     count_only: bool,
 }
 
-const SCENARIOS: [(&str, Cast); 2] = [
-    ("1 process x 4 threads", Cast::Threads(4)),
-    ("4 processes", Cast::Processes(4)),
+const SCENARIOS: [(&str, MappedBy); 2] = [
+    ("1 process x 4 threads", MappedBy::Threads(4)),
+    ("4 processes", MappedBy::Processes(4)),
 ];
 
 /// Pages that the oracle watches, and its passes over them after each unmap.
@@ -84,8 +84,8 @@ fn run(options: &Options) -> Result<()> {
     expect_refused(&device, &all, &strategies)?;
     let strategies = chosen(options, strategies)?;
     let mut rng = fastrand::Rng::with_seed(options.seed);
-    for (scenario, cast) in SCENARIOS {
-        if !scenario.ends_with(&options.cast) {
+    for (scenario, mapped_by) in SCENARIOS {
+        if !scenario.ends_with(&options.mapped_by) {
             continue;
         }
         let mut order = strategies.clone();
@@ -94,7 +94,7 @@ fn run(options: &Options) -> Result<()> {
             "{scenario}: {} scattered pages, {} rounds each",
             options.pages, options.rounds
         );
-        let mut rows = measure_all(options, scenario, cast, &order)?;
+        let mut rows = measure_all(options, scenario, mapped_by, &order)?;
         rows.sort_by_key(|&(strategy, _)| strategy);
         for (_, row) in rows {
             println!("{} {}", Row::WORD, serde_json::to_string(&row)?);
@@ -125,39 +125,42 @@ fn expect_refused(device: &Device, all: &[u32], built: &[u32]) -> Result<()> {
 fn measure_all(
     options: &Options,
     scenario: &str,
-    cast: Cast,
+    mapped_by: MappedBy,
     strategies: &[u32],
 ) -> Result<Vec<(u32, Row)>> {
-    let scene = Scene::new(cast, 2 * options.pages)?;
+    let device = CountedDevice::new(mapped_by, 2 * options.pages)?;
     let mut counted = Vec::new();
     for &strategy in strategies {
         println!("  {}: counting", strategy_name(strategy));
-        counted.push((strategy, count(options, &scene, strategy)?));
+        counted.push((strategy, count(options, &device, strategy)?));
     }
-    // The oracle's members need the CPUs for themselves.
-    drop(scene);
+    // The oracle's workers need the CPUs for themselves.
+    drop(device);
     let mut rows = Vec::new();
     if options.count_only {
         return Ok(rows);
     }
     for (strategy, rounds) in counted {
         println!("  {}: looking for stale accesses", strategy_name(strategy));
-        let report = look(options, cast, strategy)?;
-        rows.push((strategy, row(scenario, cast, strategy, &rounds, report)));
+        let report = look(options, mapped_by, strategy)?;
+        rows.push((
+            strategy,
+            row(scenario, mapped_by, strategy, &rounds, report),
+        ));
     }
     Ok(rows)
 }
 
 /// As many rounds as were asked for, or fewer where a round takes long: a machine with fewer CPUs
 /// than the guest has to run all of them in turn for each flush.
-fn count(options: &Options, scene: &Scene, strategy: u32) -> Result<Vec<Round>> {
+fn count(options: &Options, device: &CountedDevice, strategy: u32) -> Result<Vec<Round>> {
     let selection = Selection::scattered(0, options.pages);
     let start = Instant::now();
     let mut recorder = Recorder::from_environment()?;
     let mut rounds = Vec::new();
     // One more, since the first pays for what the strategy before it has left.
     while rounds.len() <= options.rounds as usize {
-        let round = recorder.around(|| scene.round(&selection, strategy))?;
+        let round = recorder.around(|| device.round(&selection, strategy))?;
         ensure!(round.reply.nr_pages == options.pages, "{:?}", round.reply);
         rounds.push(round);
         if start.elapsed().as_secs_f64() > options.patience {
@@ -171,13 +174,13 @@ fn count(options: &Options, scene: &Scene, strategy: u32) -> Result<Vec<Round>> 
     Ok(rounds)
 }
 
-/// Watches unmaps by `strategy` with as many threads or processes as the cast has.
-fn look(options: &Options, cast: Cast, strategy: u32) -> Result<Report> {
+/// Watches unmaps by `strategy` with as many threads or processes as map the pages.
+fn look(options: &Options, mapped_by: MappedBy, strategy: u32) -> Result<Report> {
     let device = Device::open()?;
-    let nr_members = cpu::nr_cpus() - 1;
-    let (processes, threads) = match cast {
-        Cast::Threads(_) => (1, nr_members),
-        Cast::Processes(_) => (nr_members, 1),
+    let nr_workers = cpu::nr_cpus() - 1;
+    let (processes, threads) = match mapped_by {
+        MappedBy::Threads(_) => (1, nr_workers),
+        MappedBy::Processes(_) => (nr_workers, 1),
     };
     let shape = Shape { processes, threads };
     let oracle = Oracle::of_processes(&device, NR_WATCHED, shape, Access::Read)?;
@@ -189,14 +192,20 @@ fn look(options: &Options, cast: Cast, strategy: u32) -> Result<Report> {
     oracle.finish(&device)
 }
 
-fn row(scenario: &str, cast: Cast, strategy: u32, rounds: &[Round], report: Report) -> Row {
+fn row(
+    scenario: &str,
+    mapped_by: MappedBy,
+    strategy: u32,
+    rounds: &[Round],
+    report: Report,
+) -> Row {
     let common = |value: fn(&Round) -> u64| most_common(rounds.iter().map(value));
     let times = Spread::of(rounds.iter().map(ns_per_page));
     Row {
         scenario: scenario.into(),
         strategy: strategy_name(strategy).into(),
         nr_pages: common(|round| round.reply.nr_pages),
-        nr_mms: cast.nr_mms() as u64,
+        nr_mms: mapped_by.nr_mms() as u64,
         nr_cpus: cpu::nr_cpus() as u64,
         rounds: common(|round| round.events.remote_flush),
         ipis_received: common(|round| round.events.remote_flush_received),

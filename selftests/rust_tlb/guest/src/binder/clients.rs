@@ -13,7 +13,7 @@ use super::service::NR_PAGES;
 use crate::barrier::{Barrier, GaveUp, Wait};
 use crate::child::Child;
 use crate::cpu;
-use crate::crew::Shape;
+use crate::workers::Shape;
 
 /// One thread of a client, as its body sees itself.
 pub struct Client<'a> {
@@ -33,7 +33,7 @@ impl Client<'_> {
     }
 
     /// Whether all are to stop without another step.
-    pub fn dismissed(&self) -> bool {
+    pub fn stopped(&self) -> bool {
         self.barrier.given_up()
     }
 }
@@ -50,7 +50,7 @@ impl Clients {
     where
         F: Fn(&Client<'_>) -> Result<()> + Sync,
     {
-        let barrier = Arc::new(Barrier::new(shape.nr_members() + 1, wait)?);
+        let barrier = Arc::new(Barrier::new(shape.nr_workers() + 1, wait)?);
         let fork = |process| {
             Child::fork(|| {
                 let endpoint = Endpoint::open(device, NR_PAGES)?;
@@ -110,7 +110,7 @@ where
     F: Fn(&Client<'_>) -> Result<()> + Sync,
 {
     let run = |thread| {
-        cpu::pin_member(process * nr_threads + thread)?;
+        cpu::pin_worker(process * nr_threads + thread)?;
         body(&Client {
             process,
             thread,

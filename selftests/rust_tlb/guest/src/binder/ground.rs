@@ -8,8 +8,8 @@ use super::clients::{Client, Clients};
 use super::service::Service;
 use super::Binderfs;
 use crate::barrier::Wait;
-use crate::crew::Shape;
 use crate::reclaim::Shrinkers;
+use crate::workers::Shape;
 
 pub struct Ground {
     pub binderfs: Binderfs,

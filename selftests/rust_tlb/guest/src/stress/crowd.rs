@@ -88,7 +88,7 @@ impl Scenery<'_> {
 
     fn watch(&self, process: u64, arena: &Arena<'_>, workers_done: &AtomicBool) -> Result<()> {
         let slot = (self.options.nr_workers() + process) as usize;
-        cpu::pin_member(slot)?;
+        cpu::pin_worker(slot)?;
         let access = WATCHES[process as usize % WATCHES.len()];
         let mut watched = arena.watched_ground(slot)?;
         let mut saved = arena.saved_ground(self.board, slot)?;
@@ -102,7 +102,7 @@ impl Scenery<'_> {
     }
 
     fn work(&self, index: u64, arena: &Arena<'_>) -> Result<()> {
-        cpu::pin_member(index as usize)?;
+        cpu::pin_worker(index as usize)?;
         let mut chooser = Chooser::new(self.options, self.seed, index);
         let log = self.options.log.as_deref();
         let mut log = log.map(|path| open_log(path, index)).transpose()?;

@@ -13,12 +13,12 @@ use anyhow::{ensure, Context, Result};
 use crate::abi::{self, strategy};
 use crate::barrier::Wait;
 use crate::child::Child;
-use crate::crew::{Crew, Shape};
 use crate::device::{Device, REAL_STRATEGIES};
 use crate::ktap::Options;
 use crate::mapping::Mapping;
 use crate::memory_use::MemoryUse;
 use crate::selection::Selection;
+use crate::workers::{Shape, Workers};
 
 crate::tests! {
     ten_thousand_cycles_leave_no_trace within 120,
@@ -134,32 +134,32 @@ fn shared_pages_leave_no_trace(options: &Options) -> Result<()> {
         threads: 1,
     };
     let nr_cycles = NR_SHARED_CYCLES * u64::from(options.effort);
-    let crew = Crew::of_processes(&device, NR_PAGES, shape, Wait::Sleep, |member| {
+    let workers = Workers::of_processes(&device, NR_PAGES, shape, Wait::Sleep, |worker| {
         let mut start = MemoryUse::read()?;
         for nr in 0..3 * nr_cycles {
             // By then the code is there, whose pages count as the process's own.
             if nr == NR_WARM_UPS {
                 start = MemoryUse::read()?;
             }
-            (0..NR_PAGES).for_each(|page| member.mapping.word(page, 0).store(1, Relaxed));
-            member.step()?;
-            member.step()?;
+            (0..NR_PAGES).for_each(|page| worker.mapping.word(page, 0).store(1, Relaxed));
+            worker.step()?;
+            worker.step()?;
         }
         expect_own_unchanged(start, MemoryUse::read()?)
     })?;
     let cycles = |nr| {
-        (0..nr).try_for_each(|nr| shared_cycle(&device, &crew, nr))?;
+        (0..nr).try_for_each(|nr| shared_cycle(&device, &workers, nr))?;
         MemoryUse::read()
     };
     expect_no_drift(cycles(nr_cycles)?, cycles(nr_cycles)?, cycles(nr_cycles)?)?;
-    crew.join()
+    workers.join()
 }
 
-fn shared_cycle(device: &Device, crew: &Crew, nr: u64) -> Result<()> {
-    crew.step()?;
+fn shared_cycle(device: &Device, workers: &Workers, nr: u64) -> Result<()> {
+    workers.step()?;
     let strategy = REAL_STRATEGIES[nr as usize % REAL_STRATEGIES.len()];
     device.unmap(&Selection::run(0, NR_PAGES), strategy, abi::UNMAP_FREE)?;
-    crew.step()
+    workers.step()
 }
 
 fn freed_pages_go_back_to_the_system(_: &Options) -> Result<()> {

@@ -4,12 +4,12 @@
 
 use anyhow::{ensure, Result};
 
-use crate::bench::cast::{Cast, Placement};
 use crate::bench::check::Check;
+use crate::bench::fixture::FileSetup;
 use crate::bench::plan::{Effort, Sweep};
 use crate::bench::row::Row;
-use crate::bench::stage::FileSetup;
 use crate::bench::sweep;
+use crate::bench::topology::{Placement, Topology};
 use crate::bench::way::Pages;
 use crate::cpu;
 use crate::ktap::Options;
@@ -29,7 +29,7 @@ fn measure(options: &Options) -> Result<(Vec<Row>, Check)> {
     ensure!(nr_cpus >= 2, "a second CPU is needed");
     let sweep = Sweep {
         axis: "pages",
-        cast: Cast {
+        topology: Topology {
             nr_mms: 1,
             nr_cpus,
             placement: Placement::All,

@@ -16,10 +16,10 @@ use crate::binder::clients::Client;
 use crate::binder::ground::Ground;
 use crate::binder::service::{check, fill};
 use crate::binder::switch::{Fault, How, Switch};
-use crate::crew::Shape;
 use crate::ktap::{skip, Options};
 use crate::shared::Shared;
 use crate::tlb_events::{most_common, TlbEvents};
+use crate::workers::Shape;
 
 use events::a_scan_is_in_the_events;
 use life::{

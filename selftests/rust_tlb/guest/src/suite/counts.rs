@@ -14,13 +14,13 @@ use anyhow::{ensure, Result};
 
 use crate::abi::{self, strategy};
 use crate::barrier::Wait;
+use crate::counted::{CountedDevice, MappedBy, Round};
 use crate::cpu;
-use crate::crew::{Crew, Shape};
 use crate::device::Device;
 use crate::ktap::{skip, Options};
-use crate::scene::{Cast, Round, Scene};
 use crate::selection::Selection;
 use crate::tlb_events::{most_common, TlbEvents};
+use crate::workers::{Shape, Workers};
 
 crate::tests! {
     page_takes_a_round_per_page_and_mm within 120,
@@ -56,7 +56,7 @@ const NR_NEAR_PAGES: u64 = 16;
 pub(super) const NR_OTHER_CPUS: u64 = NR_CPUS as u64 - 1;
 
 /// A thread, or a process, on each CPU.
-const CASTS: [Cast; 2] = [Cast::Threads(NR_CPUS), Cast::Processes(NR_CPUS)];
+const MAPPED_BY: [MappedBy; 2] = [MappedBy::Threads(NR_CPUS), MappedBy::Processes(NR_CPUS)];
 
 /// IPIs that a long unmap may see beside its own: sweeps of CPUs that an mm has left, at most one per
 /// second and mm, and what else goes on.
@@ -73,8 +73,13 @@ struct Count {
     calls: u64,
 }
 
-fn count(options: &Options, cast: Cast, selection: &Selection, strategy: u32) -> Result<Count> {
-    let rounds = run(options, cast, selection, strategy)?;
+fn count(
+    options: &Options,
+    mapped_by: MappedBy,
+    selection: &Selection,
+    strategy: u32,
+) -> Result<Count> {
+    let rounds = run(options, mapped_by, selection, strategy)?;
     let common = |value: fn(&Round) -> u64| most_common(rounds.iter().map(value));
     let count = Count {
         remote: common(|round| round.events.remote_flush),
@@ -82,17 +87,22 @@ fn count(options: &Options, cast: Cast, selection: &Selection, strategy: u32) ->
         ipis: common(|round| round.events.remote_flush_received),
         calls: common(|round| round.reply.nr_flush_calls),
     };
-    println!("# {cast:?}: {count:?}");
+    println!("# {mapped_by:?}: {count:?}");
     Ok(count)
 }
 
-fn run(options: &Options, cast: Cast, selection: &Selection, strategy: u32) -> Result<Vec<Round>> {
-    let scene = Scene::new(cast, 2 * NR_PAGES)?;
+fn run(
+    options: &Options,
+    mapped_by: MappedBy,
+    selection: &Selection,
+    strategy: u32,
+) -> Result<Vec<Round>> {
+    let counted = CountedDevice::new(mapped_by, 2 * NR_PAGES)?;
     let nr_pages = selection.pages().len() as u64;
     let start = Instant::now();
     let mut rounds = Vec::new();
     for _ in 0..NR_ROUNDS * options.effort {
-        let round = scene.round(selection, strategy)?;
+        let round = counted.round(selection, strategy)?;
         ensure!(round.reply.nr_pages == nr_pages, "{:?}", round.reply);
         rounds.push(round);
         if rounds.len() >= MIN_ROUNDS && start.elapsed() > PATIENCE {
@@ -107,20 +117,20 @@ fn scattered(nr: u64) -> Selection {
 }
 
 /// Runs `test` for one process and for several, where it can be done.
-pub(super) fn for_each_cast(test: impl Fn(Cast) -> Result<()>) -> Result<()> {
+pub(super) fn for_each_mapped_by(test: impl Fn(MappedBy) -> Result<()>) -> Result<()> {
     if cpu::nr_cpus() < NR_CPUS {
         return skip(format!("{NR_CPUS} CPUs are needed"));
     }
     if TlbEvents::read()?.is_none() {
         return skip("the kernel has no CONFIG_DEBUG_TLBFLUSH");
     }
-    CASTS.into_iter().try_for_each(test)
+    MAPPED_BY.into_iter().try_for_each(test)
 }
 
-/// Rounds of which each asks the CPUs of one mm: the driver's own mm runs nowhere else in the cast
-/// of processes, so that its flushes are local and the others' reach one CPU each.
-fn expect_a_flush_per_unit_and_mm(cast: Cast, count: &Count, nr_units: u64) -> Result<()> {
-    let nr_mms = cast.nr_mms() as u64;
+/// Rounds of which each asks the CPUs of one mm: the driver's own mm runs nowhere else where processes
+/// map the pages, so that its flushes are local and the others' reach one CPU each.
+fn expect_a_flush_per_unit_and_mm(mapped_by: MappedBy, count: &Count, nr_units: u64) -> Result<()> {
+    let nr_mms = mapped_by.nr_mms() as u64;
     let nr_remote_mms = (nr_mms - 1).max(1);
     ensure!(
         count.remote == nr_units * nr_remote_mms,
@@ -135,42 +145,47 @@ fn expect_a_flush_per_unit_and_mm(cast: Cast, count: &Count, nr_units: u64) -> R
 }
 
 fn page_takes_a_round_per_page_and_mm(options: &Options) -> Result<()> {
-    for_each_cast(|cast| {
-        let count = count(options, cast, &scattered(NR_PAGES), strategy::PAGE)?;
+    for_each_mapped_by(|mapped_by| {
+        let count = count(options, mapped_by, &scattered(NR_PAGES), strategy::PAGE)?;
         ensure!(
-            count.calls == NR_PAGES * cast.nr_mms() as u64,
+            count.calls == NR_PAGES * mapped_by.nr_mms() as u64,
             "calls: {count:?}"
         );
-        expect_a_flush_per_unit_and_mm(cast, &count, NR_PAGES)
+        expect_a_flush_per_unit_and_mm(mapped_by, &count, NR_PAGES)
     })
 }
 
 fn zap_takes_a_round_per_page_and_mm(options: &Options) -> Result<()> {
-    for_each_cast(|cast| {
-        let count = count(options, cast, &scattered(NR_FEW_PAGES), strategy::ZAP)?;
-        expect_a_flush_per_unit_and_mm(cast, &count, NR_FEW_PAGES)
+    for_each_mapped_by(|mapped_by| {
+        let count = count(options, mapped_by, &scattered(NR_FEW_PAGES), strategy::ZAP)?;
+        expect_a_flush_per_unit_and_mm(mapped_by, &count, NR_FEW_PAGES)
     })
 }
 
 fn unmap_mapping_takes_a_round_per_run_and_mm(options: &Options) -> Result<()> {
-    for_each_cast(|cast| {
+    for_each_mapped_by(|mapped_by| {
         let run = Selection::run(0, NR_PAGES);
-        let count = count(options, cast, &run, strategy::UNMAP_MAPPING)?;
-        expect_a_flush_per_unit_and_mm(cast, &count, 1)
+        let count = count(options, mapped_by, &run, strategy::UNMAP_MAPPING)?;
+        expect_a_flush_per_unit_and_mm(mapped_by, &count, 1)
     })
 }
 
 fn unmap_mapping_takes_a_round_per_scattered_page_and_mm(options: &Options) -> Result<()> {
-    for_each_cast(|cast| {
+    for_each_mapped_by(|mapped_by| {
         let pages = scattered(NR_FEW_PAGES);
-        let count = count(options, cast, &pages, strategy::UNMAP_MAPPING)?;
-        expect_a_flush_per_unit_and_mm(cast, &count, NR_FEW_PAGES)
+        let count = count(options, mapped_by, &pages, strategy::UNMAP_MAPPING)?;
+        expect_a_flush_per_unit_and_mm(mapped_by, &count, NR_FEW_PAGES)
     })
 }
 
 fn broadcast_takes_one_round(options: &Options) -> Result<()> {
-    for_each_cast(|cast| {
-        let count = count(options, cast, &scattered(NR_PAGES), strategy::BROADCAST)?;
+    for_each_mapped_by(|mapped_by| {
+        let count = count(
+            options,
+            mapped_by,
+            &scattered(NR_PAGES),
+            strategy::BROADCAST,
+        )?;
         ensure!(count.calls == 1 && count.remote == 1, "rounds: {count:?}");
         ensure!((1..=NR_OTHER_CPUS).contains(&count.ipis), "IPIs: {count:?}");
         Ok(())
@@ -178,17 +193,22 @@ fn broadcast_takes_one_round(options: &Options) -> Result<()> {
 }
 
 fn precise_takes_a_round_per_mm(options: &Options) -> Result<()> {
-    for_each_cast(|cast| {
-        let count = count(options, cast, &scattered(NR_NEAR_PAGES), strategy::PRECISE)?;
-        ensure!(count.calls == cast.nr_mms() as u64, "calls: {count:?}");
-        expect_a_flush_per_unit_and_mm(cast, &count, 1)
+    for_each_mapped_by(|mapped_by| {
+        let count = count(
+            options,
+            mapped_by,
+            &scattered(NR_NEAR_PAGES),
+            strategy::PRECISE,
+        )?;
+        ensure!(count.calls == mapped_by.nr_mms() as u64, "calls: {count:?}");
+        expect_a_flush_per_unit_and_mm(mapped_by, &count, 1)
     })
 }
 
 /// Above the ceiling each CPU of each mm loses all of its translations anyway.
 fn precise_takes_one_round_where_all_is_flushed_in_full(options: &Options) -> Result<()> {
-    for_each_cast(|cast| {
-        let count = count(options, cast, &scattered(NR_PAGES), strategy::PRECISE)?;
+    for_each_mapped_by(|mapped_by| {
+        let count = count(options, mapped_by, &scattered(NR_PAGES), strategy::PRECISE)?;
         ensure!(count.calls == 1 && count.remote == 1, "{count:?}");
         ensure!(count.ipis <= NR_OTHER_CPUS, "IPIs: {count:?}");
         Ok(())
@@ -199,8 +219,8 @@ fn no_flush_takes_no_round(options: &Options) -> Result<()> {
     if Device::open()?.strategies(&[strategy::NONE])?.is_empty() {
         return skip("the kernel has no CONFIG_RUST_TLB_FAULTS");
     }
-    for_each_cast(|cast| {
-        let count = count(options, cast, &scattered(NR_PAGES), strategy::NONE)?;
+    for_each_mapped_by(|mapped_by| {
+        let count = count(options, mapped_by, &scattered(NR_PAGES), strategy::NONE)?;
         ensure!(
             count.calls == 0 && count.remote == 0 && count.ipis == 0,
             "{count:?}"
@@ -211,8 +231,8 @@ fn no_flush_takes_no_round(options: &Options) -> Result<()> {
 
 /// Two counters of the kernel, kept in different places, agree.
 fn interrupts_are_the_ipis_received(options: &Options) -> Result<()> {
-    for_each_cast(|cast| {
-        let rounds = run(options, cast, &scattered(NR_FEW_PAGES), strategy::PAGE)?;
+    for_each_mapped_by(|mapped_by| {
+        let rounds = run(options, mapped_by, &scattered(NR_FEW_PAGES), strategy::PAGE)?;
         let received = |round: &Round| round.events.remote_flush_received;
         let agree = |round: &&Round| received(round) == round.events.interrupts;
         let nr_agreeing = rounds.iter().filter(agree).count();
@@ -254,16 +274,16 @@ fn unmap_from_sleepers(nr: usize) -> Result<abi::Unmap> {
         processes: nr,
         threads: 1,
     };
-    let crew = Crew::of_processes(&device, NR_PAGES, shape, Wait::Sleep, |member| {
+    let workers = Workers::of_processes(&device, NR_PAGES, shape, Wait::Sleep, |worker| {
         for page in 0..NR_PAGES {
-            member.mapping.word(page, 0).load(Relaxed);
+            worker.mapping.word(page, 0).load(Relaxed);
         }
-        member.step()?;
-        member.step()
+        worker.step()?;
+        worker.step()
     })?;
-    crew.step()?;
+    workers.step()?;
     let reply = device.unmap(&Selection::run(0, NR_PAGES), strategy::PRECISE, 0)?;
-    crew.step()?;
-    crew.join()?;
+    workers.step()?;
+    workers.join()?;
     Ok(reply)
 }

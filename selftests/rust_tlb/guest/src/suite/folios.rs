@@ -14,7 +14,6 @@ use crate::abi::{self, strategy};
 use crate::attempts::{caught_every_time, Attempt};
 use crate::child::Child;
 use crate::cpu;
-use crate::crew::Shape;
 use crate::device::{
     strategy_name, Device, BATCH_STRATEGIES, DEFERRING_STRATEGIES, REAL_STRATEGIES,
 };
@@ -27,6 +26,7 @@ use crate::oracle::Oracle;
 use crate::page_holder::PageHolder;
 use crate::selection::Selection;
 use crate::watcher::Access;
+use crate::workers::Shape;
 
 crate::tests! {
     an_order_that_there_is_not_is_refused,
@@ -415,12 +415,12 @@ const NR_WATCHED: u64 = 32;
 const WATCHED_ORDER: u32 = 3;
 
 fn the_oracle_is_silent(options: &Options) -> Result<()> {
-    let members = cpu::nr_cpus() - 1;
+    let workers = cpu::nr_cpus() - 1;
     for flavour in FLAVOURS {
         for strategy in REAL_STRATEGIES {
             let device = device(flavour, WATCHED_ORDER)?;
             let shape = Shape {
-                processes: members,
+                processes: workers,
                 threads: 1,
             };
             let oracle = match strategy {
@@ -429,7 +429,7 @@ fn the_oracle_is_silent(options: &Options) -> Result<()> {
                 }
                 _ => {
                     let mapping = Arc::new(device.map(NR_WATCHED)?);
-                    Oracle::of_threads(&mapping, members, 0, Access::ReadWrite)
+                    Oracle::of_threads(&mapping, workers, 0, Access::ReadWrite)
                 }
             }?;
             oracle.await_passes(8)?;

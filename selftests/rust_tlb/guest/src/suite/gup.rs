@@ -275,7 +275,7 @@ const TARGET: u64 = NR_PAGES;
 /// Reads from the disk into the pages, and writes them to the disk, until it is told to stop; what
 /// comes to the disk is looked at.
 fn do_direct_io(mapping: &Mapping, own: &Mapping, stop: &AtomicBool) -> Result<u64> {
-    cpu::pin_member(0)?;
+    cpu::pin_worker(0)?;
     let disk = Disk::open()?;
     let mut nr_turns = 0;
     while !stop.load(Ordering::Relaxed) {

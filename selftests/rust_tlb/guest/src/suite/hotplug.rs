@@ -113,12 +113,12 @@ fn one_round(gone: usize, strategy: u32, setup: u32, settle: Settle) -> Result<(
     };
     thread::scope(|scope| {
         let user = scope.spawn(|| {
-            cpu::pin_member(gone - 1)?;
+            cpu::pin_worker(gone - 1)?;
             let seen = read_all(&mapping);
-            cpu::pin_member(0)?;
+            cpu::pin_worker(0)?;
             reach(1);
             await_step(2);
-            cpu::pin_member(gone - 1)?;
+            cpu::pin_worker(gone - 1)?;
             anyhow::Ok((seen, read_all(&mapping)))
         });
         await_step(1);

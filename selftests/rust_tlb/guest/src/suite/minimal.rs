@@ -15,12 +15,12 @@ use rustix::io::Errno;
 
 use crate::barrier::Wait;
 use crate::child::Child;
-use crate::crew::Crew;
 use crate::device::Device;
 use crate::kernel_module::{self, Other};
 use crate::ktap::{skip, Options};
 use crate::mapping::Mapping;
 use crate::tlb_events::TlbEvents;
+use crate::workers::Workers;
 
 crate::tests! {
     pages_come_and_go,
@@ -126,14 +126,14 @@ fn a_child_loses_them_too(_: &Options) -> Result<()> {
 fn read_elsewhere(
     minimal: &Minimal,
     read: impl Fn(&Mapping) -> Result<()> + Send + Sync + 'static,
-) -> Result<(Arc<Mapping>, Crew)> {
+) -> Result<(Arc<Mapping>, Workers)> {
     let mapping = Arc::new(minimal.device.map(NR_PAGES)?);
-    let crew = Crew::of_threads(&mapping, 1, Wait::Spin, move |member| loop {
-        member.step()?;
-        read(member.mapping)?;
-        member.step()?;
+    let workers = Workers::of_threads(&mapping, 1, Wait::Spin, move |worker| loop {
+        worker.step()?;
+        read(worker.mapping)?;
+        worker.step()?;
     })?;
-    Ok((mapping, crew))
+    Ok((mapping, workers))
 }
 
 fn they_go_with_one_round(_: &Options) -> Result<()> {
@@ -141,14 +141,14 @@ fn they_go_with_one_round(_: &Options) -> Result<()> {
         return skip("the smallest sample is not there");
     };
     let events = || TlbEvents::read()?.context("the kernel does not count TLB flushes");
-    let (mapping, crew) = read_elsewhere(&minimal, |mapping| {
+    let (mapping, workers) = read_elsewhere(&minimal, |mapping| {
         holds(mapping, 1);
         Ok(())
     })?;
     for _ in 0..NR_ATTEMPTS {
         fill(&mapping, 1);
-        crew.step()?;
-        crew.step()?;
+        workers.step()?;
+        workers.step()?;
         let before = events()?;
         minimal.expect_taken(NR_PAGES)?;
         let since = events()?.since(before);
@@ -167,7 +167,7 @@ fn no_page_is_reached_after_its_flush(options: &Options) -> Result<()> {
     };
     let expected = Arc::new(AtomicU32::new(0));
     let told = expected.clone();
-    let (mapping, crew) = read_elsewhere(&minimal, move |mapping| {
+    let (mapping, workers) = read_elsewhere(&minimal, move |mapping| {
         let value = told.load(Ordering::Acquire).into();
         ensure!(holds(mapping, value), "a page that was taken back");
         Ok(())
@@ -180,8 +180,8 @@ fn no_page_is_reached_after_its_flush(options: &Options) -> Result<()> {
                 fill(&mapping, value.into());
             }
             expected.store(value, Ordering::Release);
-            crew.step()?;
-            crew.step()?;
+            workers.step()?;
+            workers.step()?;
         }
     }
     Ok(())

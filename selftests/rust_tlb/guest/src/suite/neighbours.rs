@@ -194,7 +194,7 @@ fn open_and_close_beside_others() -> Result<Attempt> {
         });
         await_started(&waiting_tid);
         let busy = scope.spawn(|| {
-            cpu::pin_member(0)?;
+            cpu::pin_worker(0)?;
             held_moment::hold_own_fault()?;
             mapping.word(0, 0).store(1, Relaxed);
             anyhow::Ok(())

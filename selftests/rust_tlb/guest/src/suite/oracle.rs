@@ -11,13 +11,13 @@ use anyhow::{ensure, Result};
 use crate::abi::{self, strategy};
 use crate::attempts::{caught_every_time, Attempt};
 use crate::cpu;
-use crate::crew::Shape;
 use crate::device::{strategy_name, Device};
 use crate::ktap::{skip, Options};
 use crate::mapping::WORDS_PER_PAGE;
 use crate::oracle::Oracle;
 use crate::selection::Selection;
 use crate::watcher::{Access, Report};
+use crate::workers::Shape;
 
 crate::tests! {
     page_is_silent,
@@ -37,10 +37,10 @@ crate::tests! {
 /// Pages that are watched; every other one is unmapped.
 const NR_PAGES: u64 = 32;
 
-/// The driver's own word in each page; the members' are the first ones.
+/// The driver's own word in each page; the workers' are the first ones.
 const DRIVERS_WORD: usize = WORDS_PER_PAGE - 1;
 
-/// Passes of each member after each unmap.
+/// Passes of each worker after each unmap.
 const NR_PASSES: u64 = 300;
 const NR_ROUNDS: u32 = 4;
 
@@ -49,7 +49,7 @@ const MIN_ACCESSES: u64 = 100_000;
 
 const NR_ALARMS: u32 = 20;
 
-fn members() -> usize {
+fn workers() -> usize {
     cpu::nr_cpus() - 1
 }
 
@@ -69,10 +69,10 @@ fn start(watch: Watch, device: &Device, access: Access) -> Result<Oracle> {
     let oracle = match watch {
         Watch::Threads => {
             let mapping = Arc::new(device.map(NR_PAGES)?);
-            Oracle::of_threads(&mapping, members(), 0, access)
+            Oracle::of_threads(&mapping, workers(), 0, access)
         }
-        Watch::OneProcess => Oracle::of_processes(device, NR_PAGES, shape(1, members()), access),
-        Watch::Processes => Oracle::of_processes(device, NR_PAGES, shape(members(), 1), access),
+        Watch::OneProcess => Oracle::of_processes(device, NR_PAGES, shape(1, workers()), access),
+        Watch::Processes => Oracle::of_processes(device, NR_PAGES, shape(workers(), 1), access),
     }?;
     oracle.await_passes(8)?;
     Ok(oracle)
@@ -152,7 +152,7 @@ fn deferred_precise_is_silent(options: &Options) -> Result<()> {
     deferral_is_silent(options, strategy::PRECISE)
 }
 
-/// The flush is owed while the members go on: the first that faults on an unmapped page must not
+/// The flush is owed while the workers go on: the first that faults on an unmapped page must not
 /// get a fresh one while the others still use the old one.
 fn deferral_is_silent(options: &Options, strategy: u32) -> Result<()> {
     for watch in [Watch::Threads, Watch::Processes] {
@@ -176,7 +176,7 @@ fn deferral_is_silent(options: &Options, strategy: u32) -> Result<()> {
     Ok(())
 }
 
-/// Unmaps with the flush left to later, lets the members go on, and faults on one of the pages.
+/// Unmaps with the flush left to later, lets the workers go on, and faults on one of the pages.
 /// From then on nobody may reach the old one.
 fn defer_and_refault(
     device: &Device,
@@ -185,7 +185,7 @@ fn defer_and_refault(
     strategy: u32,
 ) -> Result<()> {
     let page = selection.pages()[0];
-    // A word that no member uses tells the old page from a fresh one.
+    // A word that no worker uses tells the old page from a fresh one.
     device
         .map(NR_PAGES)?
         .word(page, DRIVERS_WORD)

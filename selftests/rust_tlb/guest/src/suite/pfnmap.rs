@@ -12,15 +12,15 @@ use anyhow::{ensure, Result};
 
 use crate::abi::{self, strategy, SETUP_PFNMAP};
 use crate::barrier::Wait;
+use crate::counted::{CountedDevice, MappedBy, Round};
 use crate::cpu;
-use crate::crew::{Crew, Shape};
 use crate::device::{strategy_name, Device, REAL_STRATEGIES};
 use crate::ktap::{skip, Options};
 use crate::mapping::Mapping;
 use crate::memory_use::MemoryUse;
-use crate::scene::{Cast, Round, Scene};
 use crate::selection::Selection;
 use crate::tlb_events::{most_common, TlbEvents};
+use crate::workers::{Shape, Workers};
 
 use refusals::{dontneed_is_refused, others_cannot_take_references, private_mappings_are_refused};
 use watched::{
@@ -146,24 +146,24 @@ const NR_MANY: u64 = 512;
 const NR_NEAR: u64 = 16;
 const NR_ROUNDS: usize = 5;
 
-fn for_each_cast(test: impl Fn(Cast) -> Result<()>) -> Result<()> {
+fn for_each_mapped_by(test: impl Fn(MappedBy) -> Result<()>) -> Result<()> {
     if cpu::nr_cpus() < NR_CPUS {
         return skip(format!("{NR_CPUS} CPUs are needed"));
     }
     if TlbEvents::read()?.is_none() {
         return skip("the kernel has no CONFIG_DEBUG_TLBFLUSH");
     }
-    [Cast::Threads(NR_CPUS), Cast::Processes(NR_CPUS)]
+    [MappedBy::Threads(NR_CPUS), MappedBy::Processes(NR_CPUS)]
         .into_iter()
         .try_for_each(test)
 }
 
 /// Rounds that asked other CPUs, and calls of the device, for every other page.
-fn count(cast: Cast, strategy: u32, nr_pages: u64) -> Result<(u64, u64)> {
-    let scene = Scene::on(new_device()?, cast, 2 * nr_pages)?;
+fn count(mapped_by: MappedBy, strategy: u32, nr_pages: u64) -> Result<(u64, u64)> {
+    let counted = CountedDevice::on(new_device()?, mapped_by, 2 * nr_pages)?;
     let pages = Selection::scattered(0, nr_pages);
     let rounds: Vec<Round> = (0..NR_ROUNDS)
-        .map(|_| scene.round(&pages, strategy))
+        .map(|_| counted.round(&pages, strategy))
         .collect::<Result<_>>()?;
     for round in &rounds {
         ensure!(round.reply.nr_pages == nr_pages, "{:?}", round.reply);
@@ -173,24 +173,24 @@ fn count(cast: Cast, strategy: u32, nr_pages: u64) -> Result<(u64, u64)> {
         common(|round| round.events.remote_flush),
         common(|round| round.reply.nr_flush_calls),
     );
-    println!("# {cast:?}: (rounds, calls) {found:?}");
+    println!("# {mapped_by:?}: (rounds, calls) {found:?}");
     Ok(found)
 }
 
 fn broadcast_takes_one_round(_: &Options) -> Result<()> {
-    for_each_cast(|cast| {
-        let found = count(cast, strategy::BROADCAST, NR_MANY)?;
+    for_each_mapped_by(|mapped_by| {
+        let found = count(mapped_by, strategy::BROADCAST, NR_MANY)?;
         ensure!(found == (1, 1), "(rounds, calls): {found:?}");
         Ok(())
     })
 }
 
-/// The driver's own mm runs nowhere else in the cast of processes, so that its flush is local.
+/// The driver's own mm runs nowhere else where processes map, so that its flush is local.
 fn precise_takes_a_round_per_mm(_: &Options) -> Result<()> {
-    for_each_cast(|cast| {
-        let nr_mms = cast.nr_mms() as u64;
+    for_each_mapped_by(|mapped_by| {
+        let nr_mms = mapped_by.nr_mms() as u64;
         let expected = ((nr_mms - 1).max(1), nr_mms);
-        let found = count(cast, strategy::PRECISE, NR_NEAR)?;
+        let found = count(mapped_by, strategy::PRECISE, NR_NEAR)?;
         ensure!(
             found == expected,
             "(rounds, calls): {found:?}, not {expected:?}"
@@ -264,19 +264,19 @@ fn contents_come_back(_: &Options) -> Result<()> {
 fn a_fork_copies_the_ptes(_: &Options) -> Result<()> {
     for strategy in BATCHES {
         let (device, mapping) = written()?;
-        // Forked with the mapping in it; what the crew maps itself is not looked at.
+        // Forked with the mapping in it; what each worker maps itself is not looked at.
         let shape = Shape {
             processes: 1,
             threads: 1,
         };
-        let crew = Crew::of_processes(&device, 1, shape, Wait::Sleep, |member| {
+        let workers = Workers::of_processes(&device, 1, shape, Wait::Sleep, |worker| {
             expect_contents(&mapping, &[])?;
-            member.step()?;
-            member.step()?;
+            worker.step()?;
+            worker.step()?;
             expect_contents(&mapping, &all().pages())
         })?;
         let before = device.counters()?;
-        crew.step()?;
+        workers.step()?;
         let after = device.counters()?;
         ensure!(
             after.nr_faults == before.nr_faults,
@@ -286,8 +286,8 @@ fn a_fork_copies_the_ptes(_: &Options) -> Result<()> {
         let found = (reply.nr_pages, reply.nr_ptes, reply.nr_mms);
         ensure!(found == (NR_PAGES, 2 * NR_PAGES, 2), "{reply:?}");
         expect_contents(&mapping, &all().pages())?;
-        crew.step()?;
-        crew.join()?;
+        workers.step()?;
+        workers.join()?;
     }
     Ok(())
 }

@@ -13,17 +13,17 @@ use rust_tlb_trace::event::Event;
 
 use crate::abi::{self, strategy, IDLE_MARK, IDLE_UNMARK, SETUP_PFNMAP};
 use crate::barrier::Wait;
+use crate::counted::{CountedDevice, MappedBy};
 use crate::cpu;
-use crate::crew::{Crew, Shape};
 use crate::device::Device;
 use crate::ftrace::Tracing;
 use crate::ktap::{skip, Options};
 use crate::mapping::Mapping;
 use crate::page_holder::PageHolder;
 use crate::reclaim::Shrinkers;
-use crate::scene::{Cast, Scene};
 use crate::selection::Selection;
 use crate::tlb_events::{most_common, TlbEvents};
+use crate::workers::{Shape, Workers};
 
 use failures::{
     a_fork_may_fail_halfway, each_allocation_may_fail, many_allocations_may_fail,
@@ -156,18 +156,18 @@ fn idle_pages_are_taken_from_all_processes(_: &Options) -> Result<()> {
     };
     for flavour in FLAVOURS {
         let (device, mapping) = written(flavour)?;
-        let crew = Crew::of_processes(&device, NR_PAGES, shape, Wait::Sleep, |member| {
-            expect_every_other_fresh(member.mapping, 2)?;
-            member.step()?;
-            member.step()?;
-            expect_every_other_fresh(member.mapping, 0)
+        let workers = Workers::of_processes(&device, NR_PAGES, shape, Wait::Sleep, |worker| {
+            expect_every_other_fresh(worker.mapping, 2)?;
+            worker.step()?;
+            worker.step()?;
+            expect_every_other_fresh(worker.mapping, 0)
         })?;
-        crew.step()?;
+        workers.step()?;
         mark_every_other(&device, 0)?;
         shrinkers.take_idle(&device)?;
-        crew.step()?;
+        workers.step()?;
         expect_every_other_fresh(&mapping, 0)?;
-        crew.join()?;
+        workers.join()?;
     }
     Ok(())
 }
@@ -323,8 +323,8 @@ const NR_CPUS: usize = 4;
 const NR_SCANNED: u64 = 128;
 
 /// Rounds, and scans, that it took to take so many scattered idle pages.
-fn count(shrinkers: &Shrinkers, scene: &Scene, nr_idle: u64) -> Result<(u64, u64)> {
-    let (nr_scans, events) = scene.counted(|device| {
+fn count(shrinkers: &Shrinkers, counted: &CountedDevice, nr_idle: u64) -> Result<(u64, u64)> {
+    let (nr_scans, events) = counted.counted(|device| {
         for page in (0..2 * nr_idle).step_by(2) {
             device.idle(page, 1, IDLE_MARK)?;
         }
@@ -349,9 +349,9 @@ fn a_scan_takes_one_round(_: &Options) -> Result<()> {
     }
     let shrinkers = Shrinkers::open()?;
     for nr_idle in [NR_SCANNED, 4 * NR_SCANNED] {
-        let scene = Scene::new(Cast::Threads(NR_CPUS), 2 * nr_idle)?;
+        let counted = CountedDevice::new(MappedBy::Threads(NR_CPUS), 2 * nr_idle)?;
         let counts: Vec<_> = (0..NR_ROUNDS)
-            .map(|_| count(&shrinkers, &scene, nr_idle))
+            .map(|_| count(&shrinkers, &counted, nr_idle))
             .collect::<Result<_>>()?;
         println!("# {nr_idle} pages: (rounds, scans) {counts:?}");
         let nr_scans = most_common(counts.iter().map(|count| count.1));

@@ -37,7 +37,7 @@ crate::tests! {
 
 const NR_PAGES: u64 = 8;
 
-/// Members of the oracle that do nothing but watch: the rest of the CPUs is the racers'.
+/// Workers of the oracle that do nothing but watch: the rest of the CPUs is the racers'.
 const NR_WATCHING: usize = 2;
 
 /// Unmaps, at least. If more are needed, each racer takes a turn before each of them.

@@ -16,12 +16,12 @@ use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 
 use crate::abi::{self, strategy};
 use crate::barrier::Wait;
-use crate::crew::{Crew, Shape};
 use crate::device::DEFERRING_STRATEGIES as STRATEGIES;
 use crate::device::{strategy_name, Device};
 use crate::ktap::Options;
 use crate::mapping::Mapping;
 use crate::selection::Selection;
+use crate::workers::{Shape, Workers};
 
 use cost::{
     clean_pages_take_two_rounds, dirty_pages_take_one_round, read_only_pages_take_one_round,
@@ -157,17 +157,17 @@ fn unmap_from_sleepers(strategy: u32, processes: usize) -> Result<abi::Unmap> {
         processes,
         threads: 1,
     };
-    let crew = Crew::of_processes(&device, NR_PAGES, shape, Wait::Sleep, |member| {
-        read(member.mapping);
-        member.step()?;
-        member.step()?;
-        ensure!(read(member.mapping) == 0, "the pages are not fresh");
+    let workers = Workers::of_processes(&device, NR_PAGES, shape, Wait::Sleep, |worker| {
+        read(worker.mapping);
+        worker.step()?;
+        worker.step()?;
+        ensure!(read(worker.mapping) == 0, "the pages are not fresh");
         Ok(())
     })?;
-    crew.step()?;
+    workers.step()?;
     let reply = device.unmap(&all(), strategy, abi::UNMAP_TWO_PHASE)?;
-    crew.step()?;
-    crew.join()?;
+    workers.step()?;
+    workers.join()?;
     Ok(reply)
 }
 

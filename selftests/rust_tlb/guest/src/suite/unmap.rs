@@ -10,11 +10,11 @@ use anyhow::{ensure, Context, Result};
 
 use crate::abi::{self, strategy};
 use crate::barrier::Wait;
-use crate::crew::{Crew, Member, Shape};
 use crate::device::{strategy_name, Device, REAL_STRATEGIES};
 use crate::ktap::Options;
 use crate::mapping::Mapping;
 use crate::selection::Selection;
+use crate::workers::{Shape, Worker, Workers};
 
 use deferred::{
     a_batch_that_grows_gets_old_all_the_same, a_close_waits_for_what_is_late,
@@ -111,48 +111,48 @@ fn every_shape(strategy: u32) -> Result<()> {
 fn every_selection(strategy: u32, shape: Shape) -> Result<()> {
     let device = Device::open()?;
     let selections = selections();
-    let crew = Crew::of_processes(&device, NR_PAGES, shape, Wait::Sleep, |member| {
+    let workers = Workers::of_processes(&device, NR_PAGES, shape, Wait::Sleep, |worker| {
         for (salt, selection) in selections.iter().enumerate() {
-            fill(member, salt as u64);
-            member.step()?;
-            member.step()?;
-            check(member, salt as u64, selection)?;
-            member.step()?;
+            fill(worker, salt as u64);
+            worker.step()?;
+            worker.step()?;
+            check(worker, salt as u64, selection)?;
+            worker.step()?;
         }
         Ok(())
     })?;
     for selection in &selections {
-        crew.step()?;
+        workers.step()?;
         let before = device.counters()?;
         let reply = device.unmap(selection, strategy, 0)?;
         check_reply(&reply, selection, strategy, shape)?;
         check_counters(before, device.counters()?, &reply)?;
-        crew.step()?;
-        crew.step()?;
+        workers.step()?;
+        workers.step()?;
     }
-    crew.join()
+    workers.join()
 }
 
-/// A value that is the member's own, in a word that is the member's own.
+/// A value that is the worker's own, in a word that is the worker's own.
 fn value(index: usize, page: u64, salt: u64) -> u64 {
     1 << 60 | (index as u64) << 40 | page << 20 | salt
 }
 
-fn fill(member: &Member<'_>, salt: u64) {
-    let index = member.index;
-    let word = |page| member.mapping.word(page, index);
+fn fill(worker: &Worker<'_>, salt: u64) {
+    let index = worker.index;
+    let word = |page| worker.mapping.word(page, index);
     (0..NR_PAGES).for_each(|page| word(page).store(value(index, page, salt), Relaxed));
 }
 
 /// The chosen pages are fresh, the others as they were.
-fn check(member: &Member<'_>, salt: u64, selection: &Selection) -> Result<()> {
+fn check(worker: &Worker<'_>, salt: u64, selection: &Selection) -> Result<()> {
     let chosen = selection.pages();
     for page in 0..NR_PAGES {
         let expected = match chosen.contains(&page) {
             true => 0,
-            false => value(member.index, page, salt),
+            false => value(worker.index, page, salt),
         };
-        let found = member.mapping.word(page, member.index).load(Relaxed);
+        let found = worker.mapping.word(page, worker.index).load(Relaxed);
         ensure!(
             found == expected,
             "{selection:?}: page {page} holds {found:#x}, not {expected:#x}"

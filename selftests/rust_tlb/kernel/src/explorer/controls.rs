@@ -6,7 +6,7 @@
 use super::{
     machine::{Broken, Machine},
     program::{Info, Op, ALL},
-    scenes::{
+    scenarios::{
         batch, bit, free_table, munmap, publish, run, run_of, unmap, A, B, PAGE_A, PAGE_B, PAGE_C,
         PAGE_K, X,
     },
@@ -42,13 +42,13 @@ pub(super) fn is_found(name: &str, broken: &Machine, kept: &Machine, what: &str)
     assert!(report.is_complete);
 }
 
-/// The same scene, broken and not.
-fn breaks(name: &str, how: Broken, what: &str, scene: impl Fn() -> Machine) {
+/// The same scenario, broken and not.
+fn breaks(name: &str, how: Broken, what: &str, scenario: impl Fn() -> Machine) {
     let broken = Machine {
         broken: how,
-        ..scene()
+        ..scenario()
     };
-    is_found(name, &broken, &scene(), what);
+    is_found(name, &broken, &scenario(), what);
 }
 
 pub(super) const ACCESS: &str = "may access";
@@ -74,7 +74,7 @@ fn end(info: Info) -> [Op; 2] {
 /// The bug of 2021: the generation goes up at the first deferral only.
 #[test]
 fn bumped_only_the_first_time() {
-    let scene = |bump: fn(u8, u8) -> Op| {
+    let scenario = |bump: fn(u8, u8) -> Op| {
         let defer = |page| [unmap(0, page), vec![bump(0, bit(page)), Op::Mask(0)]].concat();
         let mut machine = two()
             .without_ring(0)
@@ -87,8 +87,8 @@ fn bumped_only_the_first_time() {
     };
     is_found(
         "C0 mail",
-        &scene(Op::BumpFirstTime),
-        &scene(Op::Bump),
+        &scenario(Op::BumpFirstTime),
+        &scenario(Op::Bump),
         ACCESS,
     );
 }
@@ -135,8 +135,8 @@ fn generation_read_before_the_mask_is_set() {
 /// X has left, and is still in the mask; under its PCID it has the old translation.
 #[test]
 fn running_cpus_found_before_the_generation() {
-    let scene = || two().elsewhere(X).untrimmed(X).decisions(X, 1);
-    let first = scene()
+    let scenario = || two().elsewhere(X).untrimmed(X).decisions(X, 1);
+    let first = scenario()
         .program(A, unmap(0, PAGE_A))
         .program(A, [Op::Running(0)])
         .program(
@@ -144,7 +144,7 @@ fn running_cpus_found_before_the_generation() {
             [Op::Bump(0, bit(PAGE_A)), Op::Publish(0, vec![run(PAGE_A)])],
         )
         .program(A, end(Info::BATCH));
-    let kept = scene().program(A, batch(0, PAGE_A));
+    let kept = scenario().program(A, batch(0, PAGE_A));
     is_found("C2 running first", &first, &kept, ACCESS);
 }
 
@@ -158,7 +158,7 @@ fn published_slot_extended() {
         };
         [unmap(0, PAGE_B), publish].concat()
     };
-    let scene = |late| {
+    let scenario = |late| {
         two()
             .decisions(X, 2)
             .program(A, unmap(0, PAGE_A))
@@ -166,7 +166,12 @@ fn published_slot_extended() {
             .program(A, more(late))
             .program(A, end(Info::BATCH))
     };
-    is_found("C3 slot extended", &scene(true), &scene(false), ACCESS);
+    is_found(
+        "C3 slot extended",
+        &scenario(true),
+        &scenario(false),
+        ACCESS,
+    );
 }
 
 /// A fills the slot of the generation that it expects; B takes that for a flush of its own.
@@ -176,7 +181,7 @@ fn generation_predicted() {
         pages: ALL,
         ..Info::range(0, ALL)
     };
-    let scene = |publish: Vec<Op>| {
+    let scenario = |publish: Vec<Op>| {
         let unpublished = [Op::Bump(0, bit(PAGE_B)), Op::Mask(0)];
         three()
             .program(A, unmap(0, PAGE_A))
@@ -193,8 +198,8 @@ fn generation_predicted() {
     ];
     is_found(
         "C7 predicted",
-        &scene(ahead),
-        &scene(publish(0, PAGE_A)),
+        &scenario(ahead),
+        &scenario(publish(0, PAGE_A)),
         REVOKED,
     );
 }
@@ -283,7 +288,7 @@ fn odd_range_taken_for_nothing() {
 
 #[test]
 fn stride_of_the_larger_page() {
-    let scene = |runs: Vec<Run>| {
+    let scenario = |runs: Vec<Run>| {
         let both = bit(PAGE_A) | bit(PAGE_B);
         two()
             .program(
@@ -298,8 +303,8 @@ fn stride_of_the_larger_page() {
             .program(A, [Op::Bump(0, both), Op::Publish(0, runs), Op::Mask(0)])
             .program(A, end(Info::BATCH))
     };
-    let coarse = scene(vec![run_of(PAGE_A, 21, false)]);
-    let fine = scene(vec![run(PAGE_A), run(PAGE_B)]);
+    let coarse = scenario(vec![run_of(PAGE_A, 21, false)]);
+    let fine = scenario(vec![run(PAGE_A), run(PAGE_B)]);
     is_found("C13 coarser stride", &coarse, &fine, REVOKED);
 }
 
@@ -456,7 +461,7 @@ fn table_freed_without_a_grace_period() {
 /// paging-structure entries, that is enough; where it drops those on its path, it is not.
 #[test]
 fn freed_table_replayed_by_another_address() {
-    let scene = |invlpg_drops_all, published| {
+    let scenario = |invlpg_drops_all, published| {
         let mut machine = two().program(A, free_table(0, 0, [PAGE_A, PAGE_B], published));
         for op in &mut machine.programs[A] {
             if let Op::Send(info) = op {
@@ -471,8 +476,8 @@ fn freed_table_replayed_by_another_address() {
     let own = Run::new(0, 2 << 12, 12, true);
     is_found(
         "C15 TCE",
-        &scene(false, elsewhere),
-        &scene(false, own),
+        &scenario(false, elsewhere),
+        &scenario(false, own),
         REVOKED,
     );
 }
@@ -481,7 +486,7 @@ fn freed_table_replayed_by_another_address() {
 /// small ones.
 #[test]
 fn large_page_mapped_before_the_flush() {
-    let scene = |before| {
+    let scenario = |before| {
         let mut machine = frees_a_table();
         let ops = &mut machine.programs[A];
         let at = ops.iter().position(is(before)).expect("is there");
@@ -489,7 +494,7 @@ fn large_page_mapped_before_the_flush() {
         machine
     };
     let what = "two sizes";
-    is_found("two sizes", &scene("Bump"), &scene("CallRcu"), what);
+    is_found("two sizes", &scenario("Bump"), &scenario("CallRcu"), what);
 }
 
 // Moves.

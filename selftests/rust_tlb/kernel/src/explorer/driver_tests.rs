@@ -8,7 +8,7 @@ use super::{
     driver::{Driver, Policy, Way},
     machine::{Broken, Machine},
     program::{Info, Op, ALL},
-    scenes::{bit, publish, unmap, A, B, PAGE_A, PAGE_B, X},
+    scenarios::{bit, publish, unmap, A, B, PAGE_A, PAGE_B, X},
     sound::{holds, more},
     witness::Witness,
 };
@@ -85,17 +85,27 @@ fn two_batches_at_once() {
 /// The control of all: nothing is flushed.
 #[test]
 fn not_flushed() {
-    let scene = |policy| two().program(A, driver(policy, Way::Free, &[0], &[PAGE_A]));
-    let broken = scene(Policy::Unflushed);
-    is_found("H5 unflushed", &broken, &scene(Policy::Broadcast), ACCESS);
+    let scenario = |policy| two().program(A, driver(policy, Way::Free, &[0], &[PAGE_A]));
+    let broken = scenario(Policy::Unflushed);
+    is_found(
+        "H5 unflushed",
+        &broken,
+        &scenario(Policy::Broadcast),
+        ACCESS,
+    );
 }
 
 #[test]
 fn drained_before_the_flush() {
     for policy in [Policy::Broadcast, Policy::Precise, Policy::Ringed] {
-        let scene = |way| two().program(A, driver(policy, way, &[0], &[PAGE_A]));
+        let scenario = |way| two().program(A, driver(policy, way, &[0], &[PAGE_A]));
         let name = format!("{policy:?}, freed early");
-        is_found(&name, &scene(Way::FreeEarly), &scene(Way::Free), ACCESS);
+        is_found(
+            &name,
+            &scenario(Way::FreeEarly),
+            &scenario(Way::Free),
+            ACCESS,
+        );
     }
 }
 
@@ -111,7 +121,7 @@ fn what_others_have_yet_to_flush_is_ignored() {
     ]
     .concat();
     for policy in POLICIES {
-        let scene = |broken| {
+        let scenario = |broken| {
             let mut machine = three()
                 .decisions(X, more())
                 .program(A, driver(policy, Way::Free, &[0], &[PAGE_A]))
@@ -119,8 +129,8 @@ fn what_others_have_yet_to_flush_is_ignored() {
             machine.broken = broken;
             machine
         };
-        let kept = scene(Broken::Nothing);
-        let broken = scene(Broken::PendingIsIgnored);
+        let kept = scenario(Broken::Nothing);
+        let broken = scenario(Broken::PendingIsIgnored);
         is_found(&format!("H2 {policy:?}"), &broken, &kept, ACCESS);
     }
 }
@@ -149,14 +159,14 @@ fn others_know_nothing_of_a_batch() {
         vec![Op::Unlock(0), Op::Gone(0, PAGE_A)],
     ]
     .concat();
-    let scene = |policy| {
+    let scenario = |policy| {
         three()
             .program(A, driver(policy, Way::Free, &[0], &[PAGE_A, PAGE_B]))
             .program(B, munmap.clone())
     };
     for policy in POLICIES {
         let name = format!("H4 {policy:?}");
-        is_found(&name, &scene(Policy::Unnoted), &scene(policy), GONE);
+        is_found(&name, &scenario(Policy::Unnoted), &scenario(policy), GONE);
     }
 }
 

@@ -23,7 +23,7 @@ mod orders_tests;
 mod program;
 mod random;
 mod ring;
-mod scenes;
+mod scenarios;
 mod search;
 mod sound;
 mod state;

@@ -98,10 +98,10 @@ fn releases(order: Ordering) -> bool {
     matches!(order, Ordering::Release | Ordering::SeqCst)
 }
 
-/// What one thread of a scene does. Returns whether all it saw was right.
+/// What one thread of a scenario does. Returns whether all it saw was right.
 pub(super) type Program = fn(&Shared) -> bool;
 
-/// What the threads of a scene share: the kernel's ring, and two words beside it.
+/// What the threads of a scenario share: the kernel's ring, and two words beside it.
 pub(super) struct Shared {
     pub(super) ring: Narrow,
     pub(super) pte: Atomic<u64>,
@@ -206,7 +206,7 @@ const STAND_IN: StandIn = StandIn {
 };
 
 /// Threads over a ring.
-pub(super) struct Scene {
+pub(super) struct Scenario {
     /// Words are known by their addresses: it must not move.
     shared: Box<Shared>,
     programs: Vec<Program>,
@@ -218,12 +218,12 @@ pub(super) struct Scene {
 /// No word is written more often.
 const MAX_WRITES: usize = 8;
 
-impl Scene {
+impl Scenario {
     pub(super) fn new(programs: &[Program], left_out: LeftOut) -> Self {
         let new = || Atomic::new(0);
         let steps = (0..programs.len())
             .flat_map(|thread| (0..MAX_WRITES).map(move |choice| (thread, choice)));
-        let mut scene = Self {
+        let mut scenario = Self {
             shared: Box::new(Shared {
                 ring: Narrow {
                     ring: Ring::new(),
@@ -237,8 +237,8 @@ impl Scene {
             nr_words: 0,
             steps: steps.collect(),
         };
-        scene.number_words();
-        scene
+        scenario.number_words();
+        scenario
     }
 
     /// The two words beside the ring, and the slot of odd generations, which is all that is used.
@@ -373,7 +373,7 @@ fn fence(state: &mut Memory, thread: usize, order: Ordering) {
     }
 }
 
-impl System for Scene {
+impl System for Scenario {
     type State = Memory;
     /// A thread, and which of the writes that it could read.
     type Step = (usize, usize);

@@ -3,7 +3,7 @@
 //! What the orders of the ring are for, and that each is needed.
 
 use super::{
-    orders::{LeftOut, Program, Scene, Shared},
+    orders::{LeftOut, Program, Scenario, Shared},
     search::{exhaust, Report, System},
 };
 use crate::{
@@ -91,15 +91,15 @@ const REFILLED_EARLY: &[Program] = &[unmaps_late, refills];
 const MAX_STATES: usize = 5_000_000;
 
 fn search(programs: &[Program], left_out: LeftOut) -> Report<(usize, usize)> {
-    let scene = Scene::new(programs, left_out);
-    let report = exhaust(&scene, MAX_STATES);
+    let scenario = Scenario::new(programs, left_out);
+    let report = exhaust(&scenario, MAX_STATES);
     let mut text = format!("model: orders, {} threads, {left_out:?}: ", programs.len());
     let _ = writeln!(text, "{}", report.summary());
     if let Some(found) = &report.found {
-        let mut state = scene.start();
+        let mut state = scenario.start();
         for &step in &found.way {
             let mut said = String::new();
-            state = scene
+            state = scenario
                 .take(&state, step, Some(&mut said))
                 .expect("was taken");
             let _ = writeln!(text, "{:1$}{said}", "", step.0 * 58);

@@ -6,7 +6,7 @@
 use super::{
     machine::{Broken, Machine},
     program::Op,
-    scenes::{batch, free_table, munmap, run_of, A, B, PAGE_A, PAGE_C, X},
+    scenarios::{batch, free_table, munmap, run_of, A, B, PAGE_A, PAGE_C, X},
     search::{wander, Chance},
     sound::{more, tell},
     trace::columns,
@@ -73,7 +73,7 @@ fn nothing_is_found_at_random() {
 /// states had been searched, or nearly.
 #[test]
 fn what_is_found_is_made_shorter() {
-    let scene = || {
+    let scenario = || {
         Machine::new(3)
             .kernel_thread(A)
             .kernel_thread(B)
@@ -84,7 +84,7 @@ fn what_is_found_is_made_shorter() {
     };
     let machine = Machine {
         broken: Broken::Ring(Rule::UnpublishedIsFull),
-        ..scene()
+        ..scenario()
     };
     let report = wander(&machine, 100_000, 1);
     tell("at random, nothing", &report);
@@ -92,5 +92,5 @@ fn what_is_found_is_made_shorter() {
     let way = columns(&machine, &found);
     assert!(found.what.contains("revoked"), "{way}");
     assert!(found.way.len() <= 45, "{} steps:\n{way}", found.way.len());
-    assert!(wander(&scene(), 1000, 1).found.is_none());
+    assert!(wander(&scenario(), 1000, 1).found.is_none());
 }

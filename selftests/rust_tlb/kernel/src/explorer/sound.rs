@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What must hold on any machine, whatever happens: all that can happen in small scenes, each of
+//! What must hold on any machine, whatever happens: all that can happen in small scenarios, each of
 //! which has to come across what it is for.
 
 use super::{
     machine::{Broken, Machine, Step},
     program::{Info, Op},
-    scenes::{
+    scenarios::{
         batch, bit, free_table, munmap, publish, publish_batch, run, run_of, unmap, A, B, PAGE_A,
         PAGE_B, PAGE_C, X,
     },
@@ -17,10 +17,10 @@ use super::{
 use crate::mm::tlb::ring::{Doubt, GaveUp, Rule, Run};
 use std::io::Write as _;
 
-/// More than any scene has.
+/// More than any scenario has.
 const MAX_STATES: usize = 60_000_000;
 
-/// How much larger than usual the scenes are to be: `MODEL_MORE`, as `make model` sets it.
+/// How much larger than usual the scenarios are to be: `MODEL_MORE`, as `make model` sets it.
 pub(super) fn more() -> u8 {
     let more = std::env::var("MODEL_MORE").ok();
     more.map_or(0, |more| more.parse().expect("MODEL_MORE is a number"))
@@ -126,7 +126,7 @@ fn two_publishers_share_the_slots() {
         Witness::UpToDate,
     ];
     // A flush of one mm knows which generation it is for, and may come too late.
-    let machine = machine.program(A, munmap(0, super::scenes::PAGE_K));
+    let machine = machine.program(A, munmap(0, super::scenarios::PAGE_K));
     holds("two publishers", &machine, &all_of);
 }
 

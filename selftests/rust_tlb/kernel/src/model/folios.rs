@@ -282,7 +282,7 @@ impl Flush for Told {
 
 /// What one address space shows of the file, where, and what is not as it should be there.
 #[derive(Debug)]
-struct Scene {
+struct Scenario {
     vpn: usize,
     pgoff: usize,
     nr_pages: usize,
@@ -292,11 +292,11 @@ struct Scene {
     strangers: Vec<usize>,
 }
 
-fn scene() -> impl Strategy<Value = Scene> {
+fn scenario() -> impl Strategy<Value = Scenario> {
     let some = || prop::collection::vec(0..NR_PAGES, 0..20);
     let place = (0..2 * PTRS_PER_PTE, 0..NR_PAGES, 1..NR_PAGES);
     (place, any::<bool>(), some(), some()).prop_map(
-        |((vpn, pgoff, nr_pages), is_owed, holes, strangers)| Scene {
+        |((vpn, pgoff, nr_pages), is_owed, holes, strangers)| Scenario {
             vpn,
             pgoff,
             nr_pages: nr_pages.min(NR_PAGES - pgoff),
@@ -307,7 +307,7 @@ fn scene() -> impl Strategy<Value = Scene> {
     )
 }
 
-impl Scene {
+impl Scenario {
     fn mm(&self) -> Mm {
         let range = PageRange::new(self.vpn * PAGE_SIZE, (self.vpn + self.nr_pages) * PAGE_SIZE);
         let pages = (0..self.nr_pages).filter(|nr| !self.holes.contains(nr));
@@ -346,11 +346,11 @@ fn folios() -> impl Strategy<Value = Vec<(usize, usize)>> {
 proptest! {
     #[test]
     fn all_that_is_mapped_of_a_folio_goes(
-        scenes in prop::collection::vec(scene(), 1..4),
+        scenarios in prop::collection::vec(scenario(), 1..4),
         folios in folios(),
         flushes_each: bool,
     ) {
-        let mms: Vec<Mm> = scenes.iter().map(Scene::mm).collect();
+        let mms: Vec<Mm> = scenarios.iter().map(Scenario::mm).collect();
         let before: Vec<_> = mms.iter().map(|mm| mm.space.borrow().ptes.clone()).collect();
         let policy = KBox::new(Told { flushes_each }, GFP_KERNEL).unwrap();
         let mut batch = Batch::with_policy(policy, folios.len(), GFP_KERNEL).unwrap();
@@ -407,7 +407,7 @@ fn folios_that_share_a_page_stay() {
         ((4, 4), (2, 3), false),
         ((4, 4), (0, 16), false),
     ] {
-        let scene = Scene {
+        let scenario = Scenario {
             vpn: 0,
             pgoff: 0,
             nr_pages: 32,
@@ -415,7 +415,7 @@ fn folios_that_share_a_page_stay() {
             holes: vec![],
             strangers: vec![],
         };
-        let mms = [scene.mm()];
+        let mms = [scenario.mm()];
         let policy = KBox::new(
             Told {
                 flushes_each: false,

@@ -13,10 +13,10 @@ use crate::binder::endpoint::Endpoint;
 use crate::binder::service::{fill, NR_PAGES as NR_ENDPOINT_PAGES};
 use crate::child::Child;
 use crate::cpu;
-use crate::crew::Shape;
 use crate::ktap::Options;
 use crate::memory_use::{expect_no_leak, MemoryUse};
 use crate::shared::Shared;
+use crate::workers::Shape;
 
 pub fn a_process_that_dies_takes_its_pages_along(_: &Options) -> Result<()> {
     with_ground(|ground| {
@@ -36,7 +36,7 @@ pub fn a_process_that_dies_takes_its_pages_along(_: &Options) -> Result<()> {
 /// A process that calls, and gives back what it got, until it is killed.
 fn start_caller(ground: &Ground, index: usize, nr_calls: &Shared<AtomicU32>) -> Result<Child> {
     Child::fork(|| {
-        cpu::pin_member(index)?;
+        cpu::pin_worker(index)?;
         let endpoint = Endpoint::open(&ground.binderfs.device(), NR_ENDPOINT_PAGES)?;
         loop {
             drop(fill(&endpoint, NR_PAGES, index as u64)?);
@@ -58,7 +58,7 @@ fn await_call(caller: &Child, index: usize, nr_calls: &Shared<AtomicU32>) -> Res
 fn start_idler(ground: &Ground, is_idle: &Shared<AtomicU32>) -> Result<Child> {
     is_idle[0].store(0, Ordering::Relaxed);
     let idler = Child::fork(|| {
-        cpu::pin_member(0)?;
+        cpu::pin_worker(0)?;
         let endpoint = Endpoint::open(&ground.binderfs.device(), NR_ENDPOINT_PAGES)?;
         drop(fill(&endpoint, NR_PAGES, 1)?);
         is_idle[0].store(1, Ordering::Release);

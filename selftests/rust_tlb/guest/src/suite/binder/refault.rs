@@ -15,11 +15,11 @@ use crate::barrier::Wait;
 use crate::binder::clients::{Client, Clients};
 use crate::binder::service::fill;
 use crate::binder::switch::{Fault, Switch};
-use crate::crew::Shape;
 use crate::ktap::Options;
 use crate::mapping::{PAGE_SIZE, READ_WRITE};
 use crate::shared::Shared;
 use crate::witness::Witness;
+use crate::workers::Shape;
 
 const NR_RUNS: u32 = 20;
 
@@ -45,7 +45,7 @@ fn numbers(run: u64) -> (u64, u64) {
 
 /// A process whose caller has pages taken and put there anew, and whose reader reads one of them
 /// before and after.
-struct Scene<'a> {
+struct Refault<'a> {
     ground: &'a Ground,
     clients: Clients,
     words: Arc<Shared<AtomicU64>>,
@@ -69,7 +69,7 @@ enum Read {
     Old,
 }
 
-impl<'a> Scene<'a> {
+impl<'a> Refault<'a> {
     /// `put` is how the caller puts something new there.
     fn new<F>(ground: &'a Ground, put: F) -> Result<Self>
     where
@@ -170,9 +170,9 @@ fn send(client: &Client<'_>, first: u64) -> Result<()> {
 
 pub fn a_page_inserted_where_one_is_owed_is_not_the_old_one(options: &Options) -> Result<()> {
     with_fault(None, |ground, switch| {
-        let mut scene = Scene::new(ground, send)?;
+        let mut refault = Refault::new(ground, send)?;
         for run in 0..NR_RUNS * options.effort {
-            let Outcome { read, rounds, .. } = scene.run(switch)?;
+            let Outcome { read, rounds, .. } = refault.run(switch)?;
             ensure!(read == Read::New, "run {run}: the old page was read");
             ensure!(rounds > 0, "run {run}: nothing was flushed");
         }
@@ -182,9 +182,9 @@ pub fn a_page_inserted_where_one_is_owed_is_not_the_old_one(options: &Options) -
 
 pub fn what_is_owed_is_ignored_and_the_old_page_is_read_every_time(_: &Options) -> Result<()> {
     with_fault(Some(Fault::OwedIsIgnored), |ground, switch| {
-        let mut scene = Scene::new(ground, send)?;
+        let mut refault = Refault::new(ground, send)?;
         caught_every_time(NR_RUNS, || {
-            let outcome = scene.run(switch)?;
+            let outcome = refault.run(switch)?;
             let caught = outcome.read == Read::Old;
             let found = || "the new page was read".into();
             Ok(Attempt::judge(caught, outcome.undisturbed, found))
@@ -212,7 +212,7 @@ pub fn a_mapping_goes_while_its_flush_is_owed(_: &Options) -> Result<()> {
     with_fault(None, |ground, switch| {
         for run in 0..NR_RUNS {
             // The driver's buffers are lost with the mapping: each time another process.
-            let Outcome { read, .. } = Scene::new(ground, map_over)?.run(switch)?;
+            let Outcome { read, .. } = Refault::new(ground, map_over)?.run(switch)?;
             ensure!(read == Read::New, "run {run}: the old page was read");
         }
         Ok(())

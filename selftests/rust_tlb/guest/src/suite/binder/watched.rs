@@ -70,7 +70,7 @@ fn read_after_scan(ground: &Ground) -> Result<Fate> {
     let words = Shared::<AtomicU64>::new(NR_WORDS)?;
     let witness = Witness::new()?;
     let reader = Child::fork(|| {
-        cpu::pin_member(0)?;
+        cpu::pin_worker(0)?;
         catch_faults(&witness)?;
         let endpoint = Endpoint::open(&ground.binderfs.device(), NR_SERVICE_PAGES)?;
         let page = fill(&endpoint, 1, 1)?.first_page();

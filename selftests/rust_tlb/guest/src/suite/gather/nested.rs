@@ -98,7 +98,7 @@ impl Desk {
     }
 
     fn hold(&self, mapping: &Mapping) -> Result<()> {
-        cpu::pin_member(0)?;
+        cpu::pin_worker(0)?;
         match self.is_told(&self.may_hold) {
             true => held_moment::hold_table(mapping),
             false => Ok(()),
@@ -106,7 +106,7 @@ impl Desk {
     }
 
     fn zap(&self, mapping: &Mapping) -> Result<()> {
-        cpu::pin_member(1)?;
+        cpu::pin_worker(1)?;
         if self.is_told(&self.is_held) {
             mapping.dont_need()?;
         }

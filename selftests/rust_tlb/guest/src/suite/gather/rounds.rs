@@ -8,14 +8,14 @@ use anyhow::{ensure, Context, Result};
 
 use crate::abi::{self, strategy};
 use crate::barrier::Wait;
+use crate::counted::{CountedDevice, Touch};
 use crate::cpu;
-use crate::crew::{Crew, Shape};
 use crate::device::{strategy_name, Device};
 use crate::ktap::{skip, Options};
 use crate::mapping::{Mapping, PAGES_PER_TABLE, PAGE_SIZE};
-use crate::scene::{Scene, Touch};
 use crate::selection::Selection;
 use crate::tlb_events::{most_common, TlbEvents};
+use crate::workers::{Shape, Workers};
 
 const NR_VMAS: u64 = 64;
 const NR_PROCESSES: usize = 64;
@@ -50,9 +50,9 @@ fn count(options: &Options, setup: u32, strategy: u32) -> Result<(u64, u64)> {
     let mapping = in_single_vmas(&device, NR_VMAS)?;
     let found = nr_vmas(&mapping)?;
     ensure!(found >= NR_VMAS, "{found} VMAs");
-    let scene = Scene::over(device, mapping, NR_THREADS, Touch::Read)?;
+    let counted = CountedDevice::over(device, mapping, NR_THREADS, Touch::Read)?;
     let rounds = (0..NR_ROUNDS * options.effort)
-        .map(|_| scene.round(&Selection::run(0, NR_VMAS), strategy))
+        .map(|_| counted.round(&Selection::run(0, NR_VMAS), strategy))
         .collect::<Result<Vec<_>>>()?;
     let remote = most_common(rounds.iter().map(|round| round.events.remote_flush));
     let calls = most_common(rounds.iter().map(|round| round.reply.nr_flush_calls));
@@ -98,20 +98,20 @@ fn count_processes(options: &Options, strategy: u32) -> Result<(u64, u64)> {
         processes: NR_PROCESSES,
         threads: 1,
     };
-    let crew = Crew::of_processes(&device, 1, shape, Wait::Sleep, |member| loop {
-        member.mapping.word(0, 0).load(Relaxed);
-        member.step()?;
-        member.step()?;
+    let workers = Workers::of_processes(&device, 1, shape, Wait::Sleep, |worker| loop {
+        worker.mapping.word(0, 0).load(Relaxed);
+        worker.step()?;
+        worker.step()?;
     })?;
     let read = || TlbEvents::read()?.context("the kernel has no CONFIG_DEBUG_TLBFLUSH");
     let (mut rounds, mut calls) = (Vec::new(), Vec::new());
     for _ in 0..NR_ROUNDS * options.effort {
-        crew.step()?;
+        workers.step()?;
         let before = read()?;
         let reply = device.unmap(&Selection::run(0, 1), strategy, 0)?;
         rounds.push(read()?.since(before).remote_flush);
         calls.push(reply.nr_flush_calls);
-        crew.step()?;
+        workers.step()?;
     }
     println!(
         "# {}: {rounds:?} rounds, {calls:?} calls",
@@ -142,8 +142,8 @@ pub fn many_processes_take_a_round_each_but_in_a_batch(options: &Options) -> Res
 fn count_munmap(options: &Options, prepare: impl Fn() -> Result<Mapping>) -> Result<u64> {
     let mut rounds = Vec::new();
     for _ in 0..NR_ROUNDS * options.effort {
-        let scene = Scene::over(Device::open()?, prepare()?, NR_THREADS, Touch::Read)?;
-        let ((), events) = scene.counted(|_| Ok(scene.mapping().bury()?))?;
+        let counted = CountedDevice::over(Device::open()?, prepare()?, NR_THREADS, Touch::Read)?;
+        let ((), events) = counted.counted(|_| Ok(counted.mapping().bury()?))?;
         rounds.push(events.remote_flush);
     }
     println!("# munmap: {rounds:?} rounds");

@@ -62,7 +62,7 @@ fn rounds_of(fault: impl FnOnce(), owed: Option<(&Device, &Mapping)>) -> Result<
     };
     thread::scope(|scope| {
         let unmapping = scope.spawn(|| -> Result<()> {
-            cpu::pin_member(NR_BUSY)?;
+            cpu::pin_worker(NR_BUSY)?;
             fill(held, [0]);
             held_moment::hold_own_tables()?;
             holder.unmap(&Selection::run(0, 1), strategy::BROADCAST, 0)?;
@@ -171,7 +171,7 @@ struct Reading<'m> {
 
 impl Reading<'_> {
     fn read(&self) -> Result<()> {
-        cpu::pin_member(0)?;
+        cpu::pin_worker(0)?;
         while !self.is_over.load(SeqCst) {
             let replaced = self.is_replaced.load(SeqCst);
             self.witness.look();
@@ -192,7 +192,7 @@ impl Reading<'_> {
     /// Puts other memory in the place of the leaf, on a CPU that has not used the page. Returns whether
     /// the reader's has kept what it knew until that was read.
     fn replace(&self, mapping: &Mapping, page: u64) -> Result<bool> {
-        cpu::pin_member(1)?;
+        cpu::pin_worker(1)?;
         while !self.is_unmapped.load(SeqCst) {
             thread::yield_now();
         }
@@ -222,7 +222,7 @@ fn seen_after_replacement(flags: u32) -> Result<(u64, bool)> {
         witness: Witness::new()?,
     };
     let is_kept = thread::scope(|scope| -> Result<bool> {
-        cpu::pin_member(2)?;
+        cpu::pin_worker(2)?;
         reading.word.store(OLD, SeqCst);
         expect_leaves(&device, 3)?;
         let reader = scope.spawn(|| reading.read());

@@ -374,8 +374,8 @@ pub fn the_oracle_is_silent_about_folios(options: &Options) -> Result<()> {
     for strategy in DEFERRING_STRATEGIES {
         let (device, mapping) = mapped(1)?;
         let mapping = Arc::new(mapping.only(NR_WATCHED));
-        let members = cpu::nr_cpus() - 1;
-        let oracle = Oracle::of_threads(&mapping, members, 0, Access::ReadWrite)?;
+        let workers = cpu::nr_cpus() - 1;
+        let oracle = Oracle::of_threads(&mapping, workers, 0, Access::ReadWrite)?;
         oracle.await_passes(NR_PASSES)?;
         for round in 0..8 * u64::from(options.effort) {
             let flags = [0, abi::UNMAP_DEFER, abi::UNMAP_FREE][round as usize % 3];

@@ -31,14 +31,14 @@ fn unmap_on_its_way(
     thread::scope(|scope| {
         // Before the move: while that waits, nobody can be given a stack.
         let unmapping = scope.spawn(|| {
-            cpu::pin_member(2)?;
+            cpu::pin_worker(2)?;
             while !is_on_its_way.load(SeqCst) {
                 thread::yield_now();
             }
             anyhow::Ok(device.unmap(&all(), strategy, abi::UNMAP_FREE)?)
         });
         let moving = scope.spawn(|| {
-            cpu::pin_member(1)?;
+            cpu::pin_worker(1)?;
             held_moment::hold_own_move()?;
             anyhow::Ok(mapping.relocate_aligned(PAGES_PER_TABLE)?)
         });
@@ -68,7 +68,7 @@ pub fn a_leaf_on_its_way_is_not_missed(_: &Options) -> Result<()> {
     }
     held_moment::warm_up()?;
     // Not where the others spin.
-    cpu::pin_member(0)?;
+    cpu::pin_worker(0)?;
     for strategy in BATCH_STRATEGIES {
         let name = strategy_name(strategy);
         let (device, mut mapping) = mapped(1)?;

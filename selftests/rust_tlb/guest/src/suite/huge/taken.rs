@@ -14,7 +14,6 @@ use crate::abi::{self, strategy, POISON};
 use crate::barrier::Wait;
 use crate::child::Child;
 use crate::cpu;
-use crate::crew::{Crew, Shape};
 use crate::device::{
     strategy_name, Device, BATCH_STRATEGIES, DEFERRING_STRATEGIES, REAL_STRATEGIES,
 };
@@ -23,6 +22,7 @@ use crate::mapping::{Mapping, PAGES_PER_TABLE};
 use crate::oracle::Oracle;
 use crate::selection::Selection;
 use crate::watcher::Access;
+use crate::workers::{Shape, Workers};
 
 /// Afterwards there is nothing, and it is mapped as a whole again, with other contents. For a batch it
 /// is one entry, and one flush.
@@ -69,19 +69,19 @@ pub fn a_batch_takes_it_out_of_all_processes(_: &Options) -> Result<()> {
     for strategy in BATCH_STRATEGIES {
         let (device, mapping) = mapped(1)?;
         fill(&mapping, whole());
-        // What the crew maps itself is not looked at.
+        // What the workers maps itself is not looked at.
         let shape = Shape {
             processes: NR_CHILDREN,
             threads: 1,
         };
-        let crew = Crew::of_processes(&device, 1, shape, Wait::Sleep, |member| {
+        let workers = Workers::of_processes(&device, 1, shape, Wait::Sleep, |worker| {
             expect_filled(&mapping, whole())?;
-            member.step()?;
-            member.step()?;
+            worker.step()?;
+            worker.step()?;
             expect_fresh(&mapping, whole())
         })?;
         let before = device.counters()?;
-        crew.step()?;
+        workers.step()?;
         let after = device.counters()?;
         ensure!(
             (after.nr_faults, after.nr_huge_faults) == (before.nr_faults, before.nr_huge_faults),
@@ -92,8 +92,8 @@ pub fn a_batch_takes_it_out_of_all_processes(_: &Options) -> Result<()> {
         let found = (reply.nr_pages, reply.nr_ptes, reply.nr_mms);
         ensure!(found == (PAGES_PER_TABLE, nr_mms, nr_mms), "{reply:?}");
         expect_fresh(&mapping, whole())?;
-        crew.step()?;
-        crew.join()?;
+        workers.step()?;
+        workers.join()?;
     }
     Ok(())
 }
@@ -273,8 +273,8 @@ pub fn the_oracle_is_silent(options: &Options) -> Result<()> {
     for strategy in DEFERRING_STRATEGIES {
         let device = device(abi::SETUP_FREE_TABLES)?;
         let mapping = Mapping::of_tables(&device, PAGES_PER_TABLE)?.only(NR_WATCHED);
-        let members = cpu::nr_cpus() - 1;
-        let oracle = Oracle::of_threads(&Arc::new(mapping), members, 0, Access::ReadWrite)?;
+        let workers = cpu::nr_cpus() - 1;
+        let oracle = Oracle::of_threads(&Arc::new(mapping), workers, 0, Access::ReadWrite)?;
         oracle.await_passes(NR_PASSES)?;
         for round in 0..8 * u64::from(options.effort) {
             let one = Selection::run(round % NR_WATCHED, 1);

@@ -71,7 +71,7 @@ type Written = Vec<(usize, u64)>;
 impl Race<'_> {
     /// Writes by any of the places, to words of its own.
     fn write_on(&self, writer: usize, mut rng: fastrand::Rng) -> Result<Written> {
-        cpu::pin_member(writer)?;
+        cpu::pin_worker(writer)?;
         let mut last: Written = (0..NR_PAGES).step_by(STEP).map(|page| (page, 0)).collect();
         while !self.stop.load(Relaxed) {
             let place = &self.places[rng.usize(..3)];
@@ -90,7 +90,7 @@ impl Race<'_> {
     }
 
     fn drop_on(&self, mut rng: fastrand::Rng) -> Result<()> {
-        cpu::pin_member(NR_WRITERS)?;
+        cpu::pin_worker(NR_WRITERS)?;
         let device = &self.ground.device;
         let save = if self.saves { SAVE } else { 0 };
         for turn in 0.. {

@@ -63,7 +63,7 @@ fn nr_stale(setup: u32, skew: usize, flags: u32) -> Result<usize> {
     let step = AtomicUsize::new(0);
     thread::scope(|scope| {
         let reader = scope.spawn(|| {
-            let pinned = cpu::pin_member(0);
+            let pinned = cpu::pin_worker(0);
             read_all(&old);
             step.store(WARM, Release);
             await_step(&step, MOVED);
@@ -136,7 +136,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn write_on(&self) -> Result<()> {
-        let pinned = cpu::pin_member(0);
+        let pinned = cpu::pin_worker(0);
         for value in 1.. {
             (0..NR_PAGES).for_each(|page| word(&self.old, page).store(value, Relaxed));
             self.witness.look();
@@ -186,7 +186,7 @@ fn take_while_moved(setup: u32, flags: u32) -> Result<Taken> {
         // It is not over before.
         let end = Instant::now() + HOLD;
         let mover = scope.spawn(|| {
-            cpu::pin_member(1)?;
+            cpu::pin_worker(1)?;
             let hold = if is_held { HOLD } else { Duration::ZERO };
             let hold_ms = hold.as_millis() as u32;
             let moved = ground.device.move_pages(&old, &new, flags, hold_ms);

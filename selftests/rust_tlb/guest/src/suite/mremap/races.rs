@@ -114,7 +114,7 @@ impl Race<'_> {
     }
 
     fn write_on(&self, writer: usize) -> Result<()> {
-        cpu::pin_member(writer)?;
+        cpu::pin_worker(writer)?;
         let page = (3 + 100 * writer) * PAGE_SIZE;
         for value in 1.. {
             if self.stop.load(Relaxed) {
@@ -128,7 +128,7 @@ impl Race<'_> {
     }
 
     fn drop_on(&self, drops: &[Drop<'_>]) -> Result<()> {
-        cpu::pin_member(NR_WRITERS)?;
+        cpu::pin_worker(NR_WRITERS)?;
         for drop in drops.iter().cycle() {
             if self.stop.load(Relaxed) {
                 break;

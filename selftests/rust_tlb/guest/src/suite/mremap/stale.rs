@@ -67,7 +67,7 @@ fn read_before_and_after(
     step: &AtomicUsize,
     nr_stale: &AtomicU64,
 ) -> Result<()> {
-    let pinned = cpu::pin_member(0);
+    let pinned = cpu::pin_worker(0);
     let read = || words(old.len()).filter(|&at| old.word(at).load(Relaxed) != 0);
     let nr_warm = read().count();
     witness.look();

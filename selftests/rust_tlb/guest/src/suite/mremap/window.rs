@@ -74,12 +74,12 @@ fn punch_while_a_run_waits(runs: &Runs, kind: Kind, patience: Duration) -> Resul
         wait_for(|| step.load(Acquire) >= WARM, PATIENCE);
         // Both before the move: while that waits, nobody can be given a stack.
         let puncher = scope.spawn(|| -> Result<()> {
-            cpu::pin_member(2)?;
+            cpu::pin_worker(2)?;
             wait_for(|| step.load(Acquire) >= OPEN, PATIENCE);
             punch(&file, at, len)
         });
         let mover = scope.spawn(|| -> Result<()> {
-            cpu::pin_member(1)?;
+            cpu::pin_worker(1)?;
             Ok(old.move_to(&new, Leave::Mapping)?)
         });
         runs.await_window()?;
@@ -105,7 +105,7 @@ fn punch_while_a_run_waits(runs: &Runs, kind: Kind, patience: Duration) -> Resul
 }
 
 fn read_after_punch(old: &Span<'_>, step: &AtomicUsize, read: &AtomicU64) -> Result<()> {
-    cpu::pin_member(0)?;
+    cpu::pin_worker(0)?;
     let before = old.word(0).load(Relaxed);
     step.store(WARM, Release);
     while step.load(Acquire) < PUNCHED {

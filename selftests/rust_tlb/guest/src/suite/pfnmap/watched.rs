@@ -14,24 +14,24 @@ use crate::abi::{self, strategy};
 use crate::attempts::{caught_every_time, Attempt};
 use crate::child::Child;
 use crate::cpu;
-use crate::crew::Shape;
 use crate::device::{strategy_name, Device, REAL_STRATEGIES};
 use crate::ktap::{skip, Options};
 use crate::mapping::Mapping;
 use crate::oracle::Oracle;
 use crate::selection::Selection;
 use crate::watcher::{Access, Ledger, Report, Watcher};
+use crate::workers::Shape;
 
 const NR_PASSES: u64 = 100;
 
-fn members() -> usize {
+fn workers() -> usize {
     cpu::nr_cpus() - 1
 }
 
 fn watch_by_processes(device: &Device, processes: usize, access: Access) -> Result<Oracle> {
     let shape = Shape {
         processes,
-        threads: members() / processes,
+        threads: workers() / processes,
     };
     let oracle = Oracle::of_processes(device, NR_PAGES, shape, access)?;
     oracle.await_passes(8)?;
@@ -40,7 +40,7 @@ fn watch_by_processes(device: &Device, processes: usize, access: Access) -> Resu
 
 pub fn the_oracle_is_silent(options: &Options) -> Result<()> {
     for strategy in REAL_STRATEGIES {
-        for processes in [1, members()] {
+        for processes in [1, workers()] {
             let device = new_device()?;
             let oracle = watch_by_processes(&device, processes, Access::ReadWrite)?;
             for round in 0..2 * u64::from(options.effort) {
@@ -105,14 +105,14 @@ fn release_before_the_flush(strategy: u32) -> Result<(Report, bool)> {
     Ok((oracle.finish(&device)?, undisturbed))
 }
 
-/// Members of the oracle that do nothing but watch.
+/// Workers of the oracle that do nothing but watch.
 const NR_WATCHING: usize = 2;
 /// Unmaps, and turns of the racer, at least.
 const NR_UNMAPS: u64 = 100;
 const NR_TURNS: u64 = 50;
 
 /// What one who races with the driver does, over and over. The mapping is the one that the oracle's
-/// members use.
+/// workers use.
 type Turn = fn(&Device, &Mapping, &mut Watcher<'_>) -> Result<()>;
 
 /// munmap clears PTEs, and flushes some time after: whoever finds them empty must not take the page
@@ -169,8 +169,8 @@ fn take_turns(
     turn: Turn,
     nr_taken: &AtomicU64,
 ) -> Result<()> {
-    // The racer's CPU comes after those of the watching members.
-    cpu::pin_member(NR_WATCHING)?;
+    // The racer's CPU comes after those of the watching workers.
+    cpu::pin_worker(NR_WATCHING)?;
     let mut watcher = Watcher::new(ledger, slot);
     while !ledger.stopped() {
         turn(device, mapping, &mut watcher)?;

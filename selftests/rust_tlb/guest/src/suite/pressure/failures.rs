@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use anyhow::{bail, ensure, Result};
 use rustix::io::Errno;
 
-use super::operations::{Left, Operation, Stage, OPERATIONS};
+use super::operations::{Fixture, Left, Operation, OPERATIONS};
 use crate::abi::{self, strategy};
 use crate::child::Child;
 use crate::device::Device;
@@ -67,28 +67,28 @@ fn judge(operation: &Operation, done: Result<Left, Errno>) -> Result<bool> {
 /// One allocation fails, the first of the call, then the second, and so on.
 pub fn each_allocation_may_fail(_: &Options) -> Result<()> {
     where_possible(|failing| {
-        let stage = Stage::new()?;
+        let fixture = Fixture::new()?;
         for operation in OPERATIONS {
-            let (nr_allocations, nr_errors) = fail_each(failing, &stage, operation)?;
+            let (nr_allocations, nr_errors) = fail_each(failing, &fixture, operation)?;
             let name = operation.name;
             println!("# {name}: {nr_allocations} allocations, {nr_errors} errors");
         }
-        expect_nothing_left(stage)
+        expect_nothing_left(fixture)
     })
 }
 
 fn fail_each(
     failing: &FailingAllocations,
-    stage: &Stage,
+    fixture: &Fixture,
     operation: &Operation,
 ) -> Result<(u32, u32)> {
     const MOST: u32 = 2000;
     let mut nr_errors = 0;
     for nr in 1..MOST {
-        (operation.prepare)(stage)?;
-        let (done, failed) = failing.nth(nr, || (operation.run)(stage))?;
+        (operation.prepare)(fixture)?;
+        let (done, failed) = failing.nth(nr, || (operation.run)(fixture))?;
         let succeeded = judge(operation, done)?;
-        stage.settle(operation)?;
+        fixture.settle(operation)?;
         if !failed {
             ensure!(succeeded, "{}: ENOMEM for no reason", operation.name);
             return Ok((nr - 1, nr_errors));
@@ -101,13 +101,13 @@ fn fail_each(
 /// Several allocations fail, at random.
 pub fn many_allocations_may_fail(options: &Options) -> Result<()> {
     where_possible(|failing| {
-        let stage = Stage::new()?;
+        let fixture = Fixture::new()?;
         let mut readings = Vec::new();
         let (mut nr_done, mut nr_errors) = (0, 0);
         for percent in [10, 30, 60] {
             failing.set_percent(percent)?;
             for _ in 0..10 * options.effort {
-                let (done, errors) = fail_some(failing, &stage)?;
+                let (done, errors) = fail_some(failing, &fixture)?;
                 (nr_done, nr_errors) = (nr_done + done, nr_errors + errors);
             }
             readings.push(MemoryUse::read()?);
@@ -116,34 +116,34 @@ pub fn many_allocations_may_fail(options: &Options) -> Result<()> {
         println!("# {nr_done} done, {nr_errors} errors");
         ensure!(nr_done > 0 && nr_errors > 0, "all or nothing");
         expect_no_leak(&readings)?;
-        expect_nothing_left(stage)
+        expect_nothing_left(fixture)
     })
 }
 
 /// One turn of all operations; how many were done, and how many were not.
-fn fail_some(failing: &FailingAllocations, stage: &Stage) -> Result<(u32, u32)> {
+fn fail_some(failing: &FailingAllocations, fixture: &Fixture) -> Result<(u32, u32)> {
     let (mut nr_done, mut nr_errors) = (0, 0);
     for operation in OPERATIONS {
-        (operation.prepare)(stage)?;
-        let done = failing.at_random(|| (operation.run)(stage))?;
+        (operation.prepare)(fixture)?;
+        let done = failing.at_random(|| (operation.run)(fixture))?;
         match judge(operation, done)? {
             true => nr_done += 1,
             false => nr_errors += 1,
         }
-        stage.settle(operation)?;
+        fixture.settle(operation)?;
     }
     Ok((nr_done, nr_errors))
 }
 
 /// Everything works again, and all pages can be given back.
-fn expect_nothing_left(stage: Stage) -> Result<()> {
+fn expect_nothing_left(fixture: Fixture) -> Result<()> {
     for operation in OPERATIONS {
-        (operation.prepare)(&stage)?;
-        let done = judge(operation, (operation.run)(&stage))?;
+        (operation.prepare)(&fixture)?;
+        let done = judge(operation, (operation.run)(&fixture))?;
         ensure!(done, "{}: ENOMEM for no reason", operation.name);
-        stage.settle(operation)?;
+        fixture.settle(operation)?;
     }
-    let device: Device = stage.into_device();
+    let device: Device = fixture.into_device();
     let describe = device.describe()?;
     let all = Selection::run(0, describe.nr_pages.min(describe.max_list.into()));
     device.unmap(&all, strategy::BROADCAST, abi::UNMAP_FREE)?;

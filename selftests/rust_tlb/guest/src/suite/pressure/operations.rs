@@ -16,7 +16,7 @@ use crate::selection::Selection;
 const NR_PAGES: u64 = 16;
 
 /// A device with all pages mapped and written to.
-pub struct Stage {
+pub struct Fixture {
     device: Device,
     mapping: Mapping,
 }
@@ -44,19 +44,19 @@ impl Left {
 pub struct Operation {
     pub name: &'static str,
     /// What comes first, while allocations work.
-    pub prepare: fn(&Stage) -> Result<()>,
-    pub run: fn(&Stage) -> Result<Left, Errno>,
+    pub prepare: fn(&Fixture) -> Result<()>,
+    pub run: fn(&Fixture) -> Result<Left, Errno>,
     /// Whether the contents of the pages have to survive it.
     keeps: bool,
 }
 
-impl Stage {
+impl Fixture {
     pub fn new() -> Result<Self> {
         let device = Device::open()?;
         let mapping = device.map(NR_PAGES)?;
-        let stage = Self { device, mapping };
-        stage.fill();
-        Ok(stage)
+        let fixture = Self { device, mapping };
+        fixture.fill();
+        Ok(fixture)
     }
 
     fn fill(&self) {
@@ -114,27 +114,27 @@ fn all() -> Selection {
     Selection::run(0, NR_PAGES)
 }
 
-fn nothing(_: &Stage) -> Result<()> {
+fn nothing(_: &Fixture) -> Result<()> {
     Ok(())
 }
 
 /// Gives the pages back to the system, so that others have to be allocated.
-fn free_all(stage: &Stage) -> Result<()> {
-    stage
+fn free_all(fixture: &Fixture) -> Result<()> {
+    fixture
         .device
         .unmap(&all(), strategy::BROADCAST, abi::UNMAP_FREE)?;
     Ok(())
 }
 
-fn save_all(stage: &Stage) -> Result<()> {
-    stage
+fn save_all(fixture: &Fixture) -> Result<()> {
+    fixture
         .device
         .unmap(&all(), strategy::BROADCAST, abi::UNMAP_WRITE_BACK)?;
     Ok(())
 }
 
 /// An operation that may lose contents.
-const fn loses(name: &'static str, run: fn(&Stage) -> Result<Left, Errno>) -> Operation {
+const fn loses(name: &'static str, run: fn(&Fixture) -> Result<Left, Errno>) -> Operation {
     Operation {
         name,
         prepare: nothing,
@@ -143,7 +143,7 @@ const fn loses(name: &'static str, run: fn(&Stage) -> Result<Left, Errno>) -> Op
     }
 }
 
-const fn keeps(name: &'static str, run: fn(&Stage) -> Result<Left, Errno>) -> Operation {
+const fn keeps(name: &'static str, run: fn(&Fixture) -> Result<Left, Errno>) -> Operation {
     Operation {
         name,
         prepare: nothing,
@@ -153,7 +153,7 @@ const fn keeps(name: &'static str, run: fn(&Stage) -> Result<Left, Errno>) -> Op
 }
 
 impl Operation {
-    const fn after(self, prepare: fn(&Stage) -> Result<()>) -> Self {
+    const fn after(self, prepare: fn(&Fixture) -> Result<()>) -> Self {
         Self { prepare, ..self }
     }
 }
@@ -170,61 +170,63 @@ pub const OPERATIONS: &[Operation] = &[
     loses("fault", fault).after(free_all),
     keeps("populate what was saved", populate).after(save_all),
     keeps("fault on what was saved", fault).after(save_all),
-    loses("page", |stage| stage.unmap(strategy::PAGE, 0)),
-    loses("zap", |stage| stage.unmap(strategy::ZAP, 0)),
-    loses("unmap_mapping", |stage| {
-        stage.unmap(strategy::UNMAP_MAPPING, 0)
+    loses("page", |fixture| fixture.unmap(strategy::PAGE, 0)),
+    loses("zap", |fixture| fixture.unmap(strategy::ZAP, 0)),
+    loses("unmap_mapping", |fixture| {
+        fixture.unmap(strategy::UNMAP_MAPPING, 0)
     }),
-    loses("broadcast", |stage| stage.unmap(strategy::BROADCAST, 0)),
-    loses("precise", |stage| {
-        stage.unmap(strategy::PRECISE, abi::UNMAP_FREE)
+    loses("broadcast", |fixture| fixture.unmap(strategy::BROADCAST, 0)),
+    loses("precise", |fixture| {
+        fixture.unmap(strategy::PRECISE, abi::UNMAP_FREE)
     }),
-    loses("two phases", |stage| {
-        stage.unmap(strategy::PRECISE, abi::UNMAP_TWO_PHASE)
+    loses("two phases", |fixture| {
+        fixture.unmap(strategy::PRECISE, abi::UNMAP_TWO_PHASE)
     }),
-    loses("broadcast, later", |stage| {
-        stage.unmap_later(strategy::BROADCAST)
+    loses("broadcast, later", |fixture| {
+        fixture.unmap_later(strategy::BROADCAST)
     }),
-    loses("precise, later", |stage| {
-        stage.unmap_later(strategy::PRECISE)
+    loses("precise, later", |fixture| {
+        fixture.unmap_later(strategy::PRECISE)
     }),
     loses("scope", scope),
-    keeps("save by page", |stage| stage.unmap(strategy::PAGE, SAVE)),
-    keeps("save by broadcast", |stage| {
-        stage.unmap(strategy::BROADCAST, SAVE)
+    keeps("save by page", |fixture| {
+        fixture.unmap(strategy::PAGE, SAVE)
     }),
-    keeps("save by precise, later", |stage| {
-        stage.unmap(strategy::PRECISE, SAVE | abi::UNMAP_DEFER)
+    keeps("save by broadcast", |fixture| {
+        fixture.unmap(strategy::BROADCAST, SAVE)
     }),
-    keeps("save in two phases", |stage| {
-        stage.unmap(strategy::BROADCAST, SAVE | abi::UNMAP_TWO_PHASE)
+    keeps("save by precise, later", |fixture| {
+        fixture.unmap(strategy::PRECISE, SAVE | abi::UNMAP_DEFER)
+    }),
+    keeps("save in two phases", |fixture| {
+        fixture.unmap(strategy::BROADCAST, SAVE | abi::UNMAP_TWO_PHASE)
     }),
 ];
 
 const SAVE: u32 = abi::UNMAP_WRITE_BACK;
 
-fn open(_: &Stage) -> Result<Left, Errno> {
+fn open(_: &Fixture) -> Result<Left, Errno> {
     Device::open()?;
     Ok(Left::Nothing)
 }
 
-fn setup(_: &Stage) -> Result<Left, Errno> {
+fn setup(_: &Fixture) -> Result<Left, Errno> {
     let device = Device::open()?;
     device.setup(abi::SETUP_PFNMAP)?;
     Ok(Left::Nothing)
 }
 
 /// Needs page tables too, unlike the mapping that is there.
-fn map(stage: &Stage) -> Result<Left, Errno> {
-    let mapping = stage.device.map(NR_PAGES)?;
+fn map(fixture: &Fixture) -> Result<Left, Errno> {
+    let mapping = fixture.device.map(NR_PAGES)?;
     for page in 0..NR_PAGES {
         mapping.word(page, 0).load(Relaxed);
     }
     Ok(Left::Mapping(mapping))
 }
 
-fn fork(stage: &Stage) -> Result<Left, Errno> {
-    let keeps = |page| stage.mapping.word(page, 0).load(Relaxed) == page + 1;
+fn fork(fixture: &Fixture) -> Result<Left, Errno> {
+    let keeps = |page| fixture.mapping.word(page, 0).load(Relaxed) == page + 1;
     let child = Child::fork_with_code(|| i32::from(!(0..NR_PAGES).all(keeps)));
     match child {
         Ok(child) => Ok(Left::Child(child)),
@@ -235,38 +237,38 @@ fn fork(stage: &Stage) -> Result<Left, Errno> {
     }
 }
 
-fn read_accessed(stage: &Stage) -> Result<Left, Errno> {
-    stage.device.accessed(0, NR_PAGES, abi::ACCESSED_CLEAR)?;
+fn read_accessed(fixture: &Fixture) -> Result<Left, Errno> {
+    fixture.device.accessed(0, NR_PAGES, abi::ACCESSED_CLEAR)?;
     Ok(Left::Nothing)
 }
 
-fn invalidate(stage: &Stage) -> Result<Left, Errno> {
+fn invalidate(fixture: &Fixture) -> Result<Left, Errno> {
     for strategy in [strategy::BROADCAST, strategy::PRECISE] {
-        stage.device.invalidate(0, NR_PAGES, strategy)?;
+        fixture.device.invalidate(0, NR_PAGES, strategy)?;
     }
     Ok(Left::Nothing)
 }
 
-fn mark_and_unmark(stage: &Stage) -> Result<Left, Errno> {
-    stage.device.idle(0, NR_PAGES, abi::IDLE_MARK)?;
-    stage.device.idle(0, NR_PAGES, abi::IDLE_UNMARK)?;
+fn mark_and_unmark(fixture: &Fixture) -> Result<Left, Errno> {
+    fixture.device.idle(0, NR_PAGES, abi::IDLE_MARK)?;
+    fixture.device.idle(0, NR_PAGES, abi::IDLE_UNMARK)?;
     Ok(Left::Nothing)
 }
 
-fn populate(stage: &Stage) -> Result<Left, Errno> {
-    stage.device.populate(0, NR_PAGES)?;
+fn populate(fixture: &Fixture) -> Result<Left, Errno> {
+    fixture.device.populate(0, NR_PAGES)?;
     Ok(Left::Nothing)
 }
 
 /// The kernel comes back until the fault succeeds.
-fn fault(stage: &Stage) -> Result<Left, Errno> {
-    stage.touch();
+fn fault(fixture: &Fixture) -> Result<Left, Errno> {
+    fixture.touch();
     Ok(Left::Nothing)
 }
 
-fn scope(stage: &Stage) -> Result<Left, Errno> {
-    stage.device.enter(strategy::BROADCAST, None)?;
-    stage.unmap(strategy::BROADCAST, 0)?;
-    stage.device.leave()?;
+fn scope(fixture: &Fixture) -> Result<Left, Errno> {
+    fixture.device.enter(strategy::BROADCAST, None)?;
+    fixture.unmap(strategy::BROADCAST, 0)?;
+    fixture.device.leave()?;
     Ok(Left::Nothing)
 }

@@ -9,12 +9,12 @@ use anyhow::{ensure, Result};
 
 use crate::abi::{IDLE_MARK, IDLE_UNMARK};
 use crate::cpu;
-use crate::crew::Shape;
 use crate::device::Device;
 use crate::ktap::Options;
 use crate::oracle::Oracle;
 use crate::reclaim::Shrinkers;
 use crate::watcher::Access;
+use crate::workers::Shape;
 
 const NR_PAGES: u64 = 32;
 const NR_ROUNDS: u32 = 15;

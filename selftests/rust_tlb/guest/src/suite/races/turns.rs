@@ -15,7 +15,7 @@ use crate::mapping::{Mapping, PAGE_SIZE};
 use crate::own_memory;
 use crate::watcher::{Access, Watcher};
 
-/// A turn with the page tables; what the racer sees of the pages it judges as the oracle's members do.
+/// A turn with the page tables; what the racer sees of the pages it judges as the oracle's workers do.
 pub type Turn = fn(&Ground, &mut Mapping, &mut Watcher<'_>) -> Result<()>;
 
 /// Everything there is.

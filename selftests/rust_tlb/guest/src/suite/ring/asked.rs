@@ -43,7 +43,7 @@ impl Strangers {
         let nr_running = Shared::<AtomicU32>::new(1)?;
         let spin = |index: usize| {
             Child::fork(|| {
-                cpu::pin_member(index)?;
+                cpu::pin_worker(index)?;
                 (&start).read_exact(&mut [0])?;
                 nr_running[0].fetch_add(1, Ordering::Release);
                 loop {

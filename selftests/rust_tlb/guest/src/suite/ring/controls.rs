@@ -6,7 +6,7 @@
 use anyhow::{bail, Result};
 
 use super::lazy::let_sleep;
-use super::victim::{elsewheres_cpu, victims_cpu, Stage, Watch, ONE, OTHER};
+use super::victim::{elsewheres_cpu, victims_cpu, Fixture, Watch, ONE, OTHER};
 use crate::abi::{strategy, UNMAP_DEFER};
 use crate::attempts::{caught_every_time, Attempt};
 use crate::barrier::Wait;
@@ -84,16 +84,16 @@ fn defer(device: &Device, page_nr: u64) -> Result<()> {
 /// it that there was one.
 pub fn to_bump_only_once_is_seen(_: &Options) -> Result<()> {
     expect_seen(Rule::Bump, |breaking| {
-        let stage = Stage::new(Wait::Sleep)?;
+        let fixture = Fixture::new(Wait::Sleep)?;
         let _broken = breaking.start()?;
         let_sleep();
-        defer(&stage.one, 0)?;
-        let Some(watch) = stage.watch(ONE, 1)? else {
+        defer(&fixture.one, 0)?;
+        let Some(watch) = fixture.watch(ONE, 1)? else {
             return Ok(Fate::Untried);
         };
         let_sleep();
-        defer(&stage.one, 1)?;
-        stage.one.flush()?;
+        defer(&fixture.one, 1)?;
+        fixture.one.flush()?;
         watch.fate()
     })
 }
@@ -101,11 +101,11 @@ pub fn to_bump_only_once_is_seen(_: &Options) -> Result<()> {
 /// A CPU catches up with a generation whose PTE is still there, and takes it again.
 pub fn to_clear_after_the_bump_is_seen(_: &Options) -> Result<()> {
     expect_seen(Rule::Clear, |breaking| {
-        let stage = Stage::new(Wait::Spin)?;
-        let elsewhere = stage.elsewhere(strategy::RING)?;
+        let fixture = Fixture::new(Wait::Spin)?;
+        let elsewhere = fixture.elsewhere(strategy::RING)?;
         // If the rule is kept, there is no such place to stop at: the flush alone is looked at.
         let Some(_broken) = breaking.start()? else {
-            let watch = stage.watch(ONE, 0)?;
+            let watch = fixture.watch(ONE, 0)?;
             elsewhere.start();
             elsewhere.join()?;
             return fate_if(true, watch.as_ref());
@@ -114,8 +114,8 @@ pub fn to_clear_after_the_bump_is_seen(_: &Options) -> Result<()> {
         if !elsewhere.start_until(&stop)? {
             return Ok(Fate::Untried);
         }
-        stage.other.invalidate(0, 1, strategy::PRECISE)?;
-        let watch = stage.watch_blindly(ONE, 0)?;
+        fixture.other.invalidate(0, 1, strategy::PRECISE)?;
+        let watch = fixture.watch_blindly(ONE, 0)?;
         let in_time = stop.has_held()?;
         elsewhere.join()?;
         fate_if(in_time, watch.as_ref())
@@ -125,13 +125,13 @@ pub fn to_clear_after_the_bump_is_seen(_: &Options) -> Result<()> {
 /// A CPU has caught up with a generation, which then gets another page.
 pub fn to_extend_a_slot_is_seen(_: &Options) -> Result<()> {
     expect_seen(Rule::Final, |breaking| {
-        let stage = Stage::new(Wait::Spin)?;
-        stage.other.unmap(&page(0), strategy::RING, 0)?;
-        let Some(watch) = stage.watch(OTHER, 1)? else {
+        let fixture = Fixture::new(Wait::Spin)?;
+        fixture.other.unmap(&page(0), strategy::RING, 0)?;
+        let Some(watch) = fixture.watch(OTHER, 1)? else {
             return Ok(Fate::Untried);
         };
         let _broken = breaking.start()?;
-        stage.other.unmap(&page(1), strategy::RING, 0)?;
+        fixture.other.unmap(&page(1), strategy::RING, 0)?;
         watch.fate()
     })
 }
@@ -139,18 +139,18 @@ pub fn to_extend_a_slot_is_seen(_: &Options) -> Result<()> {
 /// A CPU has caught up with one generation, and takes the next one for done as well.
 pub fn to_run_ahead_is_seen(_: &Options) -> Result<()> {
     expect_seen(Rule::Ahead, |breaking| {
-        let stage = Stage::new(Wait::Spin)?;
-        let elsewhere = stage.elsewhere(strategy::RING)?;
-        let watch = stage.watch(OTHER, 1)?;
+        let fixture = Fixture::new(Wait::Spin)?;
+        let elsewhere = fixture.elsewhere(strategy::RING)?;
+        let watch = fixture.watch(OTHER, 1)?;
         let _broken = breaking.start()?;
         let stop = Stop::at(victims_cpu(), Place::Caught, 0)?;
         if !elsewhere.start_until(&stop)? {
             return Ok(Fate::Untried);
         }
-        defer(&stage.other, 1)?;
+        defer(&fixture.other, 1)?;
         let in_time = stop.has_held()?;
         elsewhere.join()?;
-        stage.other.flush()?;
+        fixture.other.flush()?;
         fate_if(in_time, watch.as_ref())
     })
 }
@@ -158,9 +158,9 @@ pub fn to_run_ahead_is_seen(_: &Options) -> Result<()> {
 /// A slot is filled for the next generation, which then is somebody else's.
 pub fn to_fill_a_slot_before_the_bump_is_seen(_: &Options) -> Result<()> {
     expect_seen(Rule::Order, |breaking| {
-        let stage = Stage::new(Wait::Spin)?;
-        let elsewhere = stage.elsewhere(strategy::RING)?;
-        let Some(watch) = stage.watch(OTHER, 5)? else {
+        let fixture = Fixture::new(Wait::Spin)?;
+        let elsewhere = fixture.elsewhere(strategy::RING)?;
+        let Some(watch) = fixture.watch(OTHER, 5)? else {
             return Ok(Fate::Untried);
         };
         let broken = breaking.start()?;
@@ -173,7 +173,7 @@ pub fn to_fill_a_slot_before_the_bump_is_seen(_: &Options) -> Result<()> {
             None => elsewhere.start(),
         }
         let many = Selection::run(0, 40);
-        stage.other.unmap(&many, strategy::PRECISE, 0)?;
+        fixture.other.unmap(&many, strategy::PRECISE, 0)?;
         let fate = watch.fate()?;
         let in_time = stop.map_or(Ok(true), Stop::has_held)?;
         elsewhere.join()?;
@@ -188,20 +188,20 @@ pub fn to_fill_a_slot_before_the_bump_is_seen(_: &Options) -> Result<()> {
 /// Two generations, a whole ring apart, write to one slot.
 pub fn to_write_a_slot_unclaimed_is_seen(_: &Options) -> Result<()> {
     expect_seen(Rule::Claim, |breaking| {
-        let stage = Stage::new(Wait::Spin)?;
-        let elsewhere = stage.elsewhere(strategy::PRECISE)?;
+        let fixture = Fixture::new(Wait::Spin)?;
+        let elsewhere = fixture.elsewhere(strategy::PRECISE)?;
         let _broken = breaking.start()?;
         let stop = Stop::at(elsewheres_cpu(), Place::Run, 0)?;
         if !elsewhere.start_until(&stop)? {
             return Ok(Fate::Untried);
         }
         for _ in 0..63 {
-            stage.other.invalidate(100, 1, strategy::PRECISE)?;
+            fixture.other.invalidate(100, 1, strategy::PRECISE)?;
         }
-        let watch = stage.watch(OTHER, 1)?;
-        defer(&stage.other, 1)?;
+        let watch = fixture.watch(OTHER, 1)?;
+        defer(&fixture.other, 1)?;
         stop.move_to(Place::Release)?;
-        stage.other.flush()?;
+        fixture.other.flush()?;
         let fate = fate_if(true, watch.as_ref())?;
         let in_time = stop.has_held()?;
         elsewhere.join()?;
@@ -212,15 +212,15 @@ pub fn to_write_a_slot_unclaimed_is_seen(_: &Options) -> Result<()> {
 /// A generation has begun, and is not published yet, when the next one is caught up with.
 pub fn to_take_unpublished_for_nothing_is_seen(_: &Options) -> Result<()> {
     expect_seen(Rule::UnpublishedIsFull, |breaking| {
-        let stage = Stage::new(Wait::Spin)?;
-        let elsewhere = stage.elsewhere(strategy::PRECISE)?;
-        let watch = stage.watch(ONE, 0)?;
+        let fixture = Fixture::new(Wait::Spin)?;
+        let elsewhere = fixture.elsewhere(strategy::PRECISE)?;
+        let watch = fixture.watch(ONE, 0)?;
         let _broken = breaking.start()?;
         let stop = Stop::at(elsewheres_cpu(), Place::Publish, 0)?;
         if !elsewhere.start_until(&stop)? {
             return Ok(Fate::Untried);
         }
-        stage.other.unmap(&page(1), strategy::RING, 0)?;
+        fixture.other.unmap(&page(1), strategy::RING, 0)?;
         let in_time = stop.has_held()?;
         elsewhere.join()?;
         fate_if(in_time, watch.as_ref())
@@ -230,11 +230,11 @@ pub fn to_take_unpublished_for_nothing_is_seen(_: &Options) -> Result<()> {
 /// More pages than a run is for, and no run for them.
 pub fn to_take_odd_for_nothing_is_seen(_: &Options) -> Result<()> {
     expect_seen(Rule::OddIsFull, |breaking| {
-        let stage = Stage::new(Wait::Spin)?;
-        let watch = stage.watch(OTHER, 5)?;
+        let fixture = Fixture::new(Wait::Spin)?;
+        let watch = fixture.watch(OTHER, 5)?;
         let _broken = breaking.start()?;
         let many = Selection::run(0, 40);
-        stage.other.unmap(&many, strategy::PRECISE, 0)?;
+        fixture.other.unmap(&many, strategy::PRECISE, 0)?;
         fate_if(true, watch.as_ref())
     })
 }
@@ -245,7 +245,7 @@ const NR_AHEAD: u32 = 400;
 /// A child publishes in the ring of its parent, whose CPUs believe it.
 pub fn to_copy_a_ring_is_seen(_: &Options) -> Result<()> {
     expect_seen(Rule::Own, |breaking| {
-        let stage = Stage::new(Wait::Spin)?;
+        let fixture = Fixture::new(Wait::Spin)?;
         let broken = breaking.start()?;
         let child = Child::fork(|| {
             let device = Device::open()?;
@@ -260,10 +260,10 @@ pub fn to_copy_a_ring_is_seen(_: &Options) -> Result<()> {
         // If the child's generations are never believed, that is without an excuse.
         let mut fate = Fate::Gone;
         for _ in 0..2 * NR_AHEAD {
-            let watch = stage.watch(OTHER, 1)?;
-            stage.other.unmap(&page(1), strategy::RING, 0)?;
+            let watch = fixture.watch(OTHER, 1)?;
+            fixture.other.unmap(&page(1), strategy::RING, 0)?;
             let Some(watch) = watch else {
-                if stage.is_stale(OTHER, 1)? {
+                if fixture.is_stale(OTHER, 1)? {
                     return Ok(Fate::Used);
                 }
                 continue;

@@ -91,7 +91,7 @@ pub fn every_mm_can_have_a_ring(options: &Options) -> Result<()> {
 fn churn() -> Result<()> {
     let nr = crate::cpu::nr_cpus();
     let work = |index: usize| -> Result<()> {
-        crate::cpu::pin_member(index)?;
+        crate::cpu::pin_worker(index)?;
         for _ in 0..100 {
             let device = Device::open()?;
             let mapping = device.map(4)?;

@@ -30,7 +30,7 @@ impl Busy {
         let (seen, up) = (over.clone(), Arc::new(AtomicBool::new(false)));
         let is_up = up.clone();
         let spinner = thread::spawn(move || {
-            let pinned = cpu::pin_member(0);
+            let pinned = cpu::pin_worker(0);
             is_up.store(true, Ordering::Release);
             while pinned.is_ok() && !seen.load(Ordering::Acquire) {
                 hint::spin_loop();

@@ -9,12 +9,12 @@ use anyhow::{ensure, Result};
 use super::ring_device;
 use crate::abi::{self, strategy};
 use crate::cpu;
-use crate::crew::Shape;
 use crate::device::Device;
 use crate::ktap::Options;
 use crate::oracle::Oracle;
 use crate::selection::Selection;
 use crate::watcher::Access;
+use crate::workers::Shape;
 
 const NR_PAGES: u64 = 32;
 const NR_ROUNDS: u32 = 6;
@@ -66,7 +66,7 @@ pub fn ring_is_silent(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The members fault on what is pending, which flushes it.
+/// The workers fault on what is pending, which flushes it.
 pub fn deferred_ring_is_silent(options: &Options) -> Result<()> {
     for by_threads in [true, false] {
         let device = ring_device()?;

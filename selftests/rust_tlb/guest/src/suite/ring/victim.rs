@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A stage for one stale access: a thread that reads one page when it is told to, and one that
+//! A fixture for one stale access: a thread that reads one page when it is told to, and one that
 //! unmaps, each on a CPU of its own, and the driver.
 
 use core::hint;
@@ -15,12 +15,12 @@ use super::ring_device;
 use crate::abi;
 use crate::barrier::Wait;
 use crate::cpu;
-use crate::crew::Crew;
 use crate::device::Device;
 use crate::flush_ring::{Counts, Stop};
 use crate::mapping::Mapping;
 use crate::page_user::Fate;
 use crate::selection::Selection;
+use crate::workers::Workers;
 
 /// Pages of the one file, and of the other.
 const NR_PAGES: [u64; 2] = [8, 128];
@@ -39,14 +39,14 @@ const VICTIM: usize = 0;
 const ELSEWHERE: usize = 1;
 
 /// Two files in one address space.
-pub struct Stage {
+pub struct Fixture {
     pub one: Arc<Device>,
     pub other: Device,
-    crew: Crew,
+    workers: Workers,
     told: Arc<[AtomicU64; 3]>,
 }
 
-impl Stage {
+impl Fixture {
     /// Everything is mapped, and read once.
     pub fn new(wait: Wait) -> Result<Self> {
         ensure!(cpu::nr_cpus() > 2, "three CPUs are needed");
@@ -60,34 +60,34 @@ impl Stage {
         other.populate(0, NR_PAGES[OTHER])?;
         let told: Arc<[AtomicU64; 3]> = Arc::default();
         let (orders, all) = (told.clone(), maps.clone());
-        let crew = Crew::of_threads(&maps[ONE], VICTIM + 1, wait, move |member| loop {
-            member.step()?;
+        let workers = Workers::of_threads(&maps[ONE], VICTIM + 1, wait, move |worker| loop {
+            worker.step()?;
             let file = orders[0].load(Ordering::Acquire) as usize;
             let page = orders[1].load(Ordering::Acquire);
             let value = all[file].word(page, 0).load(Ordering::Acquire);
             orders[2].store(value, Ordering::Release);
-            member.step()?;
+            worker.step()?;
         })?;
-        let stage = Self {
+        let fixture = Self {
             one,
             other,
-            crew,
+            workers,
             told,
         };
         for file in [ONE, OTHER] {
             for page in 0..NR_PAGES[file] {
-                stage.is_stale(file, page)?;
+                fixture.is_stale(file, page)?;
             }
         }
-        Ok(stage)
+        Ok(fixture)
     }
 
     /// Has the page read. Returns whether it is what the device makes of pages that it took back.
     pub fn is_stale(&self, file: usize, page: u64) -> Result<bool> {
         self.told[0].store(file as u64, Ordering::Release);
         self.told[1].store(page, Ordering::Release);
-        self.crew.step()?;
-        self.crew.step()?;
+        self.workers.step()?;
+        self.workers.step()?;
         Ok(self.told[2].load(Ordering::Acquire) == abi::POISON)
     }
 
@@ -102,7 +102,7 @@ impl Stage {
         Ok(watch.filter(|_| !walked))
     }
 
-    /// As [`Stage::watch`], where the page's own bit cannot be asked for, since somebody has its lock:
+    /// As [`Fixture::watch`], where the page's own bit cannot be asked for, since somebody has its lock:
     /// the witness alone says that what was just read is there.
     pub fn watch_blindly(&self, file: usize, page: u64) -> Result<Option<Watch<'_>>> {
         let touch = || -> Result<()> {
@@ -114,7 +114,7 @@ impl Stage {
         self.other.accessed(WITNESS, 1, abi::ACCESSED_CLEAR)?;
         touch()?;
         let watch = Watch {
-            stage: self,
+            fixture: self,
             file,
             page,
             before: Counts::read()?,
@@ -130,7 +130,7 @@ impl Stage {
         let (tell, done) = mpsc::channel();
         thread::spawn(move || {
             let unmap = || {
-                cpu::pin_member(ELSEWHERE)?;
+                cpu::pin_worker(ELSEWHERE)?;
                 seen[0].store(true, Ordering::Release);
                 while !seen[1].load(Ordering::Acquire) {
                     hint::spin_loop();
@@ -157,7 +157,7 @@ impl Stage {
 
 /// A page that the reader has in its TLB, until something takes it from there.
 pub struct Watch<'s> {
-    stage: &'s Stage,
+    fixture: &'s Fixture,
     file: usize,
     page: u64,
     before: Counts,
@@ -166,16 +166,19 @@ pub struct Watch<'s> {
 impl Watch<'_> {
     /// Whether the reader had to look the witness up.
     fn has_walked(&self) -> Result<bool> {
-        let bits = self.stage.other.accessed(WITNESS, 1, abi::ACCESSED_READ)?;
+        let bits = self
+            .fixture
+            .other
+            .accessed(WITNESS, 1, abi::ACCESSED_READ)?;
         Ok(bits.accessed != 0)
     }
 
     /// What became of the page, now that it is flushed: gone by a flush, if a CPU flushed everything
     /// because it did not believe the ring.
     pub fn fate(&self) -> Result<Fate> {
-        let is_stale = self.stage.is_stale(self.file, self.page)?;
+        let is_stale = self.fixture.is_stale(self.file, self.page)?;
         let grown = Counts::read()?.grown(&self.before)?;
-        self.stage.is_stale(OTHER, WITNESS)?;
+        self.fixture.is_stale(OTHER, WITNESS)?;
         let doubted = grown.iter().any(|(name, _)| is_doubt(name));
         Ok(if is_stale {
             Fate::Used
@@ -234,10 +237,10 @@ impl Elsewhere {
 
 /// The number of the CPU that reads.
 pub fn victims_cpu() -> usize {
-    cpu::member(VICTIM)
+    cpu::worker(VICTIM)
 }
 
 /// The number of the CPU of the thread elsewhere.
 pub fn elsewheres_cpu() -> usize {
-    cpu::member(ELSEWHERE)
+    cpu::worker(ELSEWHERE)
 }

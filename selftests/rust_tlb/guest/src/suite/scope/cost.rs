@@ -7,12 +7,12 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use anyhow::{ensure, Result};
 
-use super::super::counts::{for_each_cast, NR_OTHER_CPUS};
+use super::super::counts::{for_each_mapped_by, NR_OTHER_CPUS};
 use super::enter;
 use crate::abi::strategy;
+use crate::counted::{CountedDevice, MappedBy};
 use crate::device::Device;
 use crate::ktap::Options;
-use crate::scene::{Cast, Scene};
 use crate::selection::Selection;
 use crate::tlb_events::{most_common, TlbEvents};
 
@@ -26,14 +26,14 @@ const NR_ROUNDS: u32 = 5;
 /// Rounds that asked other CPUs, and IPIs: the most common of several counts.
 fn count(
     options: &Options,
-    scene: &Scene,
+    counted: &CountedDevice,
     before: impl Fn() -> Result<()>,
     work: impl Fn(&Device) -> Result<()>,
 ) -> Result<(u64, u64)> {
     let mut counts: Vec<TlbEvents> = Vec::new();
     for _ in 0..NR_ROUNDS * options.effort {
         before()?;
-        counts.push(scene.counted(&work)?.1);
+        counts.push(counted.counted(&work)?.1);
     }
     let rounds = most_common(counts.iter().map(|events| events.remote_flush));
     let ipis = most_common(counts.iter().map(|events| events.remote_flush_received));
@@ -64,12 +64,12 @@ fn expect_rounds(
     expected: u64,
     work: impl Fn(&Device) -> Result<()>,
 ) -> Result<()> {
-    for_each_cast(|cast| {
-        let scene = Scene::new(cast, NR_MAPPED)?;
-        let (rounds, ipis) = count(options, &scene, || Ok(()), &work)?;
-        ensure!(rounds == expected, "{cast:?}: {rounds} rounds");
+    for_each_mapped_by(|mapped_by| {
+        let counted = CountedDevice::new(mapped_by, NR_MAPPED)?;
+        let (rounds, ipis) = count(options, &counted, || Ok(()), &work)?;
+        ensure!(rounds == expected, "{mapped_by:?}: {rounds} rounds");
         let most = expected * NR_OTHER_CPUS;
-        ensure!((1..=most).contains(&ipis), "{cast:?}: {ipis} IPIs");
+        ensure!((1..=most).contains(&ipis), "{mapped_by:?}: {ipis} IPIs");
         Ok(())
     })
 }
@@ -82,11 +82,11 @@ pub fn sixteen_unmaps_take_sixteen_rounds(options: &Options) -> Result<()> {
     expect_rounds(options, NR_UNMAPS, unmap_all)
 }
 
-/// In the cast of processes, the second file is mapped where the first one is not used: in the
+/// Where processes map, the second file is mapped where the first one is not used: in the
 /// driver alone, which would flush for it by itself.
 pub fn unmaps_of_two_files_in_a_scope_take_one_round(options: &Options) -> Result<()> {
-    for_each_cast(|cast| {
-        let (scene, inner) = (Scene::new(cast, NR_MAPPED)?, Device::open()?);
+    for_each_mapped_by(|mapped_by| {
+        let (counted, inner) = (CountedDevice::new(mapped_by, NR_MAPPED)?, Device::open()?);
         let mapping = inner.map(NR_MAPPED)?;
         let touch = || {
             for page in 0..NR_MAPPED {
@@ -95,7 +95,7 @@ pub fn unmaps_of_two_files_in_a_scope_take_one_round(options: &Options) -> Resul
             Ok(())
         };
         let both = |shared: bool| {
-            count(options, &scene, touch, |outer| {
+            count(options, &counted, touch, |outer| {
                 enter(outer, strategy::BROADCAST, None, 1)?;
                 let (scope, nr_levels) = if shared { (Some(outer), 2) } else { (None, 1) };
                 enter(&inner, strategy::BROADCAST, scope, nr_levels)?;
@@ -107,16 +107,16 @@ pub fn unmaps_of_two_files_in_a_scope_take_one_round(options: &Options) -> Resul
             })
         };
         let (rounds, ipis) = both(true)?;
-        ensure!(rounds == 1, "{cast:?}: {rounds} rounds");
-        ensure!(ipis <= NR_OTHER_CPUS, "{cast:?}: {ipis} IPIs");
+        ensure!(rounds == 1, "{mapped_by:?}: {rounds} rounds");
+        ensure!(ipis <= NR_OTHER_CPUS, "{mapped_by:?}: {ipis} IPIs");
         // A scope each: two rounds, where both are mapped on other CPUs.
         let (rounds, _) = both(false)?;
-        let expected = if matches!(cast, Cast::Threads(_)) {
+        let expected = if matches!(mapped_by, MappedBy::Threads(_)) {
             2
         } else {
             1
         };
-        ensure!(rounds == expected, "{cast:?}: {rounds} rounds");
+        ensure!(rounds == expected, "{mapped_by:?}: {rounds} rounds");
         Ok(())
     })
 }

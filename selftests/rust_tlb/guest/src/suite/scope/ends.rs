@@ -16,7 +16,6 @@ use super::{
 use crate::abi::{self, strategy};
 use crate::child::Child;
 use crate::cpu;
-use crate::crew::Shape;
 use crate::device::Device;
 use crate::ktap::Options;
 use crate::oracle::Oracle;
@@ -24,6 +23,7 @@ use crate::pending::{await_release, with_short_age};
 use crate::selection::Selection;
 use crate::shared::Shared;
 use crate::watcher::Access;
+use crate::workers::Shape;
 
 /// What was unmapped before is still owed, and flushed in the end.
 pub fn a_refused_unmap_changes_nothing(_: &Options) -> Result<()> {

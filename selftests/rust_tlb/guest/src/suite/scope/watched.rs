@@ -11,12 +11,12 @@ use super::{NR_PAGES, STRATEGIES};
 use crate::abi::{self, strategy};
 use crate::attempts::{caught_every_time, Attempt};
 use crate::cpu;
-use crate::crew::Shape;
 use crate::device::{strategy_name, Device};
 use crate::ktap::{skip, Options};
 use crate::oracle::Oracle;
 use crate::selection::Selection;
 use crate::watcher::{Access, Report};
+use crate::workers::Shape;
 
 const NR_ROUNDS: u32 = 5;
 const NR_PASSES: u64 = 100;
@@ -66,7 +66,7 @@ impl Watched {
     }
 }
 
-/// The members fault on what is pending while the scope lasts, which flushes early.
+/// The workers fault on what is pending while the scope lasts, which flushes early.
 pub fn scopes_are_silent(options: &Options) -> Result<()> {
     for strategy in STRATEGIES {
         println!("# {}", strategy_name(strategy));

@@ -14,10 +14,10 @@ use crate::barrier::Wait;
 use crate::binder::clients::Client;
 use crate::binder::ground::Ground;
 use crate::binder::service::{check, fill};
-use crate::crew::Shape;
 use crate::ktap::{skip, Options};
 use crate::shared::Shared;
 use crate::tlb_events::counter;
+use crate::workers::Shape;
 
 const SHAPE: Shape = Shape {
     processes: 16,
@@ -39,7 +39,7 @@ fn live(
     let kept = fill(client.endpoint, NR_LIVE, first)?;
     drop(fill(client.endpoint, NR_IDLE, !first)?);
     client.step()?;
-    while is_over[0].load(Ordering::Acquire) == 0 && !client.dismissed() {
+    while is_over[0].load(Ordering::Acquire) == 0 && !client.stopped() {
         check(&kept, NR_LIVE, first)?;
         // Uses some of what was idle, or was taken.
         drop(fill(client.endpoint, 2, first)?);

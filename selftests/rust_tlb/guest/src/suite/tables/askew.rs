@@ -41,7 +41,7 @@ fn unmap_beside_a_move(device: &Device, flags: u32) -> Result<Fate> {
     let before = device.counters()?;
     thread::scope(|scope| {
         let moving = scope.spawn(|| {
-            cpu::pin_member(1)?;
+            cpu::pin_worker(1)?;
             held_moment::hold_own_move()?;
             anyhow::Ok(mapping.relocate_askew(PAGES_PER_TABLE)?)
         });

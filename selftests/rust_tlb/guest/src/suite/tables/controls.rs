@@ -74,7 +74,7 @@ fn flushed_for_a_table(flags: u32) -> Result<(u64, u64)> {
     let Some(_) = TlbEvents::read()? else {
         return skip("the kernel has no CONFIG_DEBUG_TLBFLUSH").map(|()| (0, 0));
     };
-    cpu::pin_member(0)?;
+    cpu::pin_worker(0)?;
     let mapping = map(&device, NR_ROUNDS)?;
     let mut found = Vec::new();
     for nr in 0..NR_ROUNDS {
@@ -124,7 +124,7 @@ struct Reading<'m> {
 
 impl Reading<'_> {
     fn read(&self) -> Result<()> {
-        cpu::pin_member(0)?;
+        cpu::pin_worker(0)?;
         while !self.is_over.load(SeqCst) {
             let replaced = self.is_replaced.load(SeqCst);
             self.witness.look();
@@ -146,7 +146,7 @@ impl Reading<'_> {
     /// If the reader had to fault meanwhile, it waits for the unmap, and the replacement for the reader:
     /// that is not in time.
     fn replace(&self, mapping: &Mapping, page: u64) -> Result<Seen> {
-        cpu::pin_member(1)?;
+        cpu::pin_worker(1)?;
         self.is_ready.store(true, SeqCst);
         while !held_moment::is_held()? && !self.is_unmapped.load(SeqCst) {
             thread::yield_now();
@@ -200,7 +200,7 @@ fn seen_after_replacement(flags: u32) -> Result<Seen> {
     };
     reading.word.store(OLD, SeqCst);
     let seen = thread::scope(|scope| -> Result<Seen> {
-        cpu::pin_member(2)?;
+        cpu::pin_worker(2)?;
         let reader = scope.spawn(|| reading.read());
         let replacer = scope.spawn(|| reading.replace(&mapping, page));
         while !reading.is_ready.load(SeqCst) {

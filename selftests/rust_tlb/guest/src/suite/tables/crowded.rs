@@ -35,7 +35,7 @@ const NR_SLOTS: u64 = 128;
 const NR_PAGES: u64 = NR_SLOTS * PAGES_PER_TABLE;
 /// Another page in each slot: where a TLB is indexed by the low bits of the page, it holds them all.
 const STRIDE: u64 = PAGES_PER_TABLE + 1;
-/// Members of the oracle, with a CPU each: their faults race with the unmaps in all slots.
+/// Workers of the oracle, with a CPU each: their faults race with the unmaps in all slots.
 const NR_WATCHING: usize = 2;
 /// How often the table of each slot is freed, at least: in between a fault has made another one.
 const NR_TIMES: u64 = 2;

@@ -68,8 +68,8 @@ struct Desk {
 
 impl Desk {
     /// A thread has started, and is where it is to run.
-    fn ready_on(&self, member: usize) -> Result<()> {
-        cpu::pin_member(member)?;
+    fn ready_on(&self, worker: usize) -> Result<()> {
+        cpu::pin_worker(worker)?;
         self.nr_ready.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }

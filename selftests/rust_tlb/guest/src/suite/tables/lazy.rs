@@ -14,12 +14,12 @@ use super::{device, map, needs_faults, touch};
 use crate::abi::{self, strategy};
 use crate::barrier::Wait;
 use crate::cpu;
-use crate::crew::Crew;
 use crate::device::Device;
 use crate::ktap::{skip, Options};
 use crate::selection::Selection;
 use crate::stillness::{self, this_thread, Stillness};
 use crate::tlb_events::{most_common, TlbEvents};
+use crate::workers::Workers;
 
 const NR_CPUS: usize = 4;
 const NR_ROUNDS: u32 = 7;
@@ -41,18 +41,18 @@ fn ipis(options: &Options, device: Device, strategy: u32, flags: u32) -> Result<
     let mapping = Arc::new(map(&device, 1)?);
     let threads: Arc<[AtomicU64; NR_CPUS - 1]> = Arc::default();
     let shown = threads.clone();
-    let crew = Crew::of_threads(&mapping, NR_CPUS - 1, Wait::Sleep, move |member| {
-        shown[member.index].store(this_thread(), Ordering::Release);
+    let workers = Workers::of_threads(&mapping, NR_CPUS - 1, Wait::Sleep, move |worker| {
+        shown[worker.index].store(this_thread(), Ordering::Release);
         loop {
-            touch(member.mapping, [member.index as u64]);
-            member.step()?;
-            member.step()?;
+            touch(worker.mapping, [worker.index as u64]);
+            worker.step()?;
+            worker.step()?;
         }
     })?;
     let read = || TlbEvents::read()?.context("the kernel has no CONFIG_DEBUG_TLBFLUSH");
     let (mut received, mut nr_spoilt) = (Vec::new(), 0);
     while received.len() < (NR_ROUNDS * options.effort) as usize {
-        crew.step()?;
+        workers.step()?;
         let threads: Vec<u64> = threads.iter().map(|t| t.load(Ordering::Acquire)).collect();
         await_sleep(&threads)?;
         let stillness = Stillness::of(threads)?;
@@ -64,7 +64,7 @@ fn ipis(options: &Options, device: Device, strategy: u32, flags: u32) -> Result<
             false => nr_spoilt += 1,
         }
         ensure!(nr_spoilt < MAX_SPOILT, "somebody wakes up each time");
-        crew.step()?;
+        workers.step()?;
     }
     println!("# IPIs: {received:?}");
     Ok(most_common(received))

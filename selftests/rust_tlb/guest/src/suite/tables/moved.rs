@@ -81,7 +81,7 @@ impl Moving {
             let (stop, nr_moves) = (AtomicBool::new(false), AtomicU64::new(0));
             thread::scope(|scope| {
                 let mover = scope.spawn(|| {
-                    cpu::pin_member(0)?;
+                    cpu::pin_worker(0)?;
                     while !stop.load(Relaxed) {
                         mapping.relocate_aligned(self.align)?;
                         self.look(&mapping, nr_moves.fetch_add(1, Relaxed))?;

@@ -84,7 +84,7 @@ pub fn a_table_that_goes_is_no_want_of_memory(_: &Options) -> Result<()> {
             let (device, mapping) = mapped(setup)?;
             thread::scope(|scope| {
                 let toucher = scope.spawn(|| {
-                    cpu::pin_member(0)?;
+                    cpu::pin_worker(0)?;
                     held_moment::hold_own_fault()?;
                     touch(&mapping, 1)
                 });
@@ -110,10 +110,10 @@ pub fn faults_find_a_table_every_time(options: &Options) -> Result<()> {
         let nr_transfers = NR_TRANSFERS * options.effort;
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
-            for member in 0..2 {
+            for worker in 0..2 {
                 let (mapping, stop) = (&mapping, &stop);
                 scope.spawn(move || {
-                    let _ = cpu::pin_member(member);
+                    let _ = cpu::pin_worker(worker);
                     while !stop.load(Relaxed) {
                         mapping.dont_need().expect("madvise() of all pages");
                     }

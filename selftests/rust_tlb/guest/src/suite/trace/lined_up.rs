@@ -9,11 +9,11 @@ use rust_tlb_trace::history::{Call, History, Round};
 
 use super::tracing;
 use crate::abi::strategy;
+use crate::counted::{CountedDevice, MappedBy};
 use crate::cpu;
 use crate::ftrace::Tracing;
 use crate::ktap::Options;
 use crate::mapping::PAGE_SIZE;
-use crate::scene::{Cast, Scene};
 use crate::selection::Selection;
 use crate::tlb_events::TlbEvents;
 
@@ -35,18 +35,18 @@ type Expected = fn(usize) -> (usize, usize);
 
 /// Unmaps. If the kernel counted what is `expected`, all that `check` says must be so.
 fn unmap_and_check(
-    cast: Cast,
+    mapped_by: MappedBy,
     strategy: u32,
     expected: Expected,
     check: impl Fn(&Recorded, usize) -> Result<()>,
 ) -> Result<()> {
     let tracing = tracing()?;
-    let scene = Scene::new(cast, NR)?;
+    let counted = CountedDevice::new(mapped_by, NR)?;
     let nr_others = cpu::nr_cpus() - 1;
     let expected = expected(nr_others);
     let mut spoilt = Vec::new();
     for _ in 0..NR_TRIES {
-        let recorded = record(&tracing, &scene, strategy)?;
+        let recorded = record(&tracing, &counted, strategy)?;
         if recorded.is_counted(expected) {
             recorded.expect_traced(expected)?;
             return check(&recorded, nr_others);
@@ -56,11 +56,11 @@ fn unmap_and_check(
     bail!("{expected:?} is expected, and never counted: {spoilt:?}")
 }
 
-fn record(tracing: &Tracing, scene: &Scene, strategy: u32) -> Result<Recorded> {
+fn record(tracing: &Tracing, counted: &CountedDevice, strategy: u32) -> Result<Recorded> {
     let unmap = |device: &crate::device::Device| {
         tracing.record(|| Ok(device.unmap(&Selection::run(0, NR), strategy, 0)?))
     };
-    let ((_, events), counted) = scene.counted(unmap)?;
+    let ((_, events), counted) = counted.counted(unmap)?;
     let pid = std::process::id();
     let mut history = History::of(&events);
     let is_ipi = |event: &Event| event.pid == pid && event.name.starts_with("ipi_send_cpu");
@@ -135,13 +135,13 @@ impl Recorded {
 }
 
 pub fn a_broadcast_asks_every_cpu_once(_: &Options) -> Result<()> {
-    for cast in [
-        Cast::Threads(cpu::nr_cpus()),
-        Cast::Processes(cpu::nr_cpus()),
+    for mapped_by in [
+        MappedBy::Threads(cpu::nr_cpus()),
+        MappedBy::Processes(cpu::nr_cpus()),
     ] {
         let expected: Expected = |nr_others| (1, nr_others);
         unmap_and_check(
-            cast,
+            mapped_by,
             strategy::BROADCAST,
             expected,
             |recorded, nr_others| {
@@ -163,11 +163,11 @@ pub fn a_broadcast_asks_every_cpu_once(_: &Options) -> Result<()> {
                 );
                 ensure!(call.nr_cpus == nr_others as u64, "{call:?}");
                 ensure!(rounds[0].pages < 0, "{rounds:?}");
-                ensure!(flush.nr_mms == cast.nr_mms() as u64, "{flush:?}");
+                ensure!(flush.nr_mms == mapped_by.nr_mms() as u64, "{flush:?}");
                 let mut mms: Vec<u64> = clears.iter().map(|clear| clear.mm).collect();
                 mms.sort_unstable();
                 mms.dedup();
-                ensure!(mms.len() == cast.nr_mms(), "{clears:?}");
+                ensure!(mms.len() == mapped_by.nr_mms(), "{clears:?}");
                 Ok(())
             },
         )?;
@@ -176,12 +176,12 @@ pub fn a_broadcast_asks_every_cpu_once(_: &Options) -> Result<()> {
 }
 
 pub fn a_precise_flush_asks_those_of_each_mm(_: &Options) -> Result<()> {
-    let cast = Cast::Processes(cpu::nr_cpus());
+    let mapped_by = MappedBy::Processes(cpu::nr_cpus());
     // The driver's own mm is nowhere else: its call is no round.
     let expected: Expected = |nr_others| (nr_others, nr_others);
-    unmap_and_check(cast, strategy::PRECISE, expected, |recorded, _| {
+    unmap_and_check(mapped_by, strategy::PRECISE, expected, |recorded, _| {
         let History { calls, .. } = &recorded.history;
-        ensure!(calls.len() == cast.nr_mms(), "{calls:?}");
+        ensure!(calls.len() == mapped_by.nr_mms(), "{calls:?}");
         for (number, call) in calls.iter().enumerate() {
             let len = call.stop - call.start;
             ensure!(call.mm != 0 && len == NR * PAGE_SIZE as u64, "{call:?}");
@@ -208,8 +208,8 @@ fn one_each(nr_others: usize) -> (usize, usize) {
 }
 
 pub fn each_page_is_a_round_where_it_is_flushed_by_itself(_: &Options) -> Result<()> {
-    let cast = Cast::Threads(cpu::nr_cpus());
-    unmap_and_check(cast, strategy::PAGE, one_each, |recorded, _| {
+    let mapped_by = MappedBy::Threads(cpu::nr_cpus());
+    unmap_and_check(mapped_by, strategy::PAGE, one_each, |recorded, _| {
         let History { calls, rounds, .. } = &recorded.history;
         ensure!(calls.len() == NR as usize, "{calls:?}");
         for (number, round) in rounds.iter().enumerate() {
@@ -221,8 +221,8 @@ pub fn each_page_is_a_round_where_it_is_flushed_by_itself(_: &Options) -> Result
 }
 
 pub fn rounds_of_the_core_are_nobodys_calls(_: &Options) -> Result<()> {
-    let cast = Cast::Threads(cpu::nr_cpus());
-    unmap_and_check(cast, strategy::ZAP, one_each, |recorded, _| {
+    let mapped_by = MappedBy::Threads(cpu::nr_cpus());
+    unmap_and_check(mapped_by, strategy::ZAP, one_each, |recorded, _| {
         let History {
             flushes, rounds, ..
         } = &recorded.history;

@@ -66,7 +66,7 @@ fn watch_demo(text: &str, arguments: &[&str]) -> Result<String> {
     command.arg(demo).args([
         "--count-only",
         "--strategy=broadcast",
-        "--cast=processes",
+        "--mapped-by=processes",
         "--pages=8",
         "--rounds=1",
     ]);

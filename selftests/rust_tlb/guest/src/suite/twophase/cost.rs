@@ -5,11 +5,11 @@
 
 use anyhow::{ensure, Result};
 
-use super::super::counts::{for_each_cast, NR_OTHER_CPUS};
+use super::super::counts::{for_each_mapped_by, NR_OTHER_CPUS};
 use crate::abi::{self, strategy};
+use crate::counted::{CountedDevice, MappedBy, Touch};
 use crate::device::Device;
 use crate::ktap::Options;
-use crate::scene::{Cast, Scene, Touch};
 use crate::selection::Selection;
 use crate::tlb_events::most_common;
 
@@ -19,12 +19,12 @@ const NR_MAPPED: u64 = 512;
 const NR_ROUNDS: u32 = 3;
 
 /// Flush rounds of an unmap by broadcast, the most common number of several.
-fn rounds(options: &Options, scene: &Scene, nr_pages: u64, flags: u32) -> Result<u64> {
+fn rounds(options: &Options, counted: &CountedDevice, nr_pages: u64, flags: u32) -> Result<u64> {
     let pages = Selection::scattered(0, nr_pages);
     let mut counts = Vec::new();
     for _ in 0..NR_ROUNDS * options.effort {
         let (reply, events) =
-            scene.counted(|device| Ok(device.unmap(&pages, strategy::BROADCAST, flags)?))?;
+            counted.counted(|device| Ok(device.unmap(&pages, strategy::BROADCAST, flags)?))?;
         ensure!(reply.nr_pages == nr_pages, "{reply:?}");
         counts.push((reply.nr_flush_calls, events));
     }
@@ -43,11 +43,11 @@ fn rounds(options: &Options, scene: &Scene, nr_pages: u64, flags: u32) -> Result
 
 /// Demands `expected` rounds, whatever the number of pages and processes.
 fn expect_rounds(options: &Options, touch: Touch, flags: u32, expected: u64) -> Result<()> {
-    for_each_cast(|cast: Cast| {
-        let scene = Scene::touched(Device::open()?, cast, NR_MAPPED, touch)?;
+    for_each_mapped_by(|mapped_by: MappedBy| {
+        let counted = CountedDevice::touched(Device::open()?, mapped_by, NR_MAPPED, touch)?;
         for nr_pages in [1, 16, NR_MAPPED / 2] {
-            let found = rounds(options, &scene, nr_pages, flags)?;
-            ensure!(found == expected, "{cast:?}: {found} rounds");
+            let found = rounds(options, &counted, nr_pages, flags)?;
+            ensure!(found == expected, "{mapped_by:?}: {found} rounds");
         }
         Ok(())
     })

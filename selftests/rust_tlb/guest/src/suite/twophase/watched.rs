@@ -9,12 +9,12 @@ use anyhow::{ensure, Result};
 use super::NR_PAGES;
 use crate::abi::{self, strategy};
 use crate::cpu;
-use crate::crew::Shape;
 use crate::device::Device;
 use crate::ktap::Options;
 use crate::oracle::Oracle;
 use crate::selection::Selection;
 use crate::watcher::Access;
+use crate::workers::Shape;
 
 const NR_ROUNDS: u32 = 6;
 const NR_PASSES: u64 = 200;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the members of a stage do in each round: use the pages when they are told to, and spend the
+//! What the workers of a fixture do in each round: use the pages when they are told to, and spend the
 //! time that is measured busy, or asleep. In between all of them sleep, so that nobody waits for
 //! those who are busy doing nothing.
 
@@ -10,10 +10,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use anyhow::Result;
 
 use crate::abi;
-use crate::crew::Member;
 use crate::device::Device;
 use crate::mapping::Mapping;
 use crate::shared::Shared;
+use crate::workers::Worker;
 
 use super::mapped_file::MappedFile;
 use super::way::Pages;
@@ -34,23 +34,23 @@ pub enum Whose {
     Files,
 }
 
-/// The part of a crew.
+/// What a group of workers is for.
 #[derive(Clone, Copy, Debug)]
-pub enum Part {
-    /// Its members are on the stage while something is measured, busy or not. The first of them is
+pub enum Role {
+    /// Its workers run while something is measured, busy or not. The first of them is
     /// the victim.
-    Lead { busy: bool },
-    /// Its members use the pages, and sleep.
-    Extra,
+    Measured { busy: bool },
+    /// Its workers use the pages, and sleep.
+    Beside,
 }
 
-/// Words that the driver and the members share.
+/// Words that the driver and the workers share.
 #[derive(Clone, Copy)]
 enum Word {
     Whose,
     Nr,
     Stride,
-    /// Members that are ready to be measured, since ever.
+    /// Workers that are ready to be measured, since ever.
     Ready,
     /// Measurements that are over.
     Over,
@@ -58,8 +58,8 @@ enum Word {
 
 const NR_WORDS: usize = 5;
 
-/// What driver and members know.
-pub struct Script {
+/// What driver and workers know.
+pub struct Workload {
     words: Shared<AtomicU64>,
     /// The victim's own pages: another open file.
     hot: Device,
@@ -67,8 +67,8 @@ pub struct Script {
     pub file: Option<MappedFile>,
 }
 
-impl Script {
-    /// For a stage that unmaps pages below `nr_pages`.
+impl Workload {
+    /// For a fixture that unmaps pages below `nr_pages`.
     pub fn new(nr_pages: u64, file: Option<MappedFile>) -> Result<Self> {
         let hot = Device::open()?;
         // At other offsets than those that are unmapped: `unmap_mapping_pages()` does not tell open
@@ -116,32 +116,34 @@ impl Script {
         }
     }
 
-    /// What a member does until it is dismissed.
-    pub fn act(&self, member: &Member<'_>, part: Part) -> Result<()> {
-        let is_victim = matches!(part, Part::Lead { .. }) && member.index == 0;
+    /// What a worker does until it is stopped.
+    pub fn act(&self, worker: &Worker<'_>, role: Role) -> Result<()> {
+        let is_victim = matches!(role, Role::Measured { .. }) && worker.index == 0;
         let own = is_victim
             .then(|| Mapping::new(&self.hot, self.first_hot, NR_HOT))
             .transpose()?;
         let touch_own = || own.iter().for_each(touch_all);
         loop {
-            member.step()?;
-            self.touch(member.mapping);
-            member.step()?;
-            let Part::Lead { busy } = part else { continue };
-            member.step()?;
+            worker.step()?;
+            self.touch(worker.mapping);
+            worker.step()?;
+            let Role::Measured { busy } = role else {
+                continue;
+            };
+            worker.step()?;
             (0..NR_PASSES).for_each(|_| touch_own());
-            self.wait_until_over(member, busy);
-            member.step()?;
+            self.wait_until_over(worker, busy);
+            worker.step()?;
             touch_own();
-            member.step()?;
+            worker.step()?;
         }
     }
 
     /// Is measured.
-    fn wait_until_over(&self, member: &Member<'_>, busy: bool) {
+    fn wait_until_over(&self, worker: &Worker<'_>, busy: bool) {
         let over = self.read(Word::Over);
         self.word(Word::Ready).fetch_add(1, Ordering::AcqRel);
-        while busy && !member.dismissed() {
+        while busy && !worker.stopped() {
             for _ in 0..SPINS_PER_CHECK {
                 if self.read(Word::Over) != over {
                     return;
@@ -151,7 +153,7 @@ impl Script {
         }
     }
 
-    /// Members that have become ready, since ever.
+    /// Workers that have become ready, since ever.
     pub fn nr_ready(&self) -> u64 {
         self.read(Word::Ready)
     }

@@ -21,37 +21,37 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Members of a crew of this shape.
-    pub fn nr_members(self) -> usize {
+    /// Workers of this shape.
+    pub fn nr_workers(self) -> usize {
         self.processes * self.threads
     }
 }
 
-/// One thread of a crew, as its body sees itself.
-pub struct Member<'a> {
-    /// Its number in the crew, from zero.
+/// One thread of several, as its body sees itself.
+pub struct Worker<'a> {
+    /// Its number among the workers, from zero.
     pub index: usize,
     /// The pages, mapped in its process.
     pub mapping: &'a Mapping,
     barrier: &'a Barrier,
 }
 
-impl Member<'_> {
-    /// Goes on together with all other members and the driver.
+impl Worker<'_> {
+    /// Goes on together with all other workers and the driver.
     pub fn step(&self) -> Result<()> {
         self.barrier.wait()
     }
 
-    /// Whether the crew is to stop without another step.
-    pub fn dismissed(&self) -> bool {
+    /// Whether the workers are to stop without another step.
+    pub fn stopped(&self) -> bool {
         self.barrier.given_up()
     }
 
-    /// Runs `body` on the member's CPU; a failure is told, and stops the whole crew.
+    /// Runs `body` on the worker's CPU; a failure is told, and stops all workers.
     fn run(&self, body: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
-        match cpu::pin_member(self.index).and_then(|()| body(self)) {
+        match cpu::pin_worker(self.index).and_then(|()| body(self)) {
             Err(error) if !error.is::<GaveUp>() => {
-                println!("# member {}: {error:#}", self.index);
+                println!("# worker {}: {error:#}", self.index);
                 self.barrier.give_up();
                 Err(error)
             }
@@ -60,30 +60,30 @@ impl Member<'_> {
     }
 }
 
-/// The members. Those that are still at work when it goes out of scope are stopped.
-pub struct Crew {
+/// Workers that start together. Those that are still at work when it goes out of scope are stopped.
+pub struct Workers {
     barrier: Arc<Barrier>,
     threads: Vec<JoinHandle<Result<()>>>,
     children: Vec<Child>,
 }
 
-impl Crew {
+impl Workers {
     /// Starts `nr` threads of this process.
     pub fn of_threads<F>(mapping: &Arc<Mapping>, nr: usize, wait: Wait, body: F) -> Result<Self>
     where
-        F: Fn(&Member<'_>) -> Result<()> + Send + Sync + 'static,
+        F: Fn(&Worker<'_>) -> Result<()> + Send + Sync + 'static,
     {
         let barrier = Arc::new(Barrier::new(nr + 1, wait)?);
         let body = Arc::new(body);
         let spawn = |index| {
             let (mapping, barrier, body) = (mapping.clone(), barrier.clone(), body.clone());
             thread::spawn(move || {
-                let member = Member {
+                let worker = Worker {
                     index,
                     mapping: &mapping,
                     barrier: &barrier,
                 };
-                member.run(&*body)
+                worker.run(&*body)
             })
         };
         Ok(Self {
@@ -102,9 +102,9 @@ impl Crew {
         body: F,
     ) -> Result<Self>
     where
-        F: Fn(&Member<'_>) -> Result<()> + Sync,
+        F: Fn(&Worker<'_>) -> Result<()> + Sync,
     {
-        let barrier = Arc::new(Barrier::new(shape.nr_members() + 1, wait)?);
+        let barrier = Arc::new(Barrier::new(shape.nr_workers() + 1, wait)?);
         let fork = |process| {
             Child::fork(|| {
                 let mapping = device.map(nr_pages)?;
@@ -124,12 +124,12 @@ impl Crew {
         })
     }
 
-    /// The driver's side of [`Member::step`]. Fails if a member has failed or died.
+    /// The driver's side of [`Worker::step`]. Fails if a worker has failed or died.
     pub fn step(&self) -> Result<()> {
         self.barrier.wait_checking(|| self.check())
     }
 
-    /// Fails if a member has failed or died.
+    /// Fails if a worker has failed or died.
     pub fn check(&self) -> Result<()> {
         if self.barrier.given_up() {
             return Err(GaveUp.into());
@@ -149,7 +149,7 @@ impl Crew {
     }
 }
 
-impl Drop for Crew {
+impl Drop for Workers {
     fn drop(&mut self) {
         self.barrier.give_up();
         for thread in self.threads.drain(..) {
@@ -165,7 +165,7 @@ fn join_thread(thread: JoinHandle<Result<()>>) -> Result<()> {
         .unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
 }
 
-/// Runs the members of one process: the first on the thread that is there.
+/// Runs the workers of one process: the first on the thread that is there.
 fn run_process<F>(
     first: usize,
     nr_threads: usize,
@@ -174,17 +174,17 @@ fn run_process<F>(
     body: &F,
 ) -> Result<()>
 where
-    F: Fn(&Member<'_>) -> Result<()> + Sync,
+    F: Fn(&Worker<'_>) -> Result<()> + Sync,
 {
-    let member = |index| Member {
+    let worker = |index| Worker {
         index,
         mapping,
         barrier,
     };
     thread::scope(|scope| {
-        let spawn = |index| scope.spawn(move || member(index).run(body));
+        let spawn = |index| scope.spawn(move || worker(index).run(body));
         let others: Vec<_> = (first + 1..first + nr_threads).map(spawn).collect();
-        let own = member(first).run(body);
+        let own = worker(first).run(body);
         let joined = others
             .into_iter()
             .map(|other| other.join().unwrap_or(Err(GaveUp.into())));

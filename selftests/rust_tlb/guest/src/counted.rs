@@ -12,22 +12,22 @@ use rustix::mm::MprotectFlags;
 
 use crate::abi;
 use crate::barrier::Wait;
-use crate::crew::{Crew, Member, Shape};
 use crate::device::Device;
 use crate::mapping::Mapping;
 use crate::selection::Selection;
 use crate::tlb_events::TlbEvents;
+use crate::workers::{Shape, Worker, Workers};
 
 /// Who maps the pages, the driver included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cast {
+pub enum MappedBy {
     /// One process with so many threads.
     Threads(usize),
     /// So many processes with a thread each.
     Processes(usize),
 }
 
-impl Cast {
+impl MappedBy {
     /// Address spaces that map the pages.
     pub fn nr_mms(self) -> usize {
         match self {
@@ -82,51 +82,56 @@ pub struct Round {
 }
 
 /// A device, mapped on every CPU. Between the rounds the others spin on ordinary memory.
-pub struct Scene {
+pub struct CountedDevice {
     device: Device,
     mapping: Arc<Mapping>,
-    crew: Crew,
+    workers: Workers,
     touch: Touch,
     nr_pages: u64,
 }
 
-impl Scene {
-    /// Maps the first `nr_pages` of a new open file in every process of the cast.
-    pub fn new(cast: Cast, nr_pages: u64) -> Result<Self> {
-        Self::on(Device::open()?, cast, nr_pages)
+impl CountedDevice {
+    /// Maps the first `nr_pages` of a new open file in every process.
+    pub fn new(mapped_by: MappedBy, nr_pages: u64) -> Result<Self> {
+        Self::on(Device::open()?, mapped_by, nr_pages)
     }
 
-    /// Maps the first `nr_pages` of `device`, which nobody has mapped yet, in every process of the
-    /// cast.
-    pub fn on(device: Device, cast: Cast, nr_pages: u64) -> Result<Self> {
-        Self::touched(device, cast, nr_pages, Touch::Read)
+    /// Maps the first `nr_pages` of `device`, which nobody has mapped yet, in every
+    /// process.
+    pub fn on(device: Device, mapped_by: MappedBy, nr_pages: u64) -> Result<Self> {
+        Self::touched(device, mapped_by, nr_pages, Touch::Read)
     }
 
-    /// As [`Scene::on`], with a way in which everybody uses the pages.
-    pub fn touched(device: Device, cast: Cast, nr_pages: u64, touch: Touch) -> Result<Self> {
-        let act = move |member: &Member<'_>| act(member, touch);
+    /// As [`CountedDevice::on`], with a way in which everybody uses the pages.
+    pub fn touched(
+        device: Device,
+        mapped_by: MappedBy,
+        nr_pages: u64,
+        touch: Touch,
+    ) -> Result<Self> {
+        let act = move |worker: &Worker<'_>| act(worker, touch);
         // One page more, see `flush_everything()`.
         let nr_mapped = nr_pages + 1;
-        let (mapping, crew) = match cast {
-            Cast::Threads(nr) => {
+        let (mapping, workers) = match mapped_by {
+            MappedBy::Threads(nr) => {
                 let mapping = device.map(nr_mapped)?;
                 return Self::over(device, mapping, nr, touch);
             }
             // Forked before the driver maps the pages: nobody is to inherit its mapping.
-            Cast::Processes(nr) => {
+            MappedBy::Processes(nr) => {
                 let shape = Shape {
                     processes: nr - 1,
                     threads: 1,
                 };
-                let crew = Crew::of_processes(&device, nr_mapped, shape, Wait::Spin, act)?;
-                (Arc::new(device.map(nr_mapped)?), crew)
+                let workers = Workers::of_processes(&device, nr_mapped, shape, Wait::Spin, act)?;
+                (Arc::new(device.map(nr_mapped)?), workers)
             }
         };
         touch.prepare(&mapping)?;
         Ok(Self {
             device,
             mapping,
-            crew,
+            workers,
             touch,
             nr_pages,
         })
@@ -134,15 +139,15 @@ impl Scene {
 
     /// In one process with `nr_threads`, over a mapping of `device` with a page more than are used.
     pub fn over(device: Device, mapping: Mapping, nr_threads: usize, touch: Touch) -> Result<Self> {
-        let act = move |member: &Member<'_>| act(member, touch);
+        let act = move |worker: &Worker<'_>| act(worker, touch);
         let mapping = Arc::new(mapping);
-        let crew = Crew::of_threads(&mapping, nr_threads - 1, Wait::Spin, act)?;
+        let workers = Workers::of_threads(&mapping, nr_threads - 1, Wait::Spin, act)?;
         touch.prepare(&mapping)?;
         Ok(Self {
             device,
             nr_pages: mapping.nr_pages() - 1,
             mapping,
-            crew,
+            workers,
             touch,
         })
     }
@@ -173,13 +178,13 @@ impl Scene {
 
     /// Lets everybody touch every page, then does `what`, and counts.
     pub fn counted<T>(&self, what: impl FnOnce(&Device) -> Result<T>) -> Result<(T, TlbEvents)> {
-        self.crew.step()?;
+        self.workers.step()?;
         self.touch.all(&self.mapping);
-        self.crew.step()?;
+        self.workers.step()?;
         let before = read_events()?;
         let done = what(&self.device)?;
         let events = read_events()?.since(before);
-        self.crew.step()?;
+        self.workers.step()?;
         Ok((done, events))
     }
 
@@ -193,14 +198,14 @@ impl Scene {
     }
 }
 
-/// The part of a member: touch all pages when told to, spin through the unmap.
-fn act(member: &Member<'_>, touch: Touch) -> Result<()> {
-    touch.prepare(member.mapping)?;
+/// The part of a worker: touch all pages when told to, spin through the unmap.
+fn act(worker: &Worker<'_>, touch: Touch) -> Result<()> {
+    touch.prepare(worker.mapping)?;
     loop {
-        member.step()?;
-        touch.all(member.mapping);
-        member.step()?;
-        member.step()?;
+        worker.step()?;
+        touch.all(worker.mapping);
+        worker.step()?;
+        worker.step()?;
     }
 }
 

@@ -13,19 +13,19 @@ use anyhow::{Context, Result};
 
 use crate::abi::{self, strategy};
 use crate::barrier::Wait;
-use crate::crew::{Crew, Member, Shape};
 use crate::device::Device;
 use crate::mapping::Mapping;
 use crate::selection::Selection;
 use crate::tlb_events::TlbEvents;
+use crate::workers::{Shape, Worker, Workers};
 
-use super::cast::Cast;
 use super::clock::{self, Elapsed};
 use super::mapped_file::MappedFile;
-use super::script::{Part, Script, Whose, NR_HOT};
+use super::topology::Topology;
 use super::way::Pages;
+use super::workload::{Role, Whose, Workload, NR_HOT};
 
-/// Spins between two looks at whether the members are alive.
+/// Spins between two looks at whether the workers are alive.
 const SPINS_PER_CHECK: u32 = 1 << 16;
 /// Time in which those who are about to sleep do so.
 const FALLING_ASLEEP: Duration = Duration::from_millis(1);
@@ -35,7 +35,7 @@ const FALLING_ASLEEP: Duration = Duration::from_millis(1);
 pub struct Cost {
     pub events: TlbEvents,
     pub elapsed: Elapsed,
-    /// The part of the victim's hot translations that were still in its TLB afterwards.
+    /// The share of the victim's hot translations that were still in its TLB afterwards.
     pub kept: f64,
 }
 
@@ -69,15 +69,15 @@ impl FileSetup {
     }
 }
 
-/// A device, mapped by all members of the cast.
-pub struct Stage {
+/// A device, mapped by all workers of a topology.
+pub struct Fixture {
     device: Device,
     mapping: Arc<Mapping>,
     _bystanders: Vec<Mapping>,
-    script: Arc<Script>,
-    /// The first one has the lead.
-    crews: Vec<Crew>,
-    nr_leads: u64,
+    workload: Arc<Workload>,
+    /// The first is the measured one.
+    groups: Vec<Workers>,
+    nr_measured: u64,
     busy: bool,
     /// A page that everybody uses, and nobody counts.
     spare: u64,
@@ -85,38 +85,38 @@ pub struct Stage {
     settled: Cell<u64>,
 }
 
-impl Stage {
-    /// Maps the first `nr_pages` of a new open file in every process of the cast; and as many of
+impl Fixture {
+    /// Maps the first `nr_pages` of a new open file in every process of the topology; and as many of
     /// ordinary shared memory, if there is only one.
-    pub fn new(cast: Cast, nr_pages: u64, setup: FileSetup) -> Result<Self> {
-        // One more: see `Stage::settle()`.
+    pub fn new(topology: Topology, nr_pages: u64, setup: FileSetup) -> Result<Self> {
+        // One more: see `Fixture::settle()`.
         let nr_pages = nr_pages + 1;
         let device = Device::open()?;
         device.setup_folios(setup.flags, setup.folio_order)?;
-        let file = match cast.nr_mms {
+        let file = match topology.nr_mms {
             1 => Some(MappedFile::in_memory(nr_pages)?),
             _ => None,
         };
-        let script = Arc::new(Script::new(nr_pages, file)?);
-        let parts = parts(cast);
-        let act = |part: Part| {
-            let script = script.clone();
-            move |member: &Member<'_>| script.act(member, part)
+        let workload = Arc::new(Workload::new(nr_pages, file)?);
+        let roles = roles(topology);
+        let act = |role: Role| {
+            let workload = workload.clone();
+            move |worker: &Worker<'_>| workload.act(worker, role)
         };
         // Processes are forked before the driver maps the pages: nobody is to inherit its mapping.
-        let (mapping, crews) = if cast.nr_mms > 1 {
-            let crew = |&(shape, part): &(Shape, Part)| {
-                Crew::of_processes(&device, nr_pages, shape, Wait::Sleep, act(part))
+        let (mapping, groups) = if topology.nr_mms > 1 {
+            let workers = |&(shape, role): &(Shape, Role)| {
+                Workers::of_processes(&device, nr_pages, shape, Wait::Sleep, act(role))
             };
-            let crews = parts.iter().map(crew).collect::<Result<_>>()?;
-            (Arc::new(setup.map(&device, nr_pages)?), crews)
+            let groups = roles.iter().map(workers).collect::<Result<_>>()?;
+            (Arc::new(setup.map(&device, nr_pages)?), groups)
         } else {
             let mapping = Arc::new(setup.map(&device, nr_pages)?);
-            let crew = |&(shape, part): &(Shape, Part)| {
-                Crew::of_threads(&mapping, shape.nr_members(), Wait::Sleep, act(part))
+            let workers = |&(shape, role): &(Shape, Role)| {
+                Workers::of_threads(&mapping, shape.nr_workers(), Wait::Sleep, act(role))
             };
-            let crews = parts.iter().map(crew).collect::<Result<_>>()?;
-            (mapping, crews)
+            let groups = roles.iter().map(workers).collect::<Result<_>>()?;
+            (mapping, groups)
         };
         // Of the same page, so that no two become one.
         let bystander = |_| Mapping::new(&device, nr_pages, 1);
@@ -125,10 +125,10 @@ impl Stage {
             _bystanders: bystanders?,
             device,
             mapping,
-            script,
-            crews,
-            nr_leads: parts[0].0.nr_members() as u64,
-            busy: cast.busy().nr_crews > 0,
+            workload,
+            groups,
+            nr_measured: roles[0].0.nr_workers() as u64,
+            busy: topology.busy().nr_groups > 0,
             spare: nr_pages - 1,
             settled: Cell::new(0),
         })
@@ -150,7 +150,7 @@ impl Stage {
 
     /// The ordinary memory.
     pub fn file(&self) -> Result<&MappedFile> {
-        let file = self.script.file.as_ref();
+        let file = self.workload.file.as_ref();
         file.context("there is no ordinary memory for several processes")
     }
 
@@ -161,22 +161,22 @@ impl Stage {
         pages: Pages,
         what: impl FnOnce(&Device) -> Result<T>,
     ) -> Result<(T, Cost)> {
-        self.script.tell(whose, pages);
+        self.workload.tell(whose, pages);
         // New pages of a file are on a list of the CPU that used them first, where only that CPU's
         // reclaim finds them.
-        self.script.touch(&self.mapping);
-        self.crews.iter().try_for_each(Crew::step)?;
-        self.crews.iter().try_for_each(Crew::step)?;
+        self.workload.touch(&self.mapping);
+        self.groups.iter().try_for_each(Workers::step)?;
+        self.groups.iter().try_for_each(Workers::step)?;
         self.settle()?;
         self.begin()?;
-        self.script.probe(abi::ACCESSED_CLEAR)?;
+        self.workload.probe(abi::ACCESSED_CLEAR)?;
         let before = read_events()?;
         let (done, elapsed) = clock::timed(|| what(&self.device));
         let events = read_events()?.since(before);
-        self.script.end();
-        self.crews[0].step()?;
-        self.crews[0].step()?;
-        let walked = self.script.probe(abi::ACCESSED_READ)?;
+        self.workload.end();
+        self.groups[0].step()?;
+        self.groups[0].step()?;
+        let walked = self.workload.probe(abi::ACCESSED_READ)?;
         let kept = 1.0 - f64::from(walked.count_ones()) / NR_HOT as f64;
         let cost = Cost {
             events,
@@ -186,14 +186,14 @@ impl Stage {
         Ok((done?, cost))
     }
 
-    /// Waits until those who have the lead are busy, or asleep.
+    /// Waits until those who are measured are busy, or asleep.
     fn begin(&self) -> Result<()> {
-        let all = self.script.nr_ready() + self.nr_leads;
-        self.crews[0].step()?;
-        while self.script.nr_ready() != all {
-            self.crews[0].check()?;
+        let all = self.workload.nr_ready() + self.nr_measured;
+        self.groups[0].step()?;
+        while self.workload.nr_ready() != all {
+            self.groups[0].check()?;
             (0..SPINS_PER_CHECK)
-                .take_while(|_| self.script.nr_ready() != all)
+                .take_while(|_| self.workload.nr_ready() != all)
                 .for_each(|_| hint::spin_loop());
         }
         if !self.busy {
@@ -224,15 +224,15 @@ impl Stage {
     }
 }
 
-/// The crews of a cast, and what they do.
-fn parts(cast: Cast) -> Vec<(Shape, Part)> {
-    let (busy, asleep) = (cast.busy(), cast.asleep());
-    let has_busy = busy.nr_crews > 0;
-    let lead = if has_busy { busy } else { asleep };
-    let nr_extras = if has_busy { asleep.nr_crews } else { 0 };
-    let mut parts = vec![(lead.shape, Part::Lead { busy: has_busy })];
-    parts.extend((0..nr_extras).map(|_| (asleep.shape, Part::Extra)));
-    parts
+/// The groups of a topology, and what they do.
+fn roles(topology: Topology) -> Vec<(Shape, Role)> {
+    let (busy, asleep) = (topology.busy(), topology.asleep());
+    let has_busy = busy.nr_groups > 0;
+    let measured = if has_busy { busy } else { asleep };
+    let nr_beside = if has_busy { asleep.nr_groups } else { 0 };
+    let mut roles = vec![(measured.shape, Role::Measured { busy: has_busy })];
+    roles.extend((0..nr_beside).map(|_| (asleep.shape, Role::Beside)));
+    roles
 }
 
 fn read_events() -> Result<TlbEvents> {
