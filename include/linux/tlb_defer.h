@@ -8,7 +8,7 @@
  * functions are built in, and only the kernel crate calls them, from the
  * non-inlined shims in rust/kernel/mm/mechanism.rs. Those are exported to GPL
  * modules, like the rest of the crate. The contract of each
- * function stands with its definition in mm/rust_tlb/defer.c.
+ * function stands with its definition in mm/rust_tlb/.
  */
 #ifndef _LINUX_TLB_DEFER_H
 #define _LINUX_TLB_DEFER_H
@@ -35,10 +35,14 @@ struct tlb_defer_cleared {
 	unsigned int nr_writable;
 };
 
-/* Where @page, and the @nr - 1 behind it in its folio, should be mapped. */
+/*
+ * Where @page, and the @nr - 1 behind it in its folio, should be mapped. If there
+ * are @pages, those should be, of which @page is the first: each of its own.
+ */
 struct tlb_defer_part {
 	unsigned long addr;
 	struct page *page;
+	struct page *const *pages;
 	unsigned int nr;
 };
 
@@ -133,6 +137,9 @@ vm_fault_t tlb_defer_insert_page(struct vm_fault *vmf, struct page *page,
 				 bool write);
 vm_fault_t tlb_defer_insert_pfn(struct vm_fault *vmf, struct page *page,
 				unsigned int nr_before, unsigned int nr_behind);
+vm_fault_t tlb_defer_insert_pfns(struct vm_fault *vmf,
+				 struct page *const *pages, unsigned int nth,
+				 unsigned int nr);
 void tlb_defer_lock_page(struct vm_fault *vmf);
 void tlb_defer_unlock_page(struct vm_fault *vmf);
 

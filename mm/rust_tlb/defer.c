@@ -473,33 +473,85 @@ static void unaccount(struct tlb_defer_table *table, struct page *page,
 }
 
 /*
- * Clear up to @nr PTEs from @pte on, as far as they map page @pfn and what is
- * behind it. Returns how many; adds to @nr_dirty and @nr_writable.
+ * Clear up to @nr PTEs from @pte on, as far as they map @page and what is behind it
+ * in its folio, or what is in @pages, if that is not NULL; undo what was accounted
+ * for them.
  *
  * Not get_and_clear_full_ptes(): that, too, is one xchg after the other, and merges
  * what was dirty.
  */
-static __always_inline unsigned int
-clear_run(const struct tlb_defer_table *table, unsigned long addr, pte_t *pte,
-	  unsigned long pfn, unsigned int nr, unsigned int *nr_dirty,
-	  unsigned int *nr_writable)
+static __always_inline struct tlb_defer_cleared
+clear_run(struct tlb_defer_table *table, unsigned long addr, pte_t *pte,
+	  struct page *page, struct page *const *pages, unsigned int nr)
 {
 	struct mm_struct *mm = table->vma->vm_mm;
-	unsigned int i;
+	struct tlb_defer_cleared cleared = {};
+	unsigned long pfn = page_to_pfn(page);
 
-	for (i = 0; i < nr; i++, pte++, addr += PAGE_SIZE) {
+	for (; cleared.nr < nr; cleared.nr++, pte++, addr += PAGE_SIZE) {
+		unsigned int at = cleared.nr;
 		pte_t pteval = ptep_get(pte);
 
-		if (!pte_maps(table, pteval, pfn + i))
+		if (!pte_maps(table, pteval,
+			      pages ? page_to_pfn(pages[at]) : pfn + at))
 			break;
 
 		publish_early(mm, addr);
 		/* An xchg: what the CPU set in Accessed and Dirty is not lost. */
 		pteval = ptep_get_and_clear(mm, addr, pte);
-		*nr_dirty += !!pte_dirty(pteval);
-		*nr_writable += !!pte_write(pteval);
+		cleared.nr_dirty += !!pte_dirty(pteval);
+		cleared.nr_writable += !!pte_write(pteval);
 	}
-	return i;
+	/* Of a PFN nothing was accounted. */
+	if (cleared.nr && !table->maps_pfns)
+		unaccount(table, page, cleared.nr, cleared.nr_dirty);
+	return cleared;
+}
+
+/* Adds what was cleared from @addr on. Returns whether that is anything. */
+static __always_inline bool add_cleared(struct tlb_defer_changed *changed,
+					unsigned long addr,
+					struct tlb_defer_cleared cleared)
+{
+	if (!cleared.nr)
+		return false;
+	if (!changed->cleared.nr)
+		changed->start = addr;
+	changed->end = addr + cleared.nr * PAGE_SIZE;
+	changed->cleared.nr += cleared.nr;
+	changed->cleared.nr_dirty += cleared.nr_dirty;
+	changed->cleared.nr_writable += cleared.nr_writable;
+	return true;
+}
+
+/*
+ * Clear the PTEs of @part, from @pte on, of several pages. Returns whether all were
+ * there. Pages of their own are mapped by their numbers, but for one that its owner
+ * mapped by itself: that is accounted by itself.
+ */
+static noinline bool clear_many(struct tlb_defer_table *table,
+				const struct tlb_defer_part *part, pte_t *pte,
+				struct tlb_defer_changed *changed)
+{
+	bool is_complete = true;
+	unsigned int at = 0;
+
+	while (at < part->nr) {
+		unsigned long addr = part->addr + at * PAGE_SIZE;
+		struct tlb_defer_cleared cleared;
+
+		if (part->pages)
+			cleared = clear_run(table, addr, pte + at,
+					    part->pages[at], part->pages + at,
+					    table->maps_pfns ? part->nr - at : 1);
+		else
+			cleared = clear_run(table, addr, pte + at,
+					    part->page + at, NULL,
+					    part->nr - at);
+		is_complete &= add_cleared(changed, addr, cleared);
+		at += max(cleared.nr, 1U);
+	}
+	return is_complete;
 }
 
 /*
@@ -517,50 +569,25 @@ struct tlb_defer_changed
 tlb_defer_clear_parts(struct tlb_defer_table *table, unsigned long addr,
 		      const struct tlb_defer_part *parts, unsigned int nr)
 {
-	unsigned int nr_cleared = 0, nr_dirty = 0, nr_writable = 0;
 	pte_t *base = table->pte - pte_index(addr);
-	unsigned long start = 0, end = 0;
-	unsigned int missing = 0, i;
+	struct tlb_defer_changed changed = {};
+	unsigned int i;
 
 	for (i = 0; i < nr; i++, parts++) {
 		pte_t *pte = base + pte_index(parts->addr);
-		unsigned long pfn = page_to_pfn(parts->page);
-		unsigned int at = 0;
+		bool is_complete = !parts->nr;
 
-		while (at < parts->nr) {
-			unsigned long from = parts->addr + at * PAGE_SIZE;
-			unsigned int nr_dirty_before = nr_dirty;
-			unsigned int nr_run;
-
-			nr_run = clear_run(table, from, pte + at, pfn + at,
-					   parts->nr - at, &nr_dirty,
-					   &nr_writable);
-			if (!nr_run) {
-				missing |= BIT(i);
-				at++;
-				continue;
-			}
-			if (!nr_cleared)
-				start = from;
-			end = from + nr_run * PAGE_SIZE;
-			/* Of a PFN nothing was accounted. */
-			if (!table->maps_pfns)
-				unaccount(table, parts->page + at, nr_run,
-					  nr_dirty != nr_dirty_before);
-			nr_cleared += nr_run;
-			at += nr_run;
-		}
+		if (likely(parts->nr == 1))
+			is_complete = add_cleared(&changed, parts->addr,
+						  clear_run(table, parts->addr,
+							    pte, parts->page,
+							    NULL, 1));
+		else if (parts->nr)
+			is_complete = clear_many(table, parts, pte, &changed);
+		if (!is_complete)
+			changed.missing |= BIT(i);
 	}
-	return (struct tlb_defer_changed){
-		.cleared = {
-			.nr = nr_cleared,
-			.nr_dirty = nr_dirty,
-			.nr_writable = nr_writable,
-		},
-		.missing = missing,
-		.start = start,
-		.end = end,
-	};
+	return changed;
 }
 
 /*

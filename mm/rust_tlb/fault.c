@@ -166,6 +166,42 @@ vm_fault_t tlb_defer_insert_pfn(struct vm_fault *vmf, struct page *page,
 	return VM_FAULT_NOPAGE;
 }
 
+/*
+ * As tlb_defer_insert_pfn(), of @nr @pages, each of its own: number @nth is the one
+ * that was touched.
+ */
+vm_fault_t tlb_defer_insert_pfns(struct vm_fault *vmf,
+				 struct page *const *pages, unsigned int nth,
+				 unsigned int nr)
+{
+	struct fault_around around = { nth, nr - 1 - nth };
+	unsigned long addr = vmf->address & PAGE_MASK;
+	struct vm_area_struct *vma = vmf->vma;
+	pte_t *touched, *pte;
+	spinlock_t *ptl;
+	vm_fault_t fault;
+
+	fault = lock_empty_pte(vmf, &touched, &ptl);
+	if (fault)
+		return fault;
+
+	around = clip_around(vmf, touched, around);
+	nr = around.nr_before + 1 + around.nr_behind;
+	pages += nth - around.nr_before;
+	pte = touched - around.nr_before;
+	addr -= around.nr_before * PAGE_SIZE;
+	for (; nr; nr--, pages++, pte++, addr += PAGE_SIZE) {
+		unsigned long pfn = page_to_pfn(*pages);
+		pgprot_t prot = vma->vm_page_prot;
+
+		pfnmap_setup_cachemode_pfn(pfn, &prot);
+		set_pte_at(vma->vm_mm, addr, pte,
+			   pte_mkspecial(pfn_pte(pfn, prot)));
+	}
+	pte_unmap_unlock(touched, ptl);
+	return VM_FAULT_NOPAGE;
+}
+
 /* Lock the page of a page_mkwrite. Context: may sleep; before any driver lock. */
 void tlb_defer_lock_page(struct vm_fault *vmf)
 {

@@ -35,8 +35,9 @@
 use super::{
     exclusive::ExclusivePage,
     folio::{
-        self,
-        Folio, //
+        Folio,
+        Pages,
+        Shape, //
     },
     place::Place,
     stale::{
@@ -46,14 +47,15 @@ use super::{
     stale_page::StalePage, //
 };
 use crate::{
-    mm::mechanism,
+    bindings,
     page::Page,
     prelude::*, //
 };
 use core::{
     cell::Cell,
     mem::ManuallyDrop,
-    num::NonZeroUsize, //
+    num::NonZeroUsize,
+    ptr::NonNull, //
 };
 
 /// Where a page is mapped by its frame number.
@@ -73,8 +75,9 @@ impl Mapped {
 }
 
 /// A page of a driver, that may be mapped by its frame number ([`VmFault::insert_pfn`]): then no
-/// PTE owns a reference to it, and this value is all that keeps it. Or a folio of several
-/// ([`ExclusivePage::alloc_folio`]): that goes in and out of a batch as a whole.
+/// PTE owns a reference to it, and this value is all that keeps it. Or several: a folio
+/// ([`ExclusivePage::alloc_folio`]), or a bundle ([`ExclusivePage::alloc_bundle`]). Those go in and out of
+/// a batch as a whole.
 ///
 /// Once it was mapped so, it is not freed before it went through a [`Batch`](super::tlb::Batch) over the
 /// same mappings. Dropped earlier, it is leaked, with a warning: a page that processes may reach is
@@ -86,7 +89,7 @@ impl Mapped {
 ///
 /// # Invariants
 ///
-/// `page` and `order` are the parts of a folio. It may be mapped by its frame numbers where `mapped`
+/// `page` and `shape` are the parts of a [`Folio`]. It may be mapped by its frame numbers where `mapped`
 /// says, from there on in mappings of that file over that data, and nowhere else. If `unmapped`, their
 /// PTEs were cleared after the last insertion, and the flush is owed.
 pub struct DriverPage {
@@ -94,7 +97,7 @@ pub struct DriverPage {
     /// Who maps pages has several of them borrowed, under the driver's lock, and none for itself.
     mapped: Cell<Option<Mapped>>,
     unmapped: bool,
-    order: u8,
+    shape: Shape,
 }
 
 impl DriverPage {
@@ -105,30 +108,42 @@ impl DriverPage {
 
     /// Of a folio that is not mapped by its frame numbers.
     fn unmapped_anywhere(folio: Folio) -> Self {
-        let (page, order) = folio.into_parts();
+        let (page, shape) = folio.into_parts();
         // INVARIANT: It is not mapped.
         Self {
             page,
             mapped: Cell::new(None),
             unmapped: false,
-            order,
+            shape,
         }
     }
 
-    /// Returns the page, to map it by reference; of a folio, the first one.
+    /// Returns the page, to map it by reference; of several, the first one.
     pub fn page(&self) -> &Page {
         &self.page
     }
 
+    /// Returns all of its pages.
+    #[inline]
+    pub(super) fn all(&self) -> Pages<'_> {
+        // SAFETY: By the type invariants.
+        unsafe { Pages::new(&self.page, self.shape) }
+    }
+
+    /// Returns its pages, if each is of its own.
+    pub(super) fn bundle(&self) -> Option<&[NonNull<bindings::page>]> {
+        self.all().bundle()
+    }
+
     /// Returns how many pages it is.
     pub fn nr_pages(&self) -> usize {
-        folio::nr_pages(self.order)
+        self.all().nr()
     }
 
     /// Returns whether any of its memory is known to be bad: then it is not to be mapped, and
     /// [`DriverPage::into_exclusive`] refuses it.
     pub fn is_bad(&self) -> bool {
-        mechanism::page_is_bad(&self.page)
+        self.all().are_bad()
     }
 
     /// Returns the page for exclusive use, if nobody else can reach it.
@@ -152,7 +167,7 @@ impl DriverPage {
     unsafe fn take(&mut self) -> Folio {
         // SAFETY: Of what is a folio by the type invariants the parts are taken once, as the caller
         // promises.
-        unsafe { Folio::from_parts(core::ptr::read(&self.page), self.order) }
+        unsafe { Folio::from_parts(core::ptr::read(&self.page), self.shape) }
     }
 
     fn may_be_mapped(&self) -> bool {
@@ -195,14 +210,15 @@ impl Stale for DriverPage {
 }
 
 // SAFETY:
-// - The page is the same each time, and so is its order; the reference is put only when this is dropped,
+// - The pages are the same each time; their references are put only when this is dropped,
 //   or by `into_exclusive`, which consumes it.
 // - By the invariants there are PTEs without a reference only at the place that is noted here, and
 //   they were cleared if `unmapped`.
 // - This is what keeps account of them.
 unsafe impl StalePage for DriverPage {
-    fn page(&self) -> &Page {
-        &self.page
+    #[inline]
+    fn pages(&self) -> Pages<'_> {
+        self.all()
     }
 
     fn is_unmapped(&self) -> bool {
@@ -226,8 +242,10 @@ impl Drop for DriverPage {
 #[macros::kunit_tests(rust_tlb_driver_page)]
 mod tests {
     use super::*;
-    use crate::page::BorrowedPage;
-    use core::ptr::NonNull;
+    use crate::{
+        mm::mechanism,
+        page::BorrowedPage, //
+    };
 
     const HERE: Place = Place {
         mapping: 0x1000,
@@ -314,6 +332,38 @@ mod tests {
         folio = folio.into_exclusive().err().unwrap();
         unmap_and_flush(&mut folio, HERE, PGOFF);
         assert!(folio.into_exclusive().ok().unwrap().is_filled_with(7));
+    }
+
+    #[test]
+    fn a_bundle_is_kept_as_a_whole() {
+        let bundle = DriverPage::new(ExclusivePage::alloc_bundle(3, GFP_KERNEL).unwrap());
+        assert_eq!(bundle.nr_pages(), 8);
+        assert!(bundle.note_mapped(HERE, PGOFF));
+        let mut bundle = bundle.into_exclusive().err().unwrap();
+        unmap_and_flush(&mut bundle, HERE, PGOFF);
+        let mut bundle = bundle.into_exclusive().ok().unwrap();
+        assert!(bundle.is_filled_with(0));
+        bundle.fill(7);
+        assert!(bundle.is_filled_with(7));
+        assert!(bundle.into_page().is_err());
+        for order in [0, 10, u32::MAX] {
+            assert!(ExclusivePage::alloc_bundle(order, GFP_KERNEL).is_err());
+        }
+    }
+
+    /// Whoever holds one of its pages holds that alone, and it is not exclusive.
+    #[test]
+    fn each_page_of_a_bundle_counts() {
+        for nth in [0, 5, 7] {
+            let bundle = DriverPage::new(ExclusivePage::alloc_bundle(3, GFP_KERNEL).unwrap());
+            let page = bundle.all().get(nth).unwrap();
+            // SAFETY: It is valid; nobody else changes the count meanwhile.
+            let hold = |nr: i32| unsafe { (*page.as_ptr())._refcount.counter += nr };
+            hold(1);
+            let bundle = bundle.into_exclusive().err().unwrap();
+            hold(-1);
+            assert!(bundle.into_exclusive().is_ok());
+        }
     }
 
     #[test]

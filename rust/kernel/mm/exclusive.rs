@@ -4,8 +4,8 @@
 
 use super::{
     folio::{
-        self,
-        Folio, //
+        Folio,
+        Pages, //
     },
     stale_page::StalePage,
     window::PTRS_PER_PTE, //
@@ -24,12 +24,12 @@ use crate::{
 /// Words that are copied at a time; a page is a multiple of them.
 const CHUNK_WORDS: usize = 64;
 
-/// A page, or a folio of several, to which nobody else holds a reference: no PTE, no gather that has yet
+/// A page, or several, to which nobody else holds a reference: no PTE, no gather that has yet
 /// to flush, no GUP user. Its contents can be changed, and it can be given to someone else.
 ///
 /// # Invariants
 ///
-/// The reference of the folio is the only one, and no TLB holds a translation to any of it.
+/// The references that are owned are the only ones, and no TLB holds a translation to any of it.
 pub struct ExclusivePage(Folio);
 
 impl ExclusivePage {
@@ -54,7 +54,7 @@ impl ExclusivePage {
 
     /// As [`ExclusivePage::new`].
     pub(super) fn of_folio(folio: Folio) -> Result<Self, Folio> {
-        if !mechanism::page_exclusive(folio.page()) {
+        if !folio.pages().are_exclusive() {
             return Err(folio);
         }
         // INVARIANT: As in `new`. All PTEs of a folio own references to the one count.
@@ -76,7 +76,7 @@ impl ExclusivePage {
     ///
     /// # Errors
     ///
-    /// - `EINVAL` if `order` is 1, or above [`MAX_ORDER`](folio::MAX_ORDER).
+    /// - `EINVAL` if `order` is 1, or above [`MAX_ORDER`](super::folio::MAX_ORDER).
     /// - `ENOMEM` if there is none. For a folio of more than 8 pages nobody is killed.
     ///
     /// # Context
@@ -103,9 +103,42 @@ impl ExclusivePage {
         Ok(Self(Folio::alloc_zeroed(order, flags)?))
     }
 
+    /// Allocates a bundle: `2^order` zeroed pages, each of its own, wherever there are some. To be mapped
+    /// by frame numbers ([`VmFault::insert_pfn`]); one entry of a [`Batch`](super::tlb::Batch), as a folio
+    /// is, for drivers that need no memory which is contiguous, such as buffer objects.
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL` if `order` is 0, or above [`MAX_ORDER`](super::folio::MAX_ORDER).
+    /// - `ENOMEM` if there is no memory.
+    ///
+    /// # Context
+    ///
+    /// May sleep, as `flags` say.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::mm::{driver_page::DriverPage, exclusive::ExclusivePage};
+    ///
+    /// let mut bundle = ExclusivePage::alloc_bundle(4, GFP_KERNEL)?;
+    /// assert_eq!(bundle.nr_pages(), 16);
+    /// bundle.fill(7);
+    /// assert!(bundle.is_filled_with(7));
+    /// let bundle = DriverPage::new(bundle);
+    /// assert!(bundle.into_exclusive().is_ok());
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// [`VmFault::insert_pfn`]: crate::mm::vm_ops::VmFault::insert_pfn
+    pub fn alloc_bundle(order: u32, flags: Flags) -> Result<Self> {
+        // INVARIANT: It was just allocated; nobody knows of it.
+        Ok(Self(Folio::alloc_bundle(order, flags)?))
+    }
+
     /// Returns how many pages it is.
     pub fn nr_pages(&self) -> usize {
-        self.0.nr_pages()
+        self.0.pages().nr()
     }
 
     /// Allocates zeroed pages, one behind the other in memory and aligned to all of them: as many as
@@ -142,12 +175,12 @@ impl ExclusivePage {
     /// Returns whether any of its memory has turned out to be bad since. What is left to do is to drop
     /// it: nobody gets it again then.
     pub fn is_bad(&self) -> bool {
-        mechanism::page_is_bad(self.0.page())
+        self.0.pages().are_bad()
     }
 
     /// Fills it with zeroes.
     pub fn zero(&mut self) {
-        for page in self.0.pages() {
+        for page in self.0.pages().iter() {
             // SAFETY: By the type invariants nobody else reads or writes the page.
             let result = unsafe { page.fill_zero_raw(0, PAGE_SIZE) };
             debug_assert!(result.is_ok());
@@ -157,7 +190,7 @@ impl ExclusivePage {
     /// Fills it with `word`, over and over.
     pub fn fill(&mut self, word: u64) {
         let words = [word; CHUNK_WORDS];
-        for page in self.0.pages() {
+        for page in self.0.pages().iter() {
             for offset in (0..PAGE_SIZE).step_by(size_of_val(&words)) {
                 let len = size_of_val(&words);
                 // SAFETY: `words` is valid for reads, and by the type invariants nobody else reads or
@@ -171,7 +204,7 @@ impl ExclusivePage {
     /// Returns whether it holds nothing but `word`.
     pub fn is_filled_with(&self, word: u64) -> bool {
         let mut words = [!word; CHUNK_WORDS];
-        let mut pages = self.0.pages();
+        let mut pages = self.0.pages().iter();
         pages.all(|page| {
             (0..PAGE_SIZE).step_by(size_of_val(&words)).all(|offset| {
                 let len = size_of_val(&words);
@@ -186,7 +219,7 @@ impl ExclusivePage {
     /// Makes it a copy of `from`, as far as both go.
     pub fn copy_from(&mut self, from: &Unwritable<'_>) {
         let mut words = [0u64; CHUNK_WORDS];
-        for (to, from) in self.0.pages().zip(from.pages()) {
+        for (to, from) in self.0.pages().iter().zip(from.0.iter()) {
             for offset in (0..PAGE_SIZE).step_by(size_of_val(&words)) {
                 let len = size_of_val(&words);
                 // SAFETY: `words` is valid for reads and writes of `len` bytes. By the type invariants
@@ -204,7 +237,7 @@ impl ExclusivePage {
     ///
     /// # Errors
     ///
-    /// Gives a folio of several back: that is mapped as a [`DriverPage`](super::driver_page::DriverPage).
+    /// Gives several back: those are mapped as a [`DriverPage`](super::driver_page::DriverPage).
     pub fn into_page(self) -> Result<Page, Self> {
         self.0.into_page().map_err(Self)
     }
@@ -214,16 +247,12 @@ impl ExclusivePage {
     }
 }
 
-/// A page, or a folio, that nobody can write to, although CPUs may still read it.
+/// A page, or several, that nobody can write to, although CPUs may still read it.
 ///
 /// # Invariants
 ///
-/// The reference of its owner is the only one, and no TLB holds a dirty translation to any of it. It is
-/// `nr_pages` pages, of which `first` is the first.
-pub struct Unwritable<'a> {
-    first: &'a Page,
-    nr_pages: usize,
-}
+/// The references of its owner are the only ones, and no TLB holds a dirty translation to any of it.
+pub struct Unwritable<'a>(Pages<'a>);
 
 impl<'a> Unwritable<'a> {
     /// Returns what `entry` owns, if no PTE can map it that owns no reference to it, and if nobody else
@@ -233,13 +262,8 @@ impl<'a> Unwritable<'a> {
     ///
     /// No TLB holds a dirty translation to any of it.
     pub(super) unsafe fn of<P: StalePage>(entry: &'a P) -> Option<Self> {
-        let (first, nr_pages) = (entry.page(), entry.nr_pages());
-        let is_exclusive = entry.is_unmapped() && mechanism::page_exclusive(first);
+        let is_exclusive = entry.is_unmapped() && entry.pages().are_exclusive();
         // INVARIANT: It was just looked at who holds references; the TLBs are as the caller promises.
-        is_exclusive.then_some(Self { first, nr_pages })
-    }
-
-    fn pages(&self) -> impl Iterator<Item = BorrowedPage<'_>> {
-        folio::pages(self.first, self.nr_pages)
+        is_exclusive.then(|| Self(entry.pages()))
     }
 }

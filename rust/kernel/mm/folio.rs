@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What owns a page, or a folio of several.
+//! What owns a page, a folio of several, or a bundle of them.
 
+use super::bundle::Bundle;
 use crate::{
     alloc::Flags,
+    bindings,
     mm::mechanism,
     page::{
         BorrowedPage,
@@ -11,23 +13,48 @@ use crate::{
     },
     prelude::*, //
 };
-use core::mem::ManuallyDrop;
+use core::{
+    mem::ManuallyDrop,
+    ptr::NonNull, //
+};
 
-/// Most that the order of a folio can be: what a page table maps (2 MiB).
+/// Most that the order of a folio, or of a bundle, can be: what a page table maps (2 MiB).
 pub const MAX_ORDER: u32 = 9;
 
-/// One reference to a page, or to a folio of `2^order` pages that are one behind the other in memory.
+/// How many pages are owned together, and how: a page, a folio of `2^order` that are one behind the
+/// other in memory, or a bundle of as many that are pages of their own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape(u8);
+
+impl Shape {
+    const PAGE: Self = Self(0);
+    const BUNDLE: u8 = 1 << 7;
+
+    #[inline]
+    fn is_bundle(self) -> bool {
+        self.0 & Self::BUNDLE != 0
+    }
+
+    #[inline]
+    fn nr_pages(self) -> usize {
+        1 << (self.0 & !Self::BUNDLE)
+    }
+}
+
+/// What owns a page, a folio or a bundle.
 ///
 /// # Invariants
 ///
-/// `page` is the first of them. The reference is owned.
+/// - `page` is the first of as many as `shape` says. Of a bundle, it comes from
+///   [`Bundle::alloc_zeroed`].
+/// - The one reference to the page, or to the folio, is owned, or the bundle is.
 pub(super) struct Folio {
     page: ManuallyDrop<Page>,
-    order: u8,
+    shape: Shape,
 }
 
 impl Folio {
-    /// Allocates zeroed memory.
+    /// Allocates zeroed memory: a page, or a folio.
     ///
     /// # Errors
     ///
@@ -50,65 +77,60 @@ impl Folio {
         // INVARIANT: It was just allocated, of so many pages.
         Ok(Self {
             page,
-            order: order as u8,
+            shape: Shape(order as u8),
         })
     }
 
-    /// Takes the reference out: `from_parts` puts it back.
-    pub(super) fn into_parts(self) -> (ManuallyDrop<Page>, u8) {
+    /// Allocates a bundle of `2^order` zeroed pages.
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL` if the `order` is 0 or above [`MAX_ORDER`].
+    /// - `ENOMEM` if there is no memory.
+    pub(super) fn alloc_bundle(order: u32, flags: Flags) -> Result<Self> {
+        if order == 0 || order > MAX_ORDER {
+            return Err(EINVAL);
+        }
+        let page = Bundle::alloc_zeroed(1 << order, flags)?;
+        // INVARIANT: It was just allocated, of so many pages.
+        Ok(Self {
+            page,
+            shape: Shape(order as u8 | Shape::BUNDLE),
+        })
+    }
+
+    /// Takes what is owned out: `from_parts` puts it back.
+    pub(super) fn into_parts(self) -> (ManuallyDrop<Page>, Shape) {
         let this = ManuallyDrop::new(self);
-        // SAFETY: `this` is not dropped: the reference is taken once.
-        (unsafe { core::ptr::read(&this.page) }, this.order)
+        // SAFETY: `this` is not dropped: it is taken once.
+        (unsafe { core::ptr::read(&this.page) }, this.shape)
     }
 
     /// # Safety
     ///
     /// Both must come from [`Folio::into_parts`], and the page not be used afterwards.
-    pub(super) unsafe fn from_parts(page: ManuallyDrop<Page>, order: u8) -> Self {
+    pub(super) unsafe fn from_parts(page: ManuallyDrop<Page>, shape: Shape) -> Self {
         // INVARIANT: As promised by the caller.
-        Self { page, order }
-    }
-
-    /// Returns the page; of a folio, the first one.
-    pub(super) fn page(&self) -> &Page {
-        &self.page
+        Self { page, shape }
     }
 
     /// Returns the page, if it is one.
     ///
     /// # Errors
     ///
-    /// Gives a folio of several back.
+    /// Gives several back.
     pub(super) fn into_page(self) -> Result<Page, Self> {
-        match self.order {
-            0 => Ok(ManuallyDrop::into_inner(self.into_parts().0)),
+        match self.shape {
+            Shape::PAGE => Ok(ManuallyDrop::into_inner(self.into_parts().0)),
             _ => Err(self),
         }
     }
 
-    /// Returns all of its pages, one after the other.
-    pub(super) fn pages(&self) -> impl Iterator<Item = BorrowedPage<'_>> {
-        pages(self.page(), nr_pages(self.order))
+    /// Returns its pages.
+    pub(super) fn pages(&self) -> Pages<'_> {
+        // SAFETY: By the type invariants.
+        unsafe { Pages::new(&self.page, self.shape) }
     }
-
-    /// Returns how many pages it is.
-    pub(super) fn nr_pages(&self) -> usize {
-        nr_pages(self.order)
-    }
-}
-
-/// Returns `nr` pages, of which `first` is the first, and which are kept as that is.
-pub(super) fn pages(first: &Page, nr: usize) -> impl Iterator<Item = BorrowedPage<'_>> {
-    let first = first.as_ptr();
-    // SAFETY: `struct page`s of a folio are one behind the other.
-    let page = move |nth| unsafe { core::ptr::NonNull::new_unchecked(first.add(nth)) };
-    // SAFETY: They are valid for as long as the first one is borrowed.
-    (0..nr).map(move |nth| unsafe { BorrowedPage::from_raw(page(nth)) })
-}
-
-/// Returns how many pages a folio of this order is.
-pub(super) fn nr_pages(order: u8) -> usize {
-    1 << order
 }
 
 impl From<Page> for Folio {
@@ -116,18 +138,111 @@ impl From<Page> for Folio {
         // INVARIANT: It is one page, and owns itself.
         Self {
             page: ManuallyDrop::new(page),
-            order: 0,
+            shape: Shape::PAGE,
         }
     }
 }
 
 impl Drop for Folio {
     fn drop(&mut self) {
-        if self.order == 0 {
+        if self.shape == Shape::PAGE {
             // SAFETY: It is not used afterwards.
             return unsafe { ManuallyDrop::drop(&mut self.page) };
         }
+        if self.shape.is_bundle() {
+            // SAFETY: By the type invariants it comes from there, and it is not used afterwards.
+            return drop(unsafe { Bundle::take(&self.page) });
+        }
         // SAFETY: By the type invariants the reference is ours, and it is not used afterwards.
         unsafe { mechanism::folio_put(&self.page) }
+    }
+}
+
+/// The pages that somebody owns together.
+///
+/// # Invariants
+///
+/// As [`Folio`], but for who owns them: they are kept as long as this exists.
+#[derive(Clone, Copy)]
+pub struct Pages<'a> {
+    first: &'a Page,
+    shape: Shape,
+}
+
+impl<'a> Pages<'a> {
+    /// # Safety
+    ///
+    /// Both must be those of a [`Folio`], which is kept as long as the page is borrowed.
+    #[inline]
+    pub(super) unsafe fn new(first: &'a Page, shape: Shape) -> Self {
+        // INVARIANT: As promised by the caller.
+        Self { first, shape }
+    }
+
+    /// Returns the first of them.
+    #[inline]
+    pub fn first(self) -> &'a Page {
+        self.first
+    }
+
+    /// Returns how many they are.
+    #[inline]
+    pub fn nr(self) -> usize {
+        self.shape.nr_pages()
+    }
+
+    /// Returns all of them, if each is of its own.
+    #[inline]
+    pub(super) fn bundle(self) -> Option<&'a [NonNull<bindings::page>]> {
+        if !self.shape.is_bundle() {
+            return None;
+        }
+        // SAFETY: By the type invariants.
+        Some(unsafe { Bundle::pages_of(self.first) })
+    }
+
+    /// Returns number `nth`, unless there are not as many.
+    #[inline]
+    pub(super) fn get(self, nth: usize) -> Option<NonNull<bindings::page>> {
+        if let Some(pages) = self.bundle() {
+            return pages.get(nth).copied();
+        }
+        let first = self.first.as_ptr();
+        // SAFETY: `struct page`s of a folio are one behind the other, and it has as many.
+        (nth < self.nr()).then(|| unsafe { NonNull::new_unchecked(first.add(nth)) })
+    }
+
+    /// Returns them, one after the other.
+    pub(super) fn iter(self) -> impl Iterator<Item = BorrowedPage<'a>> {
+        let pages = (0..self.nr()).filter_map(move |nth| self.get(nth));
+        // SAFETY: They are valid for as long as they are kept.
+        pages.map(|page| unsafe { BorrowedPage::from_raw(page) })
+    }
+
+    /// Returns whether nobody else holds a reference to any of them, and none is bad.
+    pub(super) fn are_exclusive(self) -> bool {
+        match self.shape.is_bundle() {
+            true => self.iter().all(|page| mechanism::page_exclusive(&page)),
+            false => mechanism::page_exclusive(self.first),
+        }
+    }
+
+    /// Returns whether memory of any of them is known to be bad.
+    pub(super) fn are_bad(self) -> bool {
+        match self.shape.is_bundle() {
+            true => self.iter().any(|page| mechanism::page_is_bad(&page)),
+            false => mechanism::page_is_bad(self.first),
+        }
+    }
+}
+
+impl<'a> From<&'a Page> for Pages<'a> {
+    #[inline]
+    fn from(first: &'a Page) -> Self {
+        // INVARIANT: It is one page, and is kept as long as it is borrowed.
+        Self {
+            first,
+            shape: Shape::PAGE,
+        }
     }
 }

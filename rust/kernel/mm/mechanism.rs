@@ -11,7 +11,7 @@
 //! [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst).
 //!
 //! C header: [`include/linux/tlb_defer.h`](srctree/include/linux/tlb_defer.h), contracts in
-//! [`mm/rust_tlb/defer.c`](srctree/mm/rust_tlb/defer.c).
+//! [`mm/rust_tlb/`](srctree/mm/rust_tlb/): `defer.c`, `fault.c` and `page.c`.
 
 use super::{
     parts::{
@@ -219,7 +219,8 @@ const _: () = assert!(MAX_PARTS <= u16::BITS as usize);
 ///   valid. It must not be a leaf, and have been locked for `addr`.
 /// - That VMA must be a `VM_MIXEDMAP` or a `VM_PFNMAP` mapping that is not copy-on-write.
 /// - `parts` must be [`MAX_PARTS`] at most, and the table map all of them. The pages of each must be of
-///   one folio, and the caller's own reference to that must be kept until the flush.
+///   one folio, or in the list that it has, and the caller's own references to them must be kept until
+///   the flush.
 #[inline(never)]
 pub(super) unsafe fn clear_parts(table: &mut RawTable, addr: usize, parts: &[RawPart]) -> Changed {
     let nr = parts.len() as u32;
@@ -353,6 +354,23 @@ pub(super) unsafe fn insert_pfn(
     } = around;
     // SAFETY: As promised by the caller.
     unsafe { bindings::tlb_defer_insert_pfn(vmf, page, nr_before, nr_behind) }
+}
+
+/// # Safety
+///
+/// As [`insert_pfn`], of `pages`, each of its own, of which number `nth` is touched: that many must there
+/// be.
+#[inline(never)]
+pub(super) unsafe fn insert_pfns(
+    vmf: *mut bindings::vm_fault,
+    pages: &[NonNull<bindings::page>],
+    nth: usize,
+) -> bindings::vm_fault_t {
+    let nr = pages.len() as u32;
+    // A list of `NonNull` is one of pointers.
+    let pages = pages.as_ptr().cast();
+    // SAFETY: As promised by the caller. The list is read, and not kept.
+    unsafe { bindings::tlb_defer_insert_pfns(vmf, pages, nth as u32, nr) }
 }
 
 /// # Safety

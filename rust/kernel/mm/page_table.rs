@@ -74,6 +74,20 @@ use core::{
     slice, //
 };
 
+/// The first page of a part. The others are behind it in memory, or in `list`, if that is not null: it
+/// begins with the first.
+struct First {
+    page: *mut bindings::page,
+    list: *const *mut bindings::page,
+}
+
+impl First {
+    const NONE: Self = Self {
+        page: core::ptr::null_mut(),
+        list: core::ptr::null(),
+    };
+}
+
 /// Parts of a page table that are to be cleared.
 ///
 /// # Invariants
@@ -96,22 +110,24 @@ impl PartList {
         }
     }
 
-    /// Adds one, if there is room: at `pages` there should be `page`, and what is behind it; [`None`] if
-    /// the table does not have them.
-    fn push(&mut self, pages: PageRange, page: Option<*mut bindings::page>) {
+    /// Adds one, if there is room: at `pages` there should be those that `at` says; [`None`] if the table
+    /// does not have them.
+    fn push(&mut self, pages: PageRange, at: Option<First>) {
         let Some(place) = self.list.get_mut(self.nr) else {
             return;
         };
-        let nr_pages = match page {
+        let nr_pages = match at {
             Some(_) => pages.span_pages() as u32,
             None => {
                 self.strange.add(self.nr);
                 0
             }
         };
+        let First { page, list } = at.unwrap_or(First::NONE);
         place.write(RawPart {
             addr: pages.start(),
-            page: page.unwrap_or(core::ptr::null_mut()),
+            page,
+            pages: list,
             nr: nr_pages,
         });
         // INVARIANT: One more.
@@ -273,15 +289,15 @@ impl<'v> PageTable<'v> {
         }
         let mut list = PartList::new();
         for part in parts.take(MAX_PARTS) {
-            list.push(part.pages, self.first_page(&part));
+            list.push(part.pages, self.first_of(&part));
         }
         // SAFETY:
         // - By the type invariants the table is that of `_vma`, which is valid, and locked for `addr`;
         //   it is no leaf.
         // - A `Vma` is a VM_MIXEDMAP or a VM_PFNMAP mapping that is not copy-on-write.
-        // - They are as many as fit in. `first_page` has seen to it that the pages lie in `range`, and so
-        //   in the table, or there are none; and that the entry has as many, which are a page or a folio:
-        //   it owns a reference (`StalePage`), and is kept until the flush, as the caller promises.
+        // - They are as many as fit in. `first_of` has seen to it that the pages lie in `range`, and so
+        //   in the table, or there are none; and that the entry has as many, which are a folio or a list:
+        //   it owns references (`StalePage`), and is kept until the flush, as the caller promises.
         let mut changed =
             unsafe { mechanism::clear_parts(&mut self.table, self.addr, list.as_slice()) };
         changed.missing.0 |= list.strange.0;
@@ -299,15 +315,18 @@ impl<'v> PageTable<'v> {
     ) -> Changed {
         let mut changed = Changed::default();
         for (number, part) in parts.take(MAX_PARTS).enumerate() {
-            let cleared = match self.first_page(&part) {
+            let cleared = match self.first_of(&part) {
                 // SAFETY:
                 // - By the type invariants it is a leaf of `_vma`, which is valid, and locked; it maps
                 //   all of `pages`.
                 // - As for a table. A leaf is that folio, or made of `DriverPage`s: each of the others is
                 //   kept until a batch over the same mappings has taken it out, and flushed what this
                 //   one owes (H2).
-                Some(page) => unsafe { mechanism::clear_leaf(&mut self.table, part.pages, page) },
-                None => Cleared::default(),
+                Some(First { page, list }) if list.is_null() => unsafe {
+                    mechanism::clear_leaf(&mut self.table, part.pages, page)
+                },
+                // Of a bundle no leaf is made.
+                _ => Cleared::default(),
             };
             changed.add_cleared(number, part.pages, cleared);
         }
@@ -322,19 +341,33 @@ impl<'v> PageTable<'v> {
     /// The entry of `part` is not dropped before what was protected is flushed.
     pub(super) unsafe fn protect<P: StalePage>(&mut self, part: Part<'_, P>) -> bool {
         let addr = part.pages.start();
-        let Some((pte, page)) = self.pte(addr).zip(self.first_page(&part)) else {
+        let Some((pte, First { page, .. })) = self.pte(addr).zip(self.first_of(&part)) else {
             return false;
         };
         // SAFETY: As for `clear`.
         unsafe { mechanism::protect_pte(&self.table, addr, pte.as_ptr(), page) }
     }
 
-    /// Returns the first page of `part`, if all of it lies in this table, and the entry has as many.
-    fn first_page<P: StalePage>(&self, part: &Part<'_, P>) -> Option<*mut bindings::page> {
-        let nr_behind = part.entry.nr_pages().checked_sub(part.nth)?;
-        let is_here = self.range.covers(part.pages) && part.pages.span_pages() <= nr_behind;
-        // SAFETY: So many `struct page`s are one behind the other, if there is more than one.
-        is_here.then(|| unsafe { part.entry.page().as_ptr().add(part.nth) })
+    /// Returns where `part` begins, if all of it lies in this table, and the entry has as many pages.
+    fn first_of<P: StalePage>(&self, part: &Part<'_, P>) -> Option<First> {
+        let pages = part.entry.pages();
+        let nr_behind = pages.nr().checked_sub(part.nth)?;
+        if !self.range.covers(part.pages) || part.pages.span_pages() > nr_behind {
+            return None;
+        }
+        if let Some(pages) = pages.bundle() {
+            let list = pages.get(part.nth..)?;
+            return Some(First {
+                page: list.first()?.as_ptr(),
+                // A list of `NonNull` is one of pointers.
+                list: list.as_ptr().cast(),
+            });
+        }
+        Some(First {
+            // SAFETY: So many `struct page`s are one behind the other, if there is more than one.
+            page: unsafe { pages.first().as_ptr().add(part.nth) },
+            list: core::ptr::null(),
+        })
     }
 }
 

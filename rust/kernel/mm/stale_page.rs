@@ -11,22 +11,24 @@ use super::{
 };
 use crate::page::Page;
 
-/// What owns a page, or a folio, that may still be reachable through a stale translation.
+pub use super::folio::Pages;
+
+/// What owns a page, a folio or a bundle that may still be reachable through a stale translation.
 ///
 /// # Safety
 ///
-/// - The value must own a reference to the page that [`page`](StalePage::page) returns, or to the folio
-///   of which that is the first, must return the same page each time, and must not put that reference
-///   before it is dropped. [`Stale::nr_pages`] must return the same each time: no more than there are
-///   in the folio, and no fewer than may be mapped without owning a reference.
+/// - The value must own a reference to each of the [`pages`](StalePage::pages), or to the folio that they
+///   are of, must return the same each time, and must not put those references before it is dropped.
+///   [`Stale::nr_pages`] must return the same each time: no more than they are, and no fewer than may be
+///   mapped without owning a reference.
 /// - [`is_unmapped`](StalePage::is_unmapped) may return `true` only if every PTE that maps the page
 ///   without owning a reference to it was cleared, at the place that it was made for.
 /// - Both [`Stale::unmapped`] and [`Stale::flushed`] must reach whatever keeps account
 ///   of such PTEs. What is wrapped around it has to hand them on, and how many pages it is, and a
 ///   [`Proof`] to nothing else than what owns that very page.
 pub unsafe trait StalePage: Stale {
-    /// Returns the page; of a folio, the first one.
-    fn page(&self) -> &Page;
+    /// Returns its pages.
+    fn pages(&self) -> Pages<'_>;
 
     /// Returns whether no PTE can map any of it that owns no reference to it.
     fn is_unmapped(&self) -> bool;
@@ -48,8 +50,9 @@ impl Stale for Page {
 // - Only a `DriverPage` is mapped without a reference: nobody keeps account of such PTEs here, and
 //   there are none.
 unsafe impl StalePage for Page {
-    fn page(&self) -> &Page {
-        self
+    #[inline]
+    fn pages(&self) -> Pages<'_> {
+        self.into()
     }
 
     fn is_unmapped(&self) -> bool {

@@ -282,9 +282,12 @@ impl VmFault<'_> {
     /// # Errors
     ///
     /// - [`FaultError::Oom`]: there is no memory for a page table.
-    /// - [`FaultError::Sigbus`]: it cannot be mapped, the page that was touched is not of it, or the VMA
-    ///   maps frame numbers.
+    /// - [`FaultError::Sigbus`]: it cannot be mapped, the page that was touched is not of it, it is a
+    ///   bundle, or the VMA maps frame numbers.
     pub fn insert_folio(&self, folio: &DriverPage, first: usize) -> Result<(), FaultError> {
+        if folio.bundle().is_some() {
+            return Err(FaultError::Sigbus);
+        }
         let around = self.around(folio, first).ok_or(FaultError::Sigbus)?;
         self.insert_around(around)
     }
@@ -302,14 +305,13 @@ impl VmFault<'_> {
         let nth = self.pgoff().checked_sub(first)?;
         let nr_behind = folio.nr_pages().checked_sub(nth)?.checked_sub(1)?;
         Some(Around {
-            // SAFETY: It is one of that many.
-            page: unsafe { folio.page().as_ptr().add(nth) },
+            page: folio.all().get(nth)?.as_ptr(),
             nr_before: nth as u32,
             nr_behind: nr_behind as u32,
         })
     }
 
-    /// Maps `page` where the fault happened, by its frame number. Of a folio, which begins with page
+    /// Maps `page` where the fault happened, by its frame number. Of several, which begin with page
     /// `first` of the file, what is around the page that was touched is mapped, too, as by
     /// [`VmFault::insert_folio`]. The PTEs own no reference, and nothing is accounted. They are writable
     /// if the mapping is, unless the driver wants to know of writes ([`VmOperations::pfn_mkwrite`]), and
@@ -326,9 +328,14 @@ impl VmFault<'_> {
         if !self.is_in(flags::PFNMAP) || !page.note_mapped(self.place(), first) {
             return Err(FaultError::Sigbus);
         }
-        // SAFETY: By the type invariants, and the VMA is VM_PFNMAP. `page` knows that it is mapped,
-        // and is not freed before it is unmapped and flushed.
-        inserted(unsafe { mechanism::insert_pfn(self.vmf.as_ptr(), around) })
+        let vmf = self.vmf.as_ptr();
+        inserted(match page.bundle() {
+            // SAFETY: By the type invariants, and the VMA is VM_PFNMAP. `page` knows that it is mapped,
+            // and is not freed before it is unmapped and flushed.
+            None => unsafe { mechanism::insert_pfn(vmf, around) },
+            // SAFETY: As above. `around` has seen to it that there are as many.
+            Some(pages) => unsafe { mechanism::insert_pfns(vmf, pages, around.nr_before as usize) },
+        })
     }
 
     /// Returns which pages of the file would be mapped as a whole around the fault. [`None`] if that
@@ -389,7 +396,7 @@ impl VmFault<'_> {
         let Some(pgoffs) = self.leaf_pgoffs() else {
             return Ok(false);
         };
-        let Some(first) = page_at(pgoffs.start) else {
+        let Some(first) = page_at(pgoffs.start).filter(|page| page.bundle().is_none()) else {
             return Ok(false);
         };
         let fault = if self.is_in(flags::PFNMAP) {

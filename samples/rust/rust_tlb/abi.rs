@@ -476,6 +476,11 @@ pub const SETUP_FREE_TABLES_LATER: u32 = 1 << 5;
 /// `/sys/kernel/mm/transparent_hugepage/enabled` is not `always`, unless that is `madvise` and so was the
 /// mapping (`MADV_HUGEPAGE`).
 pub const SETUP_HUGE: u32 = 1 << 6;
+/// [`Setup::flags`]: with [`SETUP_PFNMAP`], and without [`SETUP_HUGE`] (else `EINVAL`), populate by
+/// bundles instead of folios: `1 << folio_order` pages that are owned together, wherever they are in
+/// memory. What is said of a folio is said of a bundle, but that its order is 1 to
+/// [`SETUP_MAX_FOLIO_ORDER`], and that there is memory for it if there is memory for its pages.
+pub const SETUP_BUNDLES: u32 = 1 << 7;
 
 /// [`Setup::folio_order`]: highest one.
 pub const SETUP_MAX_FOLIO_ORDER: u32 = 9;

@@ -17,6 +17,7 @@ use crate::{
         MOVE_LOCK_PAGE,
         MOVE_MAX_HOLD_MS,
         SETUP_BREAK_MAP,
+        SETUP_BUNDLES,
         SETUP_FREE_TABLES,
         SETUP_FREE_TABLES_LATER,
         SETUP_HUGE,
@@ -180,6 +181,7 @@ const ALL_SETUP_FLAGS: u32 = SETUP_PFNMAP
     | SETUP_FREE_TABLES
     | SETUP_FREE_TABLES_LATER
     | SETUP_HUGE
+    | SETUP_BUNDLES
     | SETUP_BREAK_MAP;
 
 /// What becomes of page tables that an unmap leaves empty.
@@ -218,8 +220,10 @@ pub(crate) struct Setup {
     pub(crate) empty_tables: EmptyTables,
     /// As a whole, where that can be.
     pub(crate) huge: bool,
-    /// By folios of so many pages, as a power of two.
+    /// By folios of so many pages, as a power of two, ...
     pub(crate) folio_order: u32,
+    /// ... or by bundles.
+    pub(crate) bundles: bool,
     /// Not at all.
     pub(crate) break_map: bool,
 }
@@ -233,11 +237,15 @@ impl Setup {
     ///   or of which the file has no whole number.
     /// - `EOPNOTSUPP`: it breaks a rule, and the kernel was built without `CONFIG_RUST_TLB_FAULTS`.
     pub(crate) fn new(flags: u32, folio_order: u32, nr_pages: u32) -> Result<Self> {
-        let is_order = matches!(folio_order, 0 | 2..=SETUP_MAX_FOLIO_ORDER);
-        if !is_order || nr_pages % (1 << folio_order) != 0 {
+        if flags & !ALL_SETUP_FLAGS != 0 {
             return Err(EINVAL);
         }
-        if flags & !ALL_SETUP_FLAGS != 0 {
+        let bundles = flags & SETUP_BUNDLES != 0;
+        let is_order = match bundles {
+            true => matches!(folio_order, 1..=SETUP_MAX_FOLIO_ORDER),
+            false => matches!(folio_order, 0 | 2..=SETUP_MAX_FOLIO_ORDER),
+        };
+        if !is_order || nr_pages % (1 << folio_order) != 0 {
             return Err(EINVAL);
         }
         let huge = flags & SETUP_HUGE != 0;
@@ -245,7 +253,7 @@ impl Setup {
         let notify = flags & SETUP_NOTIFY != 0;
         // A leaf is one folio, or made of pages.
         let can_be_huge = folio_order == SETUP_MAX_FOLIO_ORDER || pfnmap && folio_order == 0;
-        if huge && (notify || !can_be_huge) {
+        if huge && (notify || bundles || !can_be_huge) || bundles && !pfnmap {
             return Err(EINVAL);
         }
         let break_map = flags & SETUP_BREAK_MAP != 0;
@@ -259,8 +267,15 @@ impl Setup {
             empty_tables: EmptyTables::new(flags)?,
             huge,
             folio_order,
+            bundles,
             break_map,
         })
+    }
+
+    /// Returns whether what it populates with is more than the kernel kills for to get it
+    /// (`PAGE_ALLOC_COSTLY_ORDER`).
+    pub(crate) fn is_costly(&self) -> bool {
+        !self.bundles && self.folio_order > 3
     }
 }
 

@@ -12,7 +12,10 @@ use crate::{
         Spare,
         SPARE_PAGES, //
     },
-    request::Limits,
+    request::{
+        Limits,
+        Setup, //
+    },
     statistics::STATISTICS, //
 };
 use core::ops::{
@@ -82,9 +85,6 @@ pub(crate) struct Store {
     /// Page tables are to be freed later, as of then.
     is_marked: Atomic<bool>,
 }
-
-/// The highest order for which the kernel kills to get memory (`PAGE_ALLOC_COSTLY_ORDER`).
-const MAX_SURE_ORDER: u32 = 3;
 
 /// The sum over all open files.
 pub(crate) static NR_RECLAIMABLE: Atomic<usize> = Atomic::new(0);
@@ -176,13 +176,13 @@ impl Store {
         let mut spare = Spare::default();
         loop {
             let mut pages = self.lock();
-            let order = pages.setup.folio_order;
+            let setup = pages.setup;
             match pages.populate(pgoff, &mut spare) {
                 Populated::Already => return Ok((pages, false)),
                 Populated::Now => return Ok((pages, true)),
                 Populated::NeedsPage => {
                     drop(pages);
-                    spare.page = Some(self.alloc_page(order)?);
+                    spare.page = Some(self.alloc_page(&setup)?);
                 }
                 Populated::NeedsRoom(nr) => {
                     drop(pages);
@@ -212,14 +212,17 @@ impl Store {
         self.payer.charge(|| Ok(Room::new(nr, GFP_KERNEL_ACCOUNT)?))
     }
 
-    /// Allocates a page, or a folio of `2^order`, at the expense of who opened the file.
+    /// Allocates a page, a folio or a bundle, as `setup` says, at the expense of who opened the file.
     ///
     /// # Errors
     ///
     /// - `ENOMEM`: there is none.
-    pub(crate) fn alloc_page(&self, order: u32) -> Result<ExclusivePage> {
-        self.payer
-            .charge(|| ExclusivePage::alloc_folio(order, GFP_KERNEL_ACCOUNT))
+    pub(crate) fn alloc_page(&self, setup: &Setup) -> Result<ExclusivePage> {
+        let order = setup.folio_order;
+        self.payer.charge(|| match setup.bundles {
+            true => ExclusivePage::alloc_bundle(order, GFP_KERNEL_ACCOUNT),
+            false => ExclusivePage::alloc_folio(order, GFP_KERNEL_ACCOUNT),
+        })
     }
 
     /// Returns how many pages memory pressure could take, if it is after them.
@@ -365,7 +368,7 @@ impl VmOperations for Store {
             Ok(locked) => locked,
             // For a large folio nobody is killed, and no page of it is to be had otherwise: to try again
             // would be to try for ever.
-            Err(_) if store.lock().setup.folio_order > MAX_SURE_ORDER => {
+            Err(_) if store.lock().setup.is_costly() => {
                 return Err(FaultError::Sigbus);
             }
             Err(_) => return Err(FaultError::Oom),

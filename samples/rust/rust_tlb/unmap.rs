@@ -84,10 +84,10 @@ impl Target<'_> {
         }
         let pages = self.store.lock();
         let nr = pages.nr_missing_to_store(self.pgoffs);
-        let order = pages.setup.folio_order;
+        let setup = pages.setup;
         drop(pages);
         for _ in 0..nr {
-            let copy = self.store.alloc_page(order);
+            let copy = self.store.alloc_page(&setup);
             if !copy.is_ok_and(|copy| copies.push(copy, GFP_KERNEL_ACCOUNT).is_ok()) {
                 break;
             }

@@ -38,9 +38,9 @@ mod tests {
             stale::{
                 Proof,
                 Stale, //
-            }, //
+            },
+            stale_page::Pages, //
         },
-        page::Page,
         prelude::*,
         sync::Arc, //
     };
@@ -66,8 +66,8 @@ mod tests {
 
     // SAFETY: All of it is that of the page within.
     unsafe impl StalePage for Wrapped {
-        fn page(&self) -> &Page {
-            self.0.page()
+        fn pages(&self) -> Pages<'_> {
+            self.0.pages()
         }
 
         fn is_unmapped(&self) -> bool {
@@ -107,21 +107,29 @@ mod tests {
         }
     }
 
-    #[test]
-    fn all_pages_of_a_folio_are_copied() {
+    /// Copies `folio`, which is full of sevens, by way of a batch, to `copy`.
+    fn expect_copied(mut folio: ExclusivePage, mut copy: ExclusivePage) {
         let mapping = AddressSpace::new().unwrap();
         let data = Arc::new((), GFP_KERNEL).unwrap();
-        let mut folio = ExclusivePage::alloc_folio(2, GFP_KERNEL).unwrap();
         folio.fill(7);
         let policy = Broadcast::new(Cpus::new(GFP_KERNEL).unwrap());
         let mut batch = Batch::new(policy, 1, GFP_KERNEL).unwrap();
         let mut staging = batch.stage();
         assert!(staging.push(PGOFF, DriverPage::new(folio)).is_ok());
         staging.unmap(&mapping.over(data.as_arc_borrow()));
-        let mut copy = ExclusivePage::alloc_folio(2, GFP_KERNEL).unwrap();
         for (_, page) in batch.flush_dirty().pages() {
             copy.copy_from(&page.unwrap());
         }
         assert!(copy.is_filled_with(7));
+    }
+
+    #[test]
+    fn all_pages_of_a_folio_are_copied() {
+        let folio = || ExclusivePage::alloc_folio(2, GFP_KERNEL).unwrap();
+        let bundle = || ExclusivePage::alloc_bundle(2, GFP_KERNEL).unwrap();
+        expect_copied(folio(), folio());
+        expect_copied(bundle(), bundle());
+        expect_copied(bundle(), folio());
+        expect_copied(folio(), bundle());
     }
 }

@@ -15,7 +15,7 @@ const fn axis(name: &'static str, meaning: &'static str) -> Axis {
 }
 
 /// All of them, in the order in which they are measured.
-pub const ALL: [Axis; 11] = [
+pub const ALL: [Axis; 12] = [
     axis("pages", "the number of pages"),
     axis("mms", "the number of processes that map them"),
     axis("cpus", "the number of busy CPUs"),
@@ -35,5 +35,9 @@ pub const ALL: [Axis; 11] = [
     ),
     axis("folios", "the pages are those of folios of 16"),
     axis("pfn_folios", "those of folios, and mapped by their numbers"),
+    axis(
+        "pfn_bundles",
+        "those of bundles of 16, mapped by their numbers",
+    ),
     axis("leaves", "mapped by their numbers, by leaves of 2 MiB"),
 ];

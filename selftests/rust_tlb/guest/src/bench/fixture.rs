@@ -143,7 +143,8 @@ impl Fixture {
     /// what is beside the unmap.
     pub fn unmapped(setup: FileSetup) -> Result<Device> {
         let device = Device::open()?;
-        let beside = setup.flags & !(abi::SETUP_PFNMAP | abi::SETUP_HUGE);
+        let by_number = abi::SETUP_PFNMAP | abi::SETUP_HUGE | abi::SETUP_BUNDLES;
+        let beside = setup.flags & !by_number;
         device.setup_folios(beside, setup.folio_order)?;
         Ok(device)
     }

@@ -7,7 +7,7 @@ use anyhow::{ensure, Result};
 use super::fixture::FileSetup;
 use super::topology::{Placement, Topology};
 use super::way::{Pages, Way};
-use crate::abi::{SETUP_HUGE, SETUP_PFNMAP};
+use crate::abi::{SETUP_BUNDLES, SETUP_HUGE, SETUP_PFNMAP};
 use crate::mapping::PAGES_PER_TABLE;
 
 /// Measurements in one topology.
@@ -124,7 +124,7 @@ impl Effort {
         placements.into_iter().map(sweep).collect()
     }
 
-    /// Pages that are mapped by their numbers, folios, leaves, and a file that is mapped in many places.
+    /// Pages that are mapped by their numbers, folios, bundles, leaves, and a file that is mapped in many places.
     fn over_setups(self) -> Vec<Sweep> {
         let pfnmap = FileSetup {
             flags: SETUP_PFNMAP,
@@ -142,6 +142,10 @@ impl Effort {
             folio_order: FOLIO_ORDER,
             ..pfnmap
         };
+        let bundles = FileSetup {
+            flags: SETUP_PFNMAP | SETUP_BUNDLES,
+            ..folios
+        };
         let leaves = FileSetup {
             flags: SETUP_PFNMAP | SETUP_HUGE,
             ..FileSetup::default()
@@ -153,7 +157,8 @@ impl Effort {
             ("pfnmap", pfnmap, both.clone()),
             ("bystanders", bystanders, both),
             ("folios", folios, run.clone()),
-            ("pfn_folios", pfn_folios, run),
+            ("pfn_folios", pfn_folios, run.clone()),
+            ("pfn_bundles", bundles, run),
             ("leaves", leaves, whole_leaves()),
         ];
         let sweep = |(axis, setup, pages)| Sweep {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Folios: several pages that are one entry of a batch. One is mapped around the page that was touched,
-//! unmapped as a whole wherever a part of it is mapped, and released as a whole; the accounts stay right.
+//! Folios, and bundles: several pages that are one entry of a batch. One is mapped around the page that
+//! was touched, unmapped as a whole wherever a part of it is mapped, and released as a whole; the
+//! accounts stay right. The pages of a bundle are pages of their own, wherever they are in memory.
 
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::workers::Shape;
 
 crate::tests! {
     an_order_that_there_is_not_is_refused,
+    bundles_are_mapped_by_their_numbers_alone,
     a_fault_maps_what_is_around_it,
     what_is_mapped_stays_as_it_is,
     every_strategy_takes_all_of_it,
@@ -48,7 +50,8 @@ crate::tests! {
 }
 
 const ORDERS: [u32; 4] = [2, 4, 7, 9];
-const FLAVOURS: [u32; 2] = [0, abi::SETUP_PFNMAP];
+const BUNDLES: u32 = abi::SETUP_PFNMAP | abi::SETUP_BUNDLES;
+const FLAVOURS: [u32; 3] = [0, abi::SETUP_PFNMAP, BUNDLES];
 
 /// An open file with folios of `1 << order` pages, and a mapping of two of them.
 fn mapped(flavour: u32, order: u32) -> Result<(Device, Mapping)> {
@@ -110,6 +113,31 @@ fn an_order_that_there_is_not_is_refused(_: &Options) -> Result<()> {
     let answer = device.setup_folios(0, 3);
     ensure!(answer == Err(Errno::BUSY), "{answer:?}");
     Ok(())
+}
+
+fn bundles_are_mapped_by_their_numbers_alone(_: &Options) -> Result<()> {
+    for (flags, order) in [
+        (abi::SETUP_BUNDLES, 2),
+        (abi::SETUP_BUNDLES | abi::SETUP_HUGE, 9),
+        (BUNDLES | abi::SETUP_HUGE, 9),
+        (BUNDLES, 0),
+        (BUNDLES, 10),
+        (BUNDLES, u32::MAX),
+    ] {
+        let answer = Device::open()?.setup_folios(flags, order);
+        ensure!(
+            answer == Err(Errno::INVAL),
+            "{flags:#x}, order {order}: {answer:?}"
+        );
+    }
+    // There is no folio of two pages.
+    let (device, mapping) = mapped(BUNDLES, 1)?;
+    fill(&mapping, 0..4);
+    ensure!(device.counters()?.nr_faults == 2);
+    let reply = device.unmap(&Selection::run(2, 1), strategy::PRECISE, abi::UNMAP_FREE)?;
+    ensure!((reply.nr_pages, reply.nr_ptes) == (2, 2), "{reply:?}");
+    expect_fresh(&mapping, 2..4)?;
+    expect_filled(&mapping, 0..2)
 }
 
 /// As far as the mapping goes, and the page table.

@@ -194,9 +194,10 @@ fn over_setups(results: &Results) -> String {
         "bystanders",
         "folios",
         "pfn_folios",
+        "pfn_bundles",
         "leaves",
     ];
-    let as_a_whole = ["folios", "pfn_folios", "leaves"];
+    let as_a_whole = ["folios", "pfn_folios", "pfn_bundles", "leaves"];
     let places = || {
         let places = [(LAYOUTS[0], 512), (LAYOUTS[1], 512)].into_iter();
         let all = places.flat_map(|(layout, nr)| axes.map(|axis| (axis, layout, nr)));

@@ -12,6 +12,7 @@ const PFNMAP: &str = "pfnmap";
 const BYSTANDERS: &str = "bystanders";
 const FOLIOS: &str = "folios";
 const PFN_FOLIOS: &str = "pfn_folios";
+const PFN_BUNDLES: &str = "pfn_bundles";
 
 /// All aims.
 pub fn judge(rows: &[Row]) -> Vec<Target> {
@@ -53,6 +54,10 @@ pub fn judge(rows: &[Row]) -> Vec<Target> {
             0.5,
         ));
         targets.push(of(Layout::Contiguous, MANY).with_bystanders("broadcast"));
+    }
+    if rows.iter().any(|row| row.axis == PFN_BUNDLES) {
+        targets
+            .push(on(PFNMAP, Layout::Contiguous, MANY).with_bundles("broadcast", "unmap_mapping"));
     }
     targets
 }
@@ -188,6 +193,22 @@ impl Place<'_> {
         instructions(&what, 1.02, Release::Counts, pair)
     }
 
+    /// The same pages, by number, in bundles: as the kernel takes those that are in none. What is
+    /// subtracted as the release is that of folios, which is a little less.
+    fn with_bundles(self, ours: &str, theirs: &str) -> Target {
+        let theirs_row = self.row(theirs);
+        let place = Self {
+            axis: PFN_BUNDLES,
+            ..self
+        };
+        let what = format!(
+            "{} {} pages by number: {ours} of bundles / {theirs}",
+            self.nr, self.layout
+        );
+        let pair = place.row(ours).zip(theirs_row);
+        instructions(&what, 0.5, Release::IsLeftOut, pair)
+    }
+
     fn row(&self, strategy: &str) -> Option<&Row> {
         self.rows.iter().find(|row| {
             row.axis == self.axis
@@ -279,6 +300,11 @@ mod tests {
             on(BYSTANDERS, 1.01 * without, &rows),
         ];
         rows.extend(others.concat());
+        let bundles = on(PFN_BUNDLES, 600.0, &rows);
+        let targets = judge(&[&rows[..], &bundles[..]].concat());
+        let of_bundles = targets.last().unwrap();
+        assert!(of_bundles.name.contains("of bundles"), "{of_bundles:?}");
+        assert_eq!((of_bundles.measured, of_bundles.met), (Some(0.5), true));
         let targets = judge(&rows);
         let last = &targets[targets.len() - 2..];
         assert!(last[0].name.contains("without the release"), "{last:?}");
