@@ -214,7 +214,12 @@ impl<'a> Pages<'a> {
 
     /// Returns them, one after the other.
     pub(super) fn iter(self) -> impl Iterator<Item = BorrowedPage<'a>> {
-        let pages = (0..self.nr()).filter_map(move |nth| self.get(nth));
+        let (first, bundle) = (self.first.as_ptr(), self.bundle());
+        let pages = (0..self.nr()).filter_map(move |nth| match bundle {
+            Some(pages) => pages.get(nth).copied(),
+            // SAFETY: `struct page`s of a folio are one behind the other, and it has as many.
+            None => NonNull::new(unsafe { first.add(nth) }),
+        });
         // SAFETY: They are valid for as long as they are kept.
         pages.map(|page| unsafe { BorrowedPage::from_raw(page) })
     }
