@@ -9,7 +9,7 @@
 
 #include <linux/mm.h>
 #include <linux/mm_types.h>
-#include <linux/tlb_defer.h>
+#include <linux/tlb_batch.h>
 
 #ifdef CONFIG_RUST_TLB
 
@@ -44,11 +44,11 @@ int tlb_move_prepare(struct vm_area_struct *vma, unsigned long addr,
 		     bool table);
 void tlb_move_rmap_lock(struct vm_area_struct *vma);
 void tlb_move_rmap_unlock(struct vm_area_struct *vma);
-bool tlb_move_pte_lock(struct tlb_defer_table *table,
+bool tlb_move_pte_lock(struct tlb_batch_table *table,
 		       struct vm_area_struct *vma, unsigned long addr,
-		       const struct tlb_defer_table *beside);
+		       const struct tlb_batch_table *beside);
 struct tlb_move_pte tlb_move_read(pte_t *pte);
-bool tlb_move_pte(const struct tlb_defer_table *from, unsigned long old,
+bool tlb_move_pte(const struct tlb_batch_table *from, unsigned long old,
 		  pte_t *pte, unsigned long new, pte_t *new_pte);
 bool tlb_move_whole_lock(struct tlb_move_whole *whole,
 			 struct vm_area_struct *from, unsigned long old,

@@ -23,8 +23,8 @@
 #include <linux/pagemap.h>
 #include <linux/rmap.h>
 #include <linux/sched/signal.h>
-#include <linux/tlb_defer.h>
-#include <linux/tlb_defer_huge.h>
+#include <linux/tlb_batch.h>
+#include <linux/tlb_batch_huge.h>
 #include <linux/tlb_hold.h>
 #include <linux/workqueue.h>
 
@@ -62,7 +62,7 @@ static void expiry_ends(void)
 	atomic_dec(&nr_expiring);
 }
 
-static int __init tlb_defer_faults_init(void)
+static int __init tlb_batch_faults_init(void)
 {
 	struct dentry *dir = debugfs_create_dir("rust_tlb_faults", NULL);
 
@@ -71,7 +71,7 @@ static int __init tlb_defer_faults_init(void)
 	debugfs_create_atomic_t("nr_expiring", 0400, dir, &nr_expiring);
 	return 0;
 }
-late_initcall(tlb_defer_faults_init);
+late_initcall(tlb_batch_faults_init);
 #else
 static bool ignores_pending(void)
 {
@@ -100,7 +100,7 @@ static unsigned int nr_others(const struct cpumask *cpus)
 }
 
 /* Whether an event of a batch is on. Context: any. */
-bool tlb_defer_is_traced(void)
+bool tlb_batch_is_traced(void)
 {
 	return trace_rust_tlb_batch_open_enabled() ||
 	       trace_rust_tlb_flush_begin_enabled() ||
@@ -173,7 +173,7 @@ static void publish_early(struct mm_struct *mm, unsigned long addr) { }
  * Context: after the PTEs were cleared, at the latest when they are to be
  * flushed. Does not sleep.
  */
-void tlb_defer_add_pending(struct arch_tlbflush_unmap_batch *batch,
+void tlb_batch_add_pending(struct arch_tlbflush_unmap_batch *batch,
 			   struct mm_struct *mm, unsigned long start,
 			   unsigned long end)
 {
@@ -194,11 +194,11 @@ void tlb_defer_add_pending(struct arch_tlbflush_unmap_batch *batch,
  * Owe @mm a flush of @runs, words of rust/kernel/mm/run.rs; of everything
  * if @mm has no ring to say that in.
  *
- * H1: as tlb_defer_add_pending(); mm_cpumask(), and what its CPUs have loaded, is
+ * H1: as tlb_batch_add_pending(); mm_cpumask(), and what its CPUs have loaded, is
  * read after the last increment.
- * Context: as tlb_defer_add_pending().
+ * Context: as tlb_batch_add_pending().
  */
-void tlb_defer_publish(struct arch_tlbflush_unmap_batch *batch,
+void tlb_batch_publish(struct arch_tlbflush_unmap_batch *batch,
 		       struct mm_struct *mm, const u64 *runs,
 		       unsigned long nr_runs)
 {
@@ -220,14 +220,14 @@ void tlb_defer_publish(struct arch_tlbflush_unmap_batch *batch,
  * While this is held, address spaces can have rings. Context: may sleep, and no
  * mmap_lock.
  */
-void tlb_defer_rings_get(void)
+void tlb_batch_rings_get(void)
 {
 #ifdef CONFIG_RUST_TLB_RING
 	flush_rings_get();
 #endif
 }
 
-void tlb_defer_rings_put(void)
+void tlb_batch_rings_put(void)
 {
 #ifdef CONFIG_RUST_TLB_RING
 	flush_rings_put();
@@ -235,10 +235,10 @@ void tlb_defer_rings_put(void)
 }
 
 /*
- * Give @mm a ring. Context: may sleep; tlb_defer_rings_get() is held.
+ * Give @mm a ring. Context: may sleep; tlb_batch_rings_get() is held.
  * Returns -EOPNOTSUPP if there are none on this machine, or -ENOMEM.
  */
-int tlb_defer_ring_add(struct mm_struct *mm)
+int tlb_batch_ring_add(struct mm_struct *mm)
 {
 #ifdef CONFIG_RUST_TLB_RING
 	return flush_ring_add(mm);
@@ -252,7 +252,7 @@ int tlb_defer_ring_add(struct mm_struct *mm)
  * each CPU asked. @batch is empty afterwards.
  * Context: IRQs enabled (H11), no spinlock held.
  */
-void tlb_defer_flush_pending(struct arch_tlbflush_unmap_batch *batch)
+void tlb_batch_flush_pending(struct arch_tlbflush_unmap_batch *batch)
 {
 	if (trace_rust_tlb_call_begin_enabled())
 		trace_rust_tlb_call_begin(NULL, 0, TLB_FLUSH_ALL,
@@ -268,7 +268,7 @@ void tlb_defer_flush_pending(struct arch_tlbflush_unmap_batch *batch)
  * Context: IRQs enabled (H11); the page-table lock may be held. @mm may be
  * without users, but not freed (H12).
  */
-void tlb_defer_flush_mm_range(struct mm_struct *mm, unsigned long start,
+void tlb_batch_flush_mm_range(struct mm_struct *mm, unsigned long start,
 			      unsigned long end)
 {
 	if (trace_rust_tlb_call_begin_enabled())
@@ -282,15 +282,15 @@ void tlb_defer_flush_mm_range(struct mm_struct *mm, unsigned long start,
  * Tell mprotect, munmap, mremap and madvise that PTEs of @mm were cleared and
  * that their flush is still owed (H4).
  * Context: if PTEs were cleared, their page-table lock is still held, and
- * tlb_defer_add_pending(), if it is called at all, was called before.
+ * tlb_batch_add_pending(), if it is called at all, was called before.
  */
-void tlb_defer_note_batched(struct mm_struct *mm)
+void tlb_batch_note_batched(struct mm_struct *mm)
 {
 	mm_note_tlb_flush_batched(mm);
 }
 
 /* Pages above which the kernel flushes an mm in full; debugfs can change it. */
-unsigned long tlb_defer_ceiling(void)
+unsigned long tlb_batch_ceiling(void)
 {
 	return READ_ONCE(tlb_single_page_flush_ceiling);
 }
@@ -301,18 +301,18 @@ unsigned long tlb_defer_ceiling(void)
  * Context: may sleep. H10: taken by reclaim, so no allocation that can reclaim
  * while it is held; never take an mmap_lock inside.
  */
-void tlb_defer_rmap_lock(struct address_space *mapping)
+void tlb_batch_rmap_lock(struct address_space *mapping)
 {
 	i_mmap_lock_read(mapping);
 }
 
-/* As tlb_defer_rmap_lock(), for reclaim, which must not wait for it. */
-bool tlb_defer_rmap_trylock(struct address_space *mapping)
+/* As tlb_batch_rmap_lock(), for reclaim, which must not wait for it. */
+bool tlb_batch_rmap_trylock(struct address_space *mapping)
 {
 	return i_mmap_trylock_read(mapping);
 }
 
-void tlb_defer_rmap_unlock(struct address_space *mapping)
+void tlb_batch_rmap_unlock(struct address_space *mapping)
 {
 	i_mmap_unlock_read(mapping);
 }
@@ -320,22 +320,22 @@ void tlb_defer_rmap_unlock(struct address_space *mapping)
 /*
  * The VMAs that map any of pages @first to @last, in the order of the tree. A
  * VMA that is found cannot be freed, and its page tables above the PTE level
- * stay, as long as tlb_defer_rmap_lock() is held.
+ * stay, as long as tlb_batch_rmap_lock() is held.
  */
-struct vm_area_struct *tlb_defer_rmap_first(struct address_space *mapping,
+struct vm_area_struct *tlb_batch_rmap_first(struct address_space *mapping,
 					    pgoff_t first, pgoff_t last)
 {
 	i_mmap_assert_locked(mapping);
 	return mapping_rmap_tree_iter_first(mapping, first, last);
 }
 
-struct vm_area_struct *tlb_defer_rmap_next(struct vm_area_struct *vma,
+struct vm_area_struct *tlb_batch_rmap_next(struct vm_area_struct *vma,
 					   pgoff_t first, pgoff_t last)
 {
 	return mapping_rmap_tree_iter_next(vma, first, last);
 }
 
-pgoff_t tlb_defer_vma_pgoff(const struct vm_area_struct *vma)
+pgoff_t tlb_batch_vma_pgoff(const struct vm_area_struct *vma)
 {
 	return vma->vm_pgoff;
 }
@@ -344,7 +344,7 @@ pgoff_t tlb_defer_vma_pgoff(const struct vm_area_struct *vma)
  * Whether nobody has installed operations or data in @vma.
  * Context: @vma is being set up.
  */
-bool tlb_defer_vma_is_fresh(const struct vm_area_struct *vma)
+bool tlb_batch_vma_is_fresh(const struct vm_area_struct *vma)
 {
 	return !vma->vm_private_data &&
 	       (!vma->vm_ops || vma->vm_ops == &vma_dummy_vm_ops);
@@ -356,18 +356,18 @@ bool tlb_defer_vma_is_fresh(const struct vm_area_struct *vma)
  * falls.
  * Context: may sleep, so before the page-table lock.
  */
-void tlb_defer_invalidate_start(struct mmu_notifier_range *range,
+void tlb_batch_invalidate_start(struct mmu_notifier_range *range,
 				struct vm_area_struct *vma,
 				unsigned long start, unsigned long end)
 {
-	tlb_defer_widen(vma, &start, &end);
+	tlb_batch_widen(vma, &start, &end);
 	mmu_notifier_range_init(range, MMU_NOTIFY_CLEAR, 0, vma->vm_mm, start,
 				end);
 	update_hiwater_rss(vma->vm_mm);
 	mmu_notifier_invalidate_range_start(range);
 }
 
-void tlb_defer_invalidate_end(struct mmu_notifier_range *range)
+void tlb_batch_invalidate_end(struct mmu_notifier_range *range)
 {
 	mmu_notifier_invalidate_range_end(range);
 }
@@ -375,22 +375,22 @@ void tlb_defer_invalidate_end(struct mmu_notifier_range *range)
 /*
  * Zap [@addr, @addr + @size) of @vma with a gather of its own: the peer that
  * the batch is measured against.
- * Context: as unmap_mapping_range(): tlb_defer_rmap_lock() or more is held.
+ * Context: as unmap_mapping_range(): tlb_batch_rmap_lock() or more is held.
  */
-void tlb_defer_zap(struct vm_area_struct *vma, unsigned long addr,
+void tlb_batch_zap(struct vm_area_struct *vma, unsigned long addr,
 		   unsigned long size)
 {
 	zap_vma_range(vma, addr, size);
 }
 
 /* Let others run between two page tables. Context: may sleep. */
-void tlb_defer_cond_resched(void)
+void tlb_batch_cond_resched(void)
 {
 	cond_resched();
 }
 
 /* Whether this task is being killed: what it does has no use any more. */
-bool tlb_defer_is_being_killed(void)
+bool tlb_batch_is_being_killed(void)
 {
 	return fatal_signal_pending(current);
 }
@@ -402,34 +402,34 @@ bool tlb_defer_is_being_killed(void)
  * @addr then. Where there is a leaf, lock that instead (L3). Returns false if
  * there is neither (normal: tables come and go, see PT_RECLAIM), and no leaf is
  * on its way.
- * Context: tlb_defer_rmap_lock() is held on the file that @vma maps, or @vma's
+ * Context: tlb_batch_rmap_lock() is held on the file that @vma maps, or @vma's
  * own lock, or the mmap_lock: each keeps the upper page tables. Under the first,
  * mprotect() changes flags meanwhile, but not those looked at here.
  */
-bool tlb_defer_pte_lock(struct tlb_defer_table *table,
+bool tlb_batch_pte_lock(struct tlb_batch_table *table,
 			struct vm_area_struct *vma, unsigned long addr)
 {
 	vm_flags_t kind = READ_ONCE(vma->vm_flags) &
 			  (VM_PFNMAP | VM_MIXEDMAP);
 	pmd_t *pmd = mm_find_pmd(vma->vm_mm, addr);
 
-	*table = (struct tlb_defer_table){
+	*table = (struct tlb_batch_table){
 		.vma = vma,
 		.maps_pfns = kind == VM_PFNMAP,
 	};
 	if (!pmd)
 		return false;
 	do {
-		if (tlb_defer_leaf_lock(table, pmd))
+		if (tlb_batch_leaf_lock(table, pmd))
 			return true;
 		table->pte = pte_offset_map_lock(vma->vm_mm, pmd, addr,
 						 &table->ptl);
-	} while (!table->pte && !tlb_defer_is_vacant(vma, pmd));
+	} while (!table->pte && !tlb_batch_is_vacant(vma, pmd));
 	return table->pte;
 }
 
 /* Settle the rss, once per table as zap_pte_range() does, and unlock. */
-void tlb_defer_pte_unlock(struct tlb_defer_table *table)
+void tlb_batch_pte_unlock(struct tlb_batch_table *table)
 {
 	int i;
 
@@ -448,7 +448,7 @@ void tlb_defer_pte_unlock(struct tlb_defer_table *table)
  * vm_normal_page(), but the page is known already: in a VM_MIXEDMAP mapping it
  * is that of a PTE which is not special.
  */
-static bool pte_maps(const struct tlb_defer_table *table, pte_t pteval,
+static bool pte_maps(const struct tlb_batch_table *table, pte_t pteval,
 		     unsigned long pfn)
 {
 	return pte_present(pteval) && pte_pfn(pteval) == pfn &&
@@ -456,10 +456,10 @@ static bool pte_maps(const struct tlb_defer_table *table, pte_t pteval,
 }
 
 /*
- * Undo what tlb_defer_insert_page() accounted for @nr pages of a folio, from
+ * Undo what tlb_batch_insert_page() accounted for @nr pages of a folio, from
  * @page on; the rss, when @table is unlocked.
  */
-static void unaccount(struct tlb_defer_table *table, struct page *page,
+static void unaccount(struct tlb_batch_table *table, struct page *page,
 		      unsigned int nr, bool dirty)
 {
 	struct folio *folio = page_folio(page);
@@ -480,12 +480,12 @@ static void unaccount(struct tlb_defer_table *table, struct page *page,
  * Not get_and_clear_full_ptes(): that, too, is one xchg after the other, and merges
  * what was dirty.
  */
-static __always_inline struct tlb_defer_cleared
-clear_run(struct tlb_defer_table *table, unsigned long addr, pte_t *pte,
+static __always_inline struct tlb_batch_cleared
+clear_run(struct tlb_batch_table *table, unsigned long addr, pte_t *pte,
 	  struct page *page, struct page *const *pages, unsigned int nr)
 {
 	struct mm_struct *mm = table->vma->vm_mm;
-	struct tlb_defer_cleared cleared = {};
+	struct tlb_batch_cleared cleared = {};
 	unsigned long pfn = page_to_pfn(page);
 
 	for (; cleared.nr < nr; cleared.nr++, pte++, addr += PAGE_SIZE) {
@@ -509,9 +509,9 @@ clear_run(struct tlb_defer_table *table, unsigned long addr, pte_t *pte,
 }
 
 /* Adds what was cleared from @addr on. Returns whether that is anything. */
-static __always_inline bool add_cleared(struct tlb_defer_changed *changed,
+static __always_inline bool add_cleared(struct tlb_batch_changed *changed,
 					unsigned long addr,
-					struct tlb_defer_cleared cleared)
+					struct tlb_batch_cleared cleared)
 {
 	if (!cleared.nr)
 		return false;
@@ -529,16 +529,16 @@ static __always_inline bool add_cleared(struct tlb_defer_changed *changed,
  * there. Pages of their own are mapped by their numbers, but for one that its owner
  * mapped by itself: that is accounted by itself.
  */
-static noinline bool clear_many(struct tlb_defer_table *table,
-				const struct tlb_defer_part *part, pte_t *pte,
-				struct tlb_defer_changed *changed)
+static noinline bool clear_many(struct tlb_batch_table *table,
+				const struct tlb_batch_part *part, pte_t *pte,
+				struct tlb_batch_changed *changed)
 {
 	bool is_complete = true;
 	unsigned int at = 0;
 
 	while (at < part->nr) {
 		unsigned long addr = part->addr + at * PAGE_SIZE;
-		struct tlb_defer_cleared cleared;
+		struct tlb_batch_cleared cleared;
 
 		if (part->pages)
 			cleared = clear_run(table, addr, pte + at,
@@ -565,12 +565,12 @@ static noinline bool clear_many(struct tlb_defer_table *table,
  * owns a reference to the folio of each and keeps it until the flush: those of the
  * PTEs are not the last, and no stale entry outlives the folio.
  */
-struct tlb_defer_changed
-tlb_defer_clear_parts(struct tlb_defer_table *table, unsigned long addr,
-		      const struct tlb_defer_part *parts, unsigned int nr)
+struct tlb_batch_changed
+tlb_batch_clear_parts(struct tlb_batch_table *table, unsigned long addr,
+		      const struct tlb_batch_part *parts, unsigned int nr)
 {
 	pte_t *base = table->pte - pte_index(addr);
-	struct tlb_defer_changed changed = {};
+	struct tlb_batch_changed changed = {};
 	unsigned int i;
 
 	for (i = 0; i < nr; i++, parts++) {
@@ -595,9 +595,9 @@ tlb_defer_clear_parts(struct tlb_defer_table *table, unsigned long addr,
  * it did: then the next write faults, once stale entries are flushed. Of a PTE
  * that is dirty a write needs no fault, and of one that is read-only it faults
  * already.
- * Context: as tlb_defer_clear_parts(); @pte is the entry of @addr in @table.
+ * Context: as tlb_batch_clear_parts(); @pte is the entry of @addr in @table.
  */
-bool tlb_defer_protect_pte(const struct tlb_defer_table *table,
+bool tlb_batch_protect_pte(const struct tlb_batch_table *table,
 			   unsigned long addr, pte_t *pte, struct page *page)
 {
 	pte_t pteval = ptep_get(pte);
@@ -619,7 +619,7 @@ bool tlb_defer_protect_pte(const struct tlb_defer_table *table,
  * does not set it again.
  * Context: @table is locked, @pte its entry of @addr.
  */
-unsigned int tlb_defer_test_young(const struct tlb_defer_table *table,
+unsigned int tlb_batch_test_young(const struct tlb_batch_table *table,
 				  unsigned long addr, pte_t *pte, bool clear)
 {
 	pte_t pteval = ptep_get(pte);
@@ -630,7 +630,7 @@ unsigned int tlb_defer_test_young(const struct tlb_defer_table *table,
 
 	young = clear ? ptep_test_and_clear_young(table->vma, addr, pte) :
 			pte_young(pteval);
-	return TLB_DEFER_MAPPED | (young ? TLB_DEFER_YOUNG : 0);
+	return TLB_BATCH_MAPPED | (young ? TLB_BATCH_YOUNG : 0);
 }
 
 /*
@@ -640,7 +640,7 @@ unsigned int tlb_defer_test_young(const struct tlb_defer_table *table,
  * table; without one, the order rests on x86 being TSO, and no page depends on
  * it: see "Barriers" in Documentation/mm/tlb_batch.rst.
  */
-bool tlb_defer_flush_is_pending(struct mm_struct *mm)
+bool tlb_batch_flush_is_pending(struct mm_struct *mm)
 {
 	return mm_tlb_flush_pending(mm) && !ignores_pending();
 }
@@ -649,8 +649,8 @@ bool tlb_defer_flush_is_pending(struct mm_struct *mm)
 
 static void deadline_expired(struct work_struct *work)
 {
-	struct tlb_defer_deadline *deadline =
-		container_of(to_delayed_work(work), struct tlb_defer_deadline,
+	struct tlb_batch_deadline *deadline =
+		container_of(to_delayed_work(work), struct tlb_batch_deadline,
 			     work);
 
 	expiry_begins();
@@ -658,7 +658,7 @@ static void deadline_expired(struct work_struct *work)
 	expiry_ends();
 }
 
-void tlb_defer_deadline_init(struct tlb_defer_deadline *deadline,
+void tlb_batch_deadline_init(struct tlb_batch_deadline *deadline,
 			     void (*expired)(void *data), void *data)
 {
 	INIT_DELAYED_WORK(&deadline->work, deadline_expired);
@@ -667,15 +667,15 @@ void tlb_defer_deadline_init(struct tlb_defer_deadline *deadline,
 }
 
 /* Call ->expired() in @delay_ms, in process context; what ran before is reset. */
-void tlb_defer_deadline_start(struct tlb_defer_deadline *deadline,
+void tlb_batch_deadline_start(struct tlb_batch_deadline *deadline,
 			      unsigned int delay_ms)
 {
 	mod_delayed_work(system_dfl_wq, &deadline->work,
 			 msecs_to_jiffies(delay_ms));
 }
 
-/* As tlb_defer_deadline_start(), but a time that is set already stays. */
-void tlb_defer_deadline_start_once(struct tlb_defer_deadline *deadline,
+/* As tlb_batch_deadline_start(), but a time that is set already stays. */
+void tlb_batch_deadline_start_once(struct tlb_batch_deadline *deadline,
 				   unsigned int delay_ms)
 {
 	queue_delayed_work(system_dfl_wq, &deadline->work,
@@ -686,7 +686,7 @@ void tlb_defer_deadline_start_once(struct tlb_defer_deadline *deadline,
  * After this, ->expired() does not run, unless it is started again.
  * Context: may sleep; not from ->expired() itself.
  */
-void tlb_defer_deadline_cancel(struct tlb_defer_deadline *deadline)
+void tlb_batch_deadline_cancel(struct tlb_batch_deadline *deadline)
 {
 	cancel_delayed_work_sync(&deadline->work);
 }

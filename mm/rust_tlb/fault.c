@@ -6,7 +6,7 @@
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/rmap.h>
-#include <linux/tlb_defer.h>
+#include <linux/tlb_batch.h>
 #include <linux/tlb_hold.h>
 
 #include "../internal.h"
@@ -103,7 +103,7 @@ static void set_around(struct vm_fault *vmf, pte_t *pte, pte_t pteval,
  * and the write of a PTE that is read-only then asks ->page_mkwrite().
  * Context: fault handler of a VM_MIXEDMAP mapping that is not copy-on-write.
  */
-vm_fault_t tlb_defer_insert_page(struct vm_fault *vmf, struct page *page,
+vm_fault_t tlb_batch_insert_page(struct vm_fault *vmf, struct page *page,
 				 unsigned int nr_before, unsigned int nr_behind,
 				 bool write)
 {
@@ -139,12 +139,12 @@ vm_fault_t tlb_defer_insert_page(struct vm_fault *vmf, struct page *page,
 
 /*
  * Map @page by its frame number where @vmf happened, and with it what is around it,
- * as tlb_defer_insert_page() does. The PTEs own no references. Not
+ * as tlb_batch_insert_page() does. The PTEs own no references. Not
  * vmf_insert_pfn(), for the same reason; @page is memory, to which
  * pfn_modify_allowed() has no objection.
  * Context: fault handler of a VM_PFNMAP mapping that is not copy-on-write.
  */
-vm_fault_t tlb_defer_insert_pfn(struct vm_fault *vmf, struct page *page,
+vm_fault_t tlb_batch_insert_pfn(struct vm_fault *vmf, struct page *page,
 				unsigned int nr_before, unsigned int nr_behind)
 {
 	struct fault_around around = { nr_before, nr_behind };
@@ -167,10 +167,10 @@ vm_fault_t tlb_defer_insert_pfn(struct vm_fault *vmf, struct page *page,
 }
 
 /*
- * As tlb_defer_insert_pfn(), of @nr @pages, each of its own: number @nth is the one
+ * As tlb_batch_insert_pfn(), of @nr @pages, each of its own: number @nth is the one
  * that was touched.
  */
-vm_fault_t tlb_defer_insert_pfns(struct vm_fault *vmf,
+vm_fault_t tlb_batch_insert_pfns(struct vm_fault *vmf,
 				 struct page *const *pages, unsigned int nth,
 				 unsigned int nr)
 {
@@ -203,12 +203,12 @@ vm_fault_t tlb_defer_insert_pfns(struct vm_fault *vmf,
 }
 
 /* Lock the page of a page_mkwrite. Context: may sleep; before any driver lock. */
-void tlb_defer_lock_page(struct vm_fault *vmf)
+void tlb_batch_lock_page(struct vm_fault *vmf)
 {
 	folio_lock(page_folio(vmf->page));
 }
 
-void tlb_defer_unlock_page(struct vm_fault *vmf)
+void tlb_batch_unlock_page(struct vm_fault *vmf)
 {
 	folio_unlock(page_folio(vmf->page));
 }

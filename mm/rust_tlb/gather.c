@@ -15,7 +15,7 @@
 #endif
 
 #include <linux/mm.h>
-#include <linux/tlb_defer_gather.h>
+#include <linux/tlb_batch_gather.h>
 
 #include <asm/tlb.h>
 
@@ -30,7 +30,7 @@
  * in it (mm_tlb_flush_nested()).
  * Context: may sleep; IRQs enabled, no spinlock held. @mm is not freed.
  */
-void tlb_defer_gather(struct mm_struct *mm,
+void tlb_batch_gather(struct mm_struct *mm,
 		      void (*zap)(struct mmu_gather *gather, void *data),
 		      void *data)
 {
@@ -50,7 +50,7 @@ void tlb_defer_gather(struct mm_struct *mm,
  * unmap_mapping_range(), by its own lock, or by the mmap_lock. It is of the mm of
  * @gather, and [@start, @end) lies in it.
  */
-void tlb_defer_gather_zap(struct mmu_gather *gather,
+void tlb_batch_gather_zap(struct mmu_gather *gather,
 			  struct vm_area_struct *vma, unsigned long start,
 			  unsigned long end)
 {
@@ -58,12 +58,12 @@ void tlb_defer_gather_zap(struct mmu_gather *gather,
 }
 
 /*
- * As tlb_defer_gather_zap(), and take page tables out that are empty afterwards
+ * As tlb_batch_gather_zap(), and take page tables out that are empty afterwards
  * and that lie in [@start, @end). Returns whether that could be tried: who takes
  * a table out holds the mmap_lock, too, as MADV_DONTNEED does, or mremap would
  * move PTEs into it. The lock comes before the rmap's, so it is only tried.
  */
-bool tlb_defer_gather_zap_tables(struct mmu_gather *gather,
+bool tlb_batch_gather_zap_tables(struct mmu_gather *gather,
 				 struct vm_area_struct *vma,
 				 unsigned long start, unsigned long end)
 {
@@ -71,7 +71,7 @@ bool tlb_defer_gather_zap_tables(struct mmu_gather *gather,
 	struct mm_struct *mm = vma->vm_mm;
 
 	if (!mmap_read_trylock(mm)) {
-		tlb_defer_gather_zap(gather, vma, start, end);
+		tlb_batch_gather_zap(gather, vma, start, end);
 		return false;
 	}
 	zap_vma_range_batched(gather, vma, start, end - start, &details);

@@ -11,8 +11,8 @@
 #include <linux/mm.h>
 #include <linux/mm_inline.h>
 #include <linux/rmap.h>
-#include <linux/tlb_defer.h>
-#include <linux/tlb_defer_huge.h>
+#include <linux/tlb_batch.h>
+#include <linux/tlb_batch_huge.h>
 #include <linux/tlb_hold.h>
 
 #include <asm/tlbflush.h>
@@ -25,7 +25,7 @@
  * without much ado.
  * Context: may sleep, as @gfp says.
  */
-struct page *tlb_defer_alloc_huge(gfp_t gfp)
+struct page *tlb_batch_alloc_huge(gfp_t gfp)
 {
 	struct page *page = alloc_pages(gfp | __GFP_NORETRY | __GFP_NOWARN,
 					PMD_ORDER);
@@ -44,9 +44,9 @@ static bool can_have_leaves(const struct vm_area_struct *vma)
  * Extend [@start, @end), of which PTEs are to be changed, to all that goes with
  * it: a leaf is cleared as a whole. Nothing is added if @vma has no leaves.
  * Context: [@start, @end) lies in @vma, which is locked in one of the ways of
- * tlb_defer_pte_lock().
+ * tlb_batch_pte_lock().
  */
-void tlb_defer_widen(const struct vm_area_struct *vma, unsigned long *start,
+void tlb_batch_widen(const struct vm_area_struct *vma, unsigned long *start,
 		     unsigned long *end)
 {
 	if (!can_have_leaves(vma))
@@ -93,7 +93,7 @@ static bool prepare_leaf(struct vm_fault *vmf)
  * else maps anything there meanwhile. The memory is kept until the leaf and
  * its copies are gone and flushed.
  */
-vm_fault_t tlb_defer_insert_huge(struct vm_fault *vmf, struct page *page)
+vm_fault_t tlb_batch_insert_huge(struct vm_fault *vmf, struct page *page)
 {
 	if (!IS_ALIGNED(page_to_pfn(page), HPAGE_PMD_NR) || !prepare_leaf(vmf))
 		return VM_FAULT_FALLBACK;
@@ -102,14 +102,14 @@ vm_fault_t tlb_defer_insert_huge(struct vm_fault *vmf, struct page *page)
 }
 
 /*
- * As tlb_defer_insert_huge(), for the folio that begins with @page, dirty if
+ * As tlb_batch_insert_huge(), for the folio that begins with @page, dirty if
  * @write: the leaf gets a reference, and is accounted, as HPAGE_PMD_NR pages.
  * Who clears it undoes that (L7).
  *
- * Context: as tlb_defer_insert_huge(), in a VM_MIXEDMAP mapping; what the leaf
+ * Context: as tlb_batch_insert_huge(), in a VM_MIXEDMAP mapping; what the leaf
  * maps is kept by its reference until it is cleared.
  */
-vm_fault_t tlb_defer_insert_huge_folio(struct vm_fault *vmf, struct page *page,
+vm_fault_t tlb_batch_insert_huge_folio(struct vm_fault *vmf, struct page *page,
 				       bool write)
 {
 	struct folio *folio = page_folio(page);
@@ -125,7 +125,7 @@ vm_fault_t tlb_defer_insert_huge_folio(struct vm_fault *vmf, struct page *page,
  * Whether @pmd maps PMD_SIZE as a whole, and has no table.
  * Context: any; without the lock of @pmd, it may change.
  */
-bool tlb_defer_is_leaf(pmd_t *pmd)
+bool tlb_batch_is_leaf(pmd_t *pmd)
 {
 	return pmd_trans_huge(pmdp_get_lockless(pmd)) &&
 	       !tlb_hold_passes_leaf();
@@ -133,17 +133,17 @@ bool tlb_defer_is_leaf(pmd_t *pmd)
 
 /*
  * Lock @pmd, if it is a leaf (L3). Returns whether it is: @table has no PTEs then.
- * Context: as tlb_defer_pte_lock(), for the VMA of @table.
+ * Context: as tlb_batch_pte_lock(), for the VMA of @table.
  */
-bool tlb_defer_leaf_lock(struct tlb_defer_table *table, pmd_t *pmd)
+bool tlb_batch_leaf_lock(struct tlb_batch_table *table, pmd_t *pmd)
 {
 	spinlock_t *ptl;
 
-	if (likely(!tlb_defer_is_leaf(pmd)))
+	if (likely(!tlb_batch_is_leaf(pmd)))
 		return false;
 
 	ptl = pmd_lock(table->vma->vm_mm, pmd);
-	if (!tlb_defer_is_leaf(pmd)) {
+	if (!tlb_batch_is_leaf(pmd)) {
 		spin_unlock(ptl);
 		return false;
 	}
@@ -160,9 +160,9 @@ bool tlb_defer_leaf_lock(struct tlb_defer_table *table, pmd_t *pmd)
  * there can be leaves, is to be believed with its lock held alone: then a leaf
  * that was here is gone from TLBs, or at its new place, which a walk comes to
  * later.
- * Context: as tlb_defer_pte_lock(), for @vma. @pmd was seen without a table.
+ * Context: as tlb_batch_pte_lock(), for @vma. @pmd was seen without a table.
  */
-bool tlb_defer_is_vacant(struct vm_area_struct *vma, pmd_t *pmd)
+bool tlb_batch_is_vacant(struct vm_area_struct *vma, pmd_t *pmd)
 {
 	spinlock_t *ptl;
 	bool is_vacant;
@@ -180,7 +180,7 @@ bool tlb_defer_is_vacant(struct vm_area_struct *vma, pmd_t *pmd)
  * Whether the leaf that @table is maps @page at @addr, in a mapping of
  * whichever of the two kinds: as pte_maps() in mm/rust_tlb/defer.c.
  */
-static bool leaf_maps(const struct tlb_defer_table *table, unsigned long addr,
+static bool leaf_maps(const struct tlb_batch_table *table, unsigned long addr,
 		      struct page *page)
 {
 	unsigned long at = (addr & ~PMD_MASK) >> PAGE_SHIFT;
@@ -190,11 +190,11 @@ static bool leaf_maps(const struct tlb_defer_table *table, unsigned long addr,
 }
 
 /*
- * Undo what tlb_defer_insert_huge_folio() accounted for the leaf that @table
+ * Undo what tlb_batch_insert_huge_folio() accounted for the leaf that @table
  * was; the rss, when @table is unlocked. As zap_huge_pmd() does, and a split;
  * of PFNs nothing is accounted (L7).
  */
-static void unaccount_leaf(struct tlb_defer_table *table)
+static void unaccount_leaf(struct tlb_batch_table *table)
 {
 	struct folio *folio;
 
@@ -215,17 +215,17 @@ static void unaccount_leaf(struct tlb_defer_table *table)
  * what was in it: what is true of the leaf is true of each of them. It is one
  * entry: what it has accounted is undone once.
  *
- * Context: as tlb_defer_clear_parts(); moreover tlb_defer_announce() was called
+ * Context: as tlb_batch_clear_parts(); moreover tlb_batch_announce() was called
  * for the mm, and its end follows the flush; or the flush comes before the
  * unlock (L4).
  */
-struct tlb_defer_cleared tlb_defer_clear_leaf(struct tlb_defer_table *table,
+struct tlb_batch_cleared tlb_batch_clear_leaf(struct tlb_batch_table *table,
 					      unsigned long addr,
 					      struct page *page,
 					      unsigned int nr)
 {
 	if (!leaf_maps(table, addr, page))
-		return (struct tlb_defer_cleared){};
+		return (struct tlb_batch_cleared){};
 
 	if (!table->is_leaf_cleared) {
 		table->is_leaf_cleared = true;
@@ -235,7 +235,7 @@ struct tlb_defer_cleared tlb_defer_clear_leaf(struct tlb_defer_table *table,
 							 table->leaf);
 		unaccount_leaf(table);
 	}
-	return (struct tlb_defer_cleared){
+	return (struct tlb_batch_cleared){
 		.nr = nr,
 		.nr_dirty = pmd_dirty(table->leafval) ? nr : 0,
 		.nr_writable = pmd_write(table->leafval) ? nr : 0,
@@ -243,17 +243,17 @@ struct tlb_defer_cleared tlb_defer_clear_leaf(struct tlb_defer_table *table,
 }
 
 /*
- * As tlb_defer_test_young(), for a leaf: it has one Accessed bit for all of its
+ * As tlb_batch_test_young(), for a leaf: it has one Accessed bit for all of its
  * pages. As long as it is locked, the answer stays that of when it was locked.
  */
-unsigned int tlb_defer_test_young_leaf(const struct tlb_defer_table *table,
+unsigned int tlb_batch_test_young_leaf(const struct tlb_batch_table *table,
 				       bool clear)
 {
 	bool young = pmd_young(table->leafval);
 
 	if (clear && young)
 		pmdp_test_and_clear_young(table->vma, 0, table->leaf);
-	return TLB_DEFER_MAPPED | (young ? TLB_DEFER_YOUNG : 0);
+	return TLB_BATCH_MAPPED | (young ? TLB_BATCH_YOUNG : 0);
 }
 
 /*
@@ -262,55 +262,55 @@ unsigned int tlb_defer_test_young_leaf(const struct tlb_defer_table *table,
  * undoes what was accounted for it.
  * Context: may sleep; the mmap_lock is held.
  */
-void tlb_defer_split_leaf(struct vm_area_struct *vma, unsigned long addr)
+void tlb_batch_split_leaf(struct vm_area_struct *vma, unsigned long addr)
 {
 	pmd_t *pmd = mm_find_pmd(vma->vm_mm, addr);
 
-	if (pmd && tlb_defer_is_leaf(pmd))
+	if (pmd && tlb_batch_is_leaf(pmd))
 		__split_huge_pmd(vma, pmd, addr, false);
 }
 #else
-vm_fault_t tlb_defer_insert_huge(struct vm_fault *vmf, struct page *page)
+vm_fault_t tlb_batch_insert_huge(struct vm_fault *vmf, struct page *page)
 {
 	return VM_FAULT_FALLBACK;
 }
 
-vm_fault_t tlb_defer_insert_huge_folio(struct vm_fault *vmf, struct page *page,
+vm_fault_t tlb_batch_insert_huge_folio(struct vm_fault *vmf, struct page *page,
 				       bool write)
 {
 	return VM_FAULT_FALLBACK;
 }
 
-bool tlb_defer_is_leaf(pmd_t *pmd)
+bool tlb_batch_is_leaf(pmd_t *pmd)
 {
 	return false;
 }
 
-bool tlb_defer_leaf_lock(struct tlb_defer_table *table, pmd_t *pmd)
+bool tlb_batch_leaf_lock(struct tlb_batch_table *table, pmd_t *pmd)
 {
 	return false;
 }
 
-bool tlb_defer_is_vacant(struct vm_area_struct *vma, pmd_t *pmd)
+bool tlb_batch_is_vacant(struct vm_area_struct *vma, pmd_t *pmd)
 {
 	return true;
 }
 
-struct tlb_defer_cleared tlb_defer_clear_leaf(struct tlb_defer_table *table,
+struct tlb_batch_cleared tlb_batch_clear_leaf(struct tlb_batch_table *table,
 					      unsigned long addr,
 					      struct page *page,
 					      unsigned int nr)
 {
-	return (struct tlb_defer_cleared){};
+	return (struct tlb_batch_cleared){};
 }
 
-unsigned int tlb_defer_test_young_leaf(const struct tlb_defer_table *table,
+unsigned int tlb_batch_test_young_leaf(const struct tlb_batch_table *table,
 				       bool clear)
 {
 	return 0;
 }
 
-void tlb_defer_split_leaf(struct vm_area_struct *vma, unsigned long addr)
+void tlb_batch_split_leaf(struct vm_area_struct *vma, unsigned long addr)
 {
 }
 #endif

@@ -103,17 +103,17 @@ void tlb_move_rmap_unlock(struct vm_area_struct *vma)
 }
 
 /*
- * As tlb_defer_pte_lock(), while @beside is locked, which may be under the same
+ * As tlb_batch_pte_lock(), while @beside is locked, which may be under the same
  * lock.
  */
-bool tlb_move_pte_lock(struct tlb_defer_table *table,
+bool tlb_move_pte_lock(struct tlb_batch_table *table,
 		       struct vm_area_struct *vma, unsigned long addr,
-		       const struct tlb_defer_table *beside)
+		       const struct tlb_batch_table *beside)
 {
 	pmd_t *pmd = mm_find_pmd(vma->vm_mm, addr);
 	pmd_t pmdval;
 
-	*table = (struct tlb_defer_table){
+	*table = (struct tlb_batch_table){
 		.vma = vma,
 		.maps_pfns = beside->maps_pfns,
 	};
@@ -158,7 +158,7 @@ static pte_t mksoft_dirty(pte_t pte)
  * Context: both tables are locked. The caller flushes @old before he unlocks
  * them, or has pinned the page until he does.
  */
-bool tlb_move_pte(const struct tlb_defer_table *from, unsigned long old,
+bool tlb_move_pte(const struct tlb_batch_table *from, unsigned long old,
 		  pte_t *pte, unsigned long new, pte_t *new_pte)
 {
 	struct mm_struct *mm = from->vma->vm_mm;

@@ -7,16 +7,16 @@
 
 #include <linux/gfp.h>
 #include <linux/mm.h>
-#include <linux/tlb_defer.h>
+#include <linux/tlb_batch.h>
 
 /*
  * Whether the caller's reference to @page, the first of its folio, is the only one:
  * no PTE, no gather that has yet to flush, no GUP user holds one (H2, H7). Memory
  * that is known to be bad belongs to nobody: put it, and it is kept.
  */
-bool tlb_defer_page_exclusive(struct page *page)
+bool tlb_batch_page_exclusive(struct page *page)
 {
-	return page_ref_count(page) == 1 && !tlb_defer_page_is_bad(page);
+	return page_ref_count(page) == 1 && !tlb_batch_page_is_bad(page);
 }
 
 /*
@@ -25,7 +25,7 @@ bool tlb_defer_page_exclusive(struct page *page)
  * of folios that it can take apart, and of others in the page alone.
  * Context: any.
  */
-bool tlb_defer_page_is_bad(struct page *page)
+bool tlb_batch_page_is_bad(struct page *page)
 {
 	struct folio *folio = page_folio(page);
 	unsigned long i;
@@ -40,7 +40,7 @@ bool tlb_defer_page_is_bad(struct page *page)
  * Allocate a folio of 2^@order pages; NULL if there is none to be had. For a large
  * one nobody is killed. Context: may sleep, as @gfp says.
  */
-struct page *tlb_defer_folio_alloc(gfp_t gfp, unsigned int order)
+struct page *tlb_batch_folio_alloc(gfp_t gfp, unsigned int order)
 {
 	struct folio *folio;
 
@@ -57,8 +57,8 @@ struct page *tlb_defer_folio_alloc(gfp_t gfp, unsigned int order)
  * again.
  * Context: any.
  */
-void tlb_defer_folio_put(struct page *page)
+void tlb_batch_folio_put(struct page *page)
 {
-	if (!tlb_defer_page_is_bad(page))
+	if (!tlb_batch_page_is_bad(page))
 		folio_put(page_folio(page));
 }

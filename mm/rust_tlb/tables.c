@@ -18,7 +18,7 @@
 #include <linux/pgalloc.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/mm.h>
-#include <linux/tlb_defer_tables.h>
+#include <linux/tlb_batch_tables.h>
 #include <linux/tlb_hold.h>
 
 #include <asm/tlbflush.h>
@@ -28,7 +28,7 @@
 
 #include "../internal.h"
 
-static bool breaks(const struct tlb_defer_tables *tables, unsigned int rule)
+static bool breaks(const struct tlb_batch_tables *tables, unsigned int rule)
 {
 	return IS_ENABLED(CONFIG_RUST_TLB_FAULTS) && (tables->broken & rule);
 }
@@ -48,11 +48,11 @@ static bool is_empty(pte_t *pte)
  * zap_pte_table_if_empty(): nobody can fill an entry while its lock is held, and
  * nobody can replace the table while that of @pmd is.
  */
-static enum tlb_defer_table_fate
-clear_pmd(const struct tlb_defer_tables *tables, struct mm_struct *mm,
+static enum tlb_batch_table_fate
+clear_pmd(const struct tlb_batch_tables *tables, struct mm_struct *mm,
 	  pmd_t *pmd, unsigned long addr, pmd_t *pmdval)
 {
-	enum tlb_defer_table_fate fate = TLB_DEFER_TABLE_ABSENT;
+	enum tlb_batch_table_fate fate = TLB_BATCH_TABLE_ABSENT;
 	spinlock_t *pml, *ptl;
 	pte_t *pte;
 
@@ -64,10 +64,10 @@ clear_pmd(const struct tlb_defer_tables *tables, struct mm_struct *mm,
 		spin_lock_nested(ptl, SINGLE_DEPTH_NESTING);
 
 	/* T2 */
-	fate = TLB_DEFER_TABLE_USED;
-	if (is_empty(pte) || breaks(tables, TLB_DEFER_BREAK_RECHECK)) {
+	fate = TLB_BATCH_TABLE_USED;
+	if (is_empty(pte) || breaks(tables, TLB_BATCH_BREAK_RECHECK)) {
 		pmd_clear(pmd);
-		fate = TLB_DEFER_TABLE_TAKEN;
+		fate = TLB_BATCH_TABLE_TAKEN;
 	}
 
 	if (ptl != pml)
@@ -82,10 +82,10 @@ unlock_pmd:
  * A PMD of @mm is about to be cleared, and is flushed later: whoever finds it
  * empty has no PTE to flush, and must not return early all the same. Every gather
  * of @mm ends in a full flush from here on, if @tells, until
- * tlb_defer_retract().
+ * tlb_batch_retract().
  * Context: any. @mm is kept meanwhile; it may be without users.
  */
-void tlb_defer_announce(struct mm_struct *mm, bool tells)
+void tlb_batch_announce(struct mm_struct *mm, bool tells)
 {
 	mmgrab(mm);
 	if (tells)
@@ -93,10 +93,10 @@ void tlb_defer_announce(struct mm_struct *mm, bool tells)
 }
 
 /*
- * Undo one tlb_defer_announce(), with the same @tells.
+ * Undo one tlb_batch_announce(), with the same @tells.
  * Context: the flush has been made, or nothing was cleared. May sleep.
  */
-void tlb_defer_retract(struct mm_struct *mm, bool tells)
+void tlb_batch_retract(struct mm_struct *mm, bool tells)
 {
 	if (tells)
 		dec_tlb_flush_pending(mm);
@@ -104,16 +104,16 @@ void tlb_defer_retract(struct mm_struct *mm, bool tells)
 }
 
 /* T4: from before the PMD is cleared until after the flush. */
-static void announce(const struct tlb_defer_tables *tables,
+static void announce(const struct tlb_batch_tables *tables,
 		     struct mm_struct *mm)
 {
-	tlb_defer_announce(mm, !breaks(tables, TLB_DEFER_BREAK_PENDING));
+	tlb_batch_announce(mm, !breaks(tables, TLB_BATCH_BREAK_PENDING));
 }
 
-static void retract(const struct tlb_defer_tables *tables,
+static void retract(const struct tlb_batch_tables *tables,
 		    struct mm_struct *mm)
 {
-	tlb_defer_retract(mm, !breaks(tables, TLB_DEFER_BREAK_PENDING));
+	tlb_batch_retract(mm, !breaks(tables, TLB_BATCH_BREAK_PENDING));
 }
 
 /*
@@ -121,7 +121,7 @@ static void retract(const struct tlb_defer_tables *tables,
  * to run out of. Who has looked it up before can still lock it, and finds that
  * the PMD has changed: its lock and its entries stay as they are until RCU.
  */
-static void keep(struct tlb_defer_tables *tables, struct mm_struct *mm,
+static void keep(struct tlb_batch_tables *tables, struct mm_struct *mm,
 		 struct ptdesc *table)
 {
 	table->pt_mm = mm;
@@ -129,11 +129,11 @@ static void keep(struct tlb_defer_tables *tables, struct mm_struct *mm,
 	tables->first = table;
 }
 
-static enum tlb_defer_table_fate
-take_notified(struct tlb_defer_tables *tables, struct mm_struct *mm, pmd_t *pmd,
+static enum tlb_batch_table_fate
+take_notified(struct tlb_batch_tables *tables, struct mm_struct *mm, pmd_t *pmd,
 	      unsigned long addr)
 {
-	enum tlb_defer_table_fate fate;
+	enum tlb_batch_table_fate fate;
 	struct mmu_notifier_range range;
 	pmd_t pmdval;
 
@@ -142,7 +142,7 @@ take_notified(struct tlb_defer_tables *tables, struct mm_struct *mm, pmd_t *pmd,
 	mmu_notifier_invalidate_range_start(&range);
 	announce(tables, mm);
 	fate = clear_pmd(tables, mm, pmd, addr, &pmdval);
-	if (fate == TLB_DEFER_TABLE_TAKEN) {
+	if (fate == TLB_BATCH_TABLE_TAKEN) {
 		mm_dec_nr_ptes(mm);
 		keep(tables, mm, page_ptdesc(pmd_pgtable(pmdval)));
 	} else {
@@ -152,20 +152,20 @@ take_notified(struct tlb_defer_tables *tables, struct mm_struct *mm, pmd_t *pmd,
 	return fate;
 }
 
-static enum tlb_defer_table_fate take(struct tlb_defer_tables *tables,
+static enum tlb_batch_table_fate take(struct tlb_batch_tables *tables,
 				      struct vm_area_struct *vma,
 				      unsigned long addr)
 {
-	bool is_locked = !breaks(tables, TLB_DEFER_BREAK_MMAP_LOCK);
-	enum tlb_defer_table_fate fate = TLB_DEFER_TABLE_ABSENT;
+	bool is_locked = !breaks(tables, TLB_BATCH_BREAK_MMAP_LOCK);
+	enum tlb_batch_table_fate fate = TLB_BATCH_TABLE_ABSENT;
 	struct mm_struct *mm = vma->vm_mm;
 	pmd_t *pmd = mm_find_pmd(mm, addr);
 
 	if (!pmd || pmd_none(pmdp_get_lockless(pmd)))
-		return TLB_DEFER_TABLE_ABSENT;
+		return TLB_BATCH_TABLE_ABSENT;
 	/* T1 */
 	if (is_locked && !mmap_read_trylock(mm))
-		return TLB_DEFER_TABLE_BUSY;
+		return TLB_BATCH_TABLE_BUSY;
 	/* What exits frees its tables itself. */
 	if (atomic_read(&mm->mm_users))
 		fate = take_notified(tables, mm, pmd, addr);
@@ -177,15 +177,15 @@ static enum tlb_defer_table_fate take(struct tlb_defer_tables *tables,
 /*
  * Take the page table out that maps [@addr, @addr + PMD_SIZE), if it is empty,
  * and add it to @tables. The caller then owes the mm a flush of all of it, one
- * that CPUs in lazy mode get, too: see tlb_defer_add_pending_table().
+ * that CPUs in lazy mode get, too: see tlb_batch_add_pending_table().
  * Context: may sleep. The rmap of @vma's file is locked: so the tables above stay,
  * and @vma is not freed. All of the range is @vma's.
  */
-enum tlb_defer_table_fate
-tlb_defer_table_take(struct tlb_defer_tables *tables,
+enum tlb_batch_table_fate
+tlb_batch_table_take(struct tlb_batch_tables *tables,
 		     struct vm_area_struct *vma, unsigned long addr)
 {
-	enum tlb_defer_table_fate fate;
+	enum tlb_batch_table_fate fate;
 
 	i_mmap_assert_locked(vma->vm_file->f_mapping);
 	VM_WARN_ON_ONCE(addr & ~PMD_MASK);
@@ -198,7 +198,7 @@ tlb_defer_table_take(struct tlb_defer_tables *tables,
  * All tables that go with a flush were taken out: a test may hold this moment.
  * Context: may sleep, if it is told to. No lock of an mm or of a file is held.
  */
-void tlb_defer_tables_taken(void)
+void tlb_batch_tables_taken(void)
 {
 	tlb_hold_tables();
 }
@@ -213,7 +213,7 @@ static void free_after_rcu(struct rcu_head *head)
  * flush, and software does not, after a grace period that begins now (T6).
  * Context: the flush of all of them has been made. Does not sleep.
  */
-void tlb_defer_tables_free(struct tlb_defer_tables *tables)
+void tlb_batch_tables_free(struct tlb_batch_tables *tables)
 {
 	struct ptdesc *table;
 
@@ -229,10 +229,10 @@ void tlb_defer_tables_free(struct tlb_defer_tables *tables)
 }
 
 /*
- * As tlb_defer_add_pending(), for a page table that was taken out: the round
+ * As tlb_batch_add_pending(), for a page table that was taken out: the round
  * goes to CPUs in lazy mode, too. They may walk it.
  */
-void tlb_defer_add_pending_table(struct arch_tlbflush_unmap_batch *batch,
+void tlb_batch_add_pending_table(struct arch_tlbflush_unmap_batch *batch,
 				 struct mm_struct *mm, unsigned long start,
 				 unsigned long end)
 {

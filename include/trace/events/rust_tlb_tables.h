@@ -14,7 +14,7 @@
 #include <linux/mm_types.h>
 #include <linux/tracepoint.h>
 
-/* As enum tlb_defer_table_fate. */
+/* As enum tlb_batch_table_fate. */
 #define show_rust_tlb_table_fate(fate)			\
 	__print_symbolic(fate,				\
 		{ 0, "taken" },				\

@@ -68,7 +68,7 @@ pub trait Overdue: 'static {
 #[pin_data(PinnedDrop)]
 pub struct Deadline<T: Overdue> {
     #[pin]
-    raw: Opaque<bindings::tlb_defer_deadline>,
+    raw: Opaque<bindings::tlb_batch_deadline>,
     data: Arc<T::Data>,
 }
 

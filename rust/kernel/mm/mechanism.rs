@@ -10,7 +10,7 @@
 //! Rules H1 to H14 are those of
 //! [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst).
 //!
-//! C header: [`include/linux/tlb_defer.h`](srctree/include/linux/tlb_defer.h), contracts in
+//! C header: [`include/linux/tlb_batch.h`](srctree/include/linux/tlb_batch.h), contracts in
 //! [`mm/rust_tlb/`](srctree/mm/rust_tlb/): `defer.c`, `fault.c` and `page.c`.
 
 use super::{
@@ -60,21 +60,21 @@ pub(super) use self::{
 pub(super) fn rings_get() {
     // SAFETY: Counts, and patches branches. In another context it could wait for ever, and lockdep
     // reports; no memory is at risk.
-    unsafe { bindings::tlb_defer_rings_get() }
+    unsafe { bindings::tlb_batch_rings_get() }
 }
 
 /// Undoes one [`rings_get`]. May sleep.
 #[inline(never)]
 pub(super) fn rings_put() {
     // SAFETY: As `rings_get`. One time too often, the kernel warns and does nothing.
-    unsafe { bindings::tlb_defer_rings_put() }
+    unsafe { bindings::tlb_batch_rings_put() }
 }
 
 /// Gives `mm` a ring. May sleep.
 #[inline(never)]
 pub(super) fn ring_add(mm: &Mm) -> Result {
     // SAFETY: `mm` is a reference, so it is not freed during the call.
-    to_result(unsafe { bindings::tlb_defer_ring_add(mm.as_raw()) })
+    to_result(unsafe { bindings::tlb_batch_ring_add(mm.as_raw()) })
 }
 
 /// # Safety
@@ -83,7 +83,7 @@ pub(super) fn ring_add(mm: &Mm) -> Result {
 #[inline(never)]
 pub(super) unsafe fn vma_pgoff(vma: *const bindings::vm_area_struct) -> usize {
     // SAFETY: The caller promises a valid `vma`.
-    unsafe { bindings::tlb_defer_vma_pgoff(vma) }
+    unsafe { bindings::tlb_batch_vma_pgoff(vma) }
 }
 
 /// Returns whether nobody has installed operations or data in `vma`.
@@ -94,7 +94,7 @@ pub(super) unsafe fn vma_pgoff(vma: *const bindings::vm_area_struct) -> usize {
 #[inline(never)]
 pub(super) unsafe fn vma_is_fresh(vma: *const bindings::vm_area_struct) -> bool {
     // SAFETY: The caller promises a valid `vma`.
-    unsafe { bindings::tlb_defer_vma_is_fresh(vma) }
+    unsafe { bindings::tlb_batch_vma_is_fresh(vma) }
 }
 
 /// Opens a bracket for secondary MMUs around the clearing of PTEs in `range`.
@@ -111,7 +111,7 @@ pub(super) unsafe fn invalidate_start(
     let mut bracket = bindings::mmu_notifier_range::default();
     // SAFETY: The caller promises a valid `vma`; `bracket` is written, and not kept.
     unsafe {
-        bindings::tlb_defer_invalidate_start(&raw mut bracket, vma, range.start(), range.end());
+        bindings::tlb_batch_invalidate_start(&raw mut bracket, vma, range.start(), range.end());
     }
     bracket
 }
@@ -122,7 +122,7 @@ pub(super) unsafe fn invalidate_start(
 #[inline(never)]
 pub(super) unsafe fn invalidate_end(mut bracket: bindings::mmu_notifier_range) {
     // SAFETY: The caller promises an open bracket; the kernel keeps no pointer to it.
-    unsafe { bindings::tlb_defer_invalidate_end(&raw mut bracket) }
+    unsafe { bindings::tlb_batch_invalidate_end(&raw mut bracket) }
 }
 
 /// # Safety
@@ -132,7 +132,7 @@ pub(super) unsafe fn invalidate_end(mut bracket: bindings::mmu_notifier_range) {
 #[inline(never)]
 pub(super) unsafe fn zap(vma: *mut bindings::vm_area_struct, range: PageRange) {
     // SAFETY: As promised by the caller; that is how `unmap_mapping_range()` calls it, too.
-    unsafe { bindings::tlb_defer_zap(vma, range.start(), range.end() - range.start()) }
+    unsafe { bindings::tlb_batch_zap(vma, range.start(), range.end() - range.start()) }
 }
 
 /// # Safety
@@ -152,19 +152,19 @@ pub(super) unsafe fn unmap_mapping_pages(
 #[inline(never)]
 pub(super) fn cond_resched() {
     // SAFETY: Reports a sleep in atomic context, and is otherwise always safe to call.
-    unsafe { bindings::tlb_defer_cond_resched() }
+    unsafe { bindings::tlb_batch_cond_resched() }
 }
 
 /// Returns whether the current task is being killed.
 #[inline(never)]
 pub(super) fn is_being_killed() -> bool {
     // SAFETY: Reads what belongs to the current task.
-    unsafe { bindings::tlb_defer_is_being_killed() }
+    unsafe { bindings::tlb_batch_is_being_killed() }
 }
 
 /// A locked page table of a VMA. Its `pte` is the entry of the address that it was locked for. Or a
 /// leaf: then `leaf` is not null, and there are no PTEs.
-pub(super) type RawTable = bindings::tlb_defer_table;
+pub(super) type RawTable = bindings::tlb_batch_table;
 
 /// # Safety
 ///
@@ -175,7 +175,7 @@ pub(super) unsafe fn pte_lock(vma: *mut bindings::vm_area_struct, addr: usize) -
     let mut table = RawTable::default();
     // SAFETY: The caller promises a valid `vma`, and the lock that keeps the upper tables. `table`
     // is written, and may be moved: the kernel keeps no pointer to it.
-    let is_locked = unsafe { bindings::tlb_defer_pte_lock(&raw mut table, vma, addr) };
+    let is_locked = unsafe { bindings::tlb_batch_pte_lock(&raw mut table, vma, addr) };
     is_locked.then_some(table)
 }
 
@@ -186,12 +186,12 @@ pub(super) unsafe fn pte_lock(vma: *mut bindings::vm_area_struct, addr: usize) -
 #[inline(never)]
 pub(super) unsafe fn pte_unlock(table: &mut RawTable) {
     // SAFETY: The caller promises that it is locked, and that its VMA is valid.
-    unsafe { bindings::tlb_defer_pte_unlock(table) }
+    unsafe { bindings::tlb_batch_pte_unlock(table) }
 }
 
 /// What C cleared.
 #[inline(never)]
-fn cleared(found: bindings::tlb_defer_cleared) -> Cleared {
+fn cleared(found: bindings::tlb_batch_cleared) -> Cleared {
     Cleared {
         nr: found.nr as usize,
         nr_dirty: found.nr_dirty as usize,
@@ -202,13 +202,13 @@ fn cleared(found: bindings::tlb_defer_cleared) -> Cleared {
 /// What C found in an Accessed bit.
 #[inline(never)]
 fn young(found: u32) -> Option<bool> {
-    (found & bindings::TLB_DEFER_MAPPED != 0).then_some(found & bindings::TLB_DEFER_YOUNG != 0)
+    (found & bindings::TLB_BATCH_MAPPED != 0).then_some(found & bindings::TLB_BATCH_YOUNG != 0)
 }
 
 /// A part of a page table, and the pages that it should map.
-pub(super) type RawPart = bindings::tlb_defer_part;
+pub(super) type RawPart = bindings::tlb_batch_part;
 
-const _: () = assert!(MAX_PARTS == bindings::TLB_DEFER_MAX_PARTS as usize);
+const _: () = assert!(MAX_PARTS == bindings::TLB_BATCH_MAX_PARTS as usize);
 const _: () = assert!(MAX_PARTS <= u16::BITS as usize);
 
 /// Clears those PTEs of `parts` that map what they should; returns what was in them.
@@ -225,7 +225,7 @@ const _: () = assert!(MAX_PARTS <= u16::BITS as usize);
 pub(super) unsafe fn clear_parts(table: &mut RawTable, addr: usize, parts: &[RawPart]) -> Changed {
     let nr = parts.len() as u32;
     // SAFETY: As promised by the caller.
-    let found = unsafe { bindings::tlb_defer_clear_parts(table, addr, parts.as_ptr(), nr) };
+    let found = unsafe { bindings::tlb_batch_clear_parts(table, addr, parts.as_ptr(), nr) };
     Changed {
         cleared: cleared(found.cleared),
         range: PageRange::new(found.start, found.end),
@@ -247,7 +247,7 @@ pub(super) unsafe fn protect_pte(
     page: *mut bindings::page,
 ) -> bool {
     // SAFETY: As promised by the caller.
-    unsafe { bindings::tlb_defer_protect_pte(table, addr, pte, page) }
+    unsafe { bindings::tlb_batch_protect_pte(table, addr, pte, page) }
 }
 
 /// Whether `pte` was accessed, if it maps anything; with `clear`, clears the Accessed bit.
@@ -265,35 +265,35 @@ pub(super) unsafe fn test_young(
     clear: bool,
 ) -> Option<bool> {
     // SAFETY: As promised by the caller.
-    young(unsafe { bindings::tlb_defer_test_young(table, addr, pte, clear) })
+    young(unsafe { bindings::tlb_batch_test_young(table, addr, pte, clear) })
 }
 
 /// Returns whether someone else cleared PTEs of `mm` and has yet to flush them (H2).
 #[inline(never)]
 pub(super) fn flush_is_pending(mm: &Mm) -> bool {
     // SAFETY: `mm` is a reference; a counter is read.
-    unsafe { bindings::tlb_defer_flush_is_pending(mm.as_raw()) }
+    unsafe { bindings::tlb_batch_flush_is_pending(mm.as_raw()) }
 }
 
 /// Returns whether nobody else holds a reference to `page`, or to the folio of which it is the first.
 #[inline(never)]
 pub(super) fn page_exclusive(page: &Page) -> bool {
     // SAFETY: A `Page` is valid and holds a reference.
-    unsafe { bindings::tlb_defer_page_exclusive(page.as_ptr()) }
+    unsafe { bindings::tlb_batch_page_exclusive(page.as_ptr()) }
 }
 
 /// Returns whether memory of `page`, or of the folio of which it is the first, is known to be bad.
 #[inline(never)]
 pub(super) fn page_is_bad(page: &Page) -> bool {
     // SAFETY: A `Page` is valid and holds a reference.
-    unsafe { bindings::tlb_defer_page_is_bad(page.as_ptr()) }
+    unsafe { bindings::tlb_batch_page_is_bad(page.as_ptr()) }
 }
 
 /// Allocates a folio of `2^order` pages. It is the caller's, by one reference.
 #[inline(never)]
 pub(super) fn folio_alloc(flags: Flags, order: u32) -> Option<NonNull<bindings::page>> {
     // SAFETY: It has no duties but those of the context, which `flags` say.
-    NonNull::new(unsafe { bindings::tlb_defer_folio_alloc(flags.as_raw(), order) })
+    NonNull::new(unsafe { bindings::tlb_batch_folio_alloc(flags.as_raw(), order) })
 }
 
 /// Puts a reference to the folio of which `page` is the first.
@@ -304,7 +304,7 @@ pub(super) fn folio_alloc(flags: Flags, order: u32) -> Option<NonNull<bindings::
 #[inline(never)]
 pub(super) unsafe fn folio_put(page: &Page) {
     // SAFETY: As promised by the caller.
-    unsafe { bindings::tlb_defer_folio_put(page.as_ptr()) }
+    unsafe { bindings::tlb_batch_folio_put(page.as_ptr()) }
 }
 
 /// A page that is to be mapped by a fault, and those of its folio before it and behind it.
@@ -335,7 +335,7 @@ pub(super) unsafe fn insert_page(
         nr_behind,
     } = around;
     // SAFETY: As promised by the caller. The PTEs get references of their own.
-    unsafe { bindings::tlb_defer_insert_page(vmf, page, nr_before, nr_behind, write) }
+    unsafe { bindings::tlb_batch_insert_page(vmf, page, nr_before, nr_behind, write) }
 }
 
 /// # Safety
@@ -353,7 +353,7 @@ pub(super) unsafe fn insert_pfn(
         nr_behind,
     } = around;
     // SAFETY: As promised by the caller.
-    unsafe { bindings::tlb_defer_insert_pfn(vmf, page, nr_before, nr_behind) }
+    unsafe { bindings::tlb_batch_insert_pfn(vmf, page, nr_before, nr_behind) }
 }
 
 /// # Safety
@@ -370,7 +370,7 @@ pub(super) unsafe fn insert_pfns(
     // A list of `NonNull` is one of pointers.
     let pages = pages.as_ptr().cast();
     // SAFETY: As promised by the caller. The list is read, and not kept.
-    unsafe { bindings::tlb_defer_insert_pfns(vmf, pages, nth as u32, nr) }
+    unsafe { bindings::tlb_batch_insert_pfns(vmf, pages, nth as u32, nr) }
 }
 
 /// # Safety
@@ -379,7 +379,7 @@ pub(super) unsafe fn insert_pfns(
 #[inline(never)]
 pub(super) unsafe fn lock_page(vmf: *mut bindings::vm_fault) {
     // SAFETY: The caller promises that `vmf` names a page.
-    unsafe { bindings::tlb_defer_lock_page(vmf) }
+    unsafe { bindings::tlb_batch_lock_page(vmf) }
 }
 
 /// # Safety
@@ -388,5 +388,5 @@ pub(super) unsafe fn lock_page(vmf: *mut bindings::vm_fault) {
 #[inline(never)]
 pub(super) unsafe fn unlock_page(vmf: *mut bindings::vm_fault) {
     // SAFETY: The caller promises that the page is locked.
-    unsafe { bindings::tlb_defer_unlock_page(vmf) }
+    unsafe { bindings::tlb_batch_unlock_page(vmf) }
 }

@@ -44,7 +44,7 @@
 //! ```
 //!
 //! C headers: [`include/linux/pgtable.h`](srctree/include/linux/pgtable.h),
-//! [`include/linux/tlb_defer.h`](srctree/include/linux/tlb_defer.h)
+//! [`include/linux/tlb_batch.h`](srctree/include/linux/tlb_batch.h)
 
 use super::{
     mechanism::{

@@ -48,6 +48,12 @@
 //! | scope     | a flush that several batches share; of a batch in it: its flush is hoisted   |
 //! | lazy      | of a CPU: runs a kernel thread, has the last mm loaded, is not interrupted   |
 //! | place     | the mappings of one file over one driver's data                              |
+//! | bundle    | pages of their own, wherever in memory, that are one entry of a batch        |
+//! | policy    | what is owed, and which flush is made for it: a type                         |
+//! | strategy  | what the sample is asked for: a batch with a policy, or a call of the core   |
+//!
+//! The C functions below all of it are `tlb_batch_*`, and so are the documents. What a user sees
+//! is `rust_tlb`: the configuration, the events, debugfs, the sample.
 //!
 //! H1 to H14, where comments name them, are the rules in
 //! [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst), with where each is
@@ -119,7 +125,7 @@
 //! # Ok::<(), Error>(())
 //! ```
 //!
-//! C headers: [`include/linux/tlb_defer.h`](srctree/include/linux/tlb_defer.h),
+//! C headers: [`include/linux/tlb_batch.h`](srctree/include/linux/tlb_batch.h),
 //! [`arch/x86/include/asm/tlbflush.h`](srctree/arch/x86/include/asm/tlbflush.h)
 
 use super::Mm;

@@ -15,12 +15,12 @@ use core::ptr::NonNull;
 /// - `expired` must be fit to be called with `data` until then, from another task.
 #[inline(never)]
 pub(in crate::mm) unsafe fn deadline_init(
-    deadline: *mut bindings::tlb_defer_deadline,
+    deadline: *mut bindings::tlb_batch_deadline,
     expired: unsafe extern "C" fn(*mut c_void),
     data: *mut c_void,
 ) {
     // SAFETY: As promised by the caller.
-    unsafe { bindings::tlb_defer_deadline_init(deadline, Some(expired), data) }
+    unsafe { bindings::tlb_batch_deadline_init(deadline, Some(expired), data) }
 }
 
 /// # Safety
@@ -28,11 +28,11 @@ pub(in crate::mm) unsafe fn deadline_init(
 /// `deadline` must be initialised.
 #[inline(never)]
 pub(in crate::mm) unsafe fn deadline_start(
-    deadline: *mut bindings::tlb_defer_deadline,
+    deadline: *mut bindings::tlb_batch_deadline,
     delay_ms: u32,
 ) {
     // SAFETY: As promised by the caller.
-    unsafe { bindings::tlb_defer_deadline_start(deadline, delay_ms) }
+    unsafe { bindings::tlb_batch_deadline_start(deadline, delay_ms) }
 }
 
 /// # Safety
@@ -40,20 +40,20 @@ pub(in crate::mm) unsafe fn deadline_start(
 /// `deadline` must be initialised.
 #[inline(never)]
 pub(in crate::mm) unsafe fn deadline_start_once(
-    deadline: *mut bindings::tlb_defer_deadline,
+    deadline: *mut bindings::tlb_batch_deadline,
     delay_ms: u32,
 ) {
     // SAFETY: As promised by the caller.
-    unsafe { bindings::tlb_defer_deadline_start_once(deadline, delay_ms) }
+    unsafe { bindings::tlb_batch_deadline_start_once(deadline, delay_ms) }
 }
 
 /// # Safety
 ///
 /// `deadline` must be initialised, and this not be called by its function.
 #[inline(never)]
-pub(in crate::mm) unsafe fn deadline_cancel(deadline: *mut bindings::tlb_defer_deadline) {
+pub(in crate::mm) unsafe fn deadline_cancel(deadline: *mut bindings::tlb_batch_deadline) {
     // SAFETY: As promised by the caller.
-    unsafe { bindings::tlb_defer_deadline_cancel(deadline) }
+    unsafe { bindings::tlb_batch_deadline_cancel(deadline) }
 }
 
 /// Allocates a shrinker, and does not register it.

@@ -20,7 +20,7 @@ pub(in crate::mm) type RawBatch = bindings::arch_tlbflush_unmap_batch;
 #[inline(never)]
 pub(in crate::mm) fn ceiling_pages() -> usize {
     // SAFETY: Reads a variable, in any context.
-    unsafe { bindings::tlb_defer_ceiling() }
+    unsafe { bindings::tlb_batch_ceiling() }
 }
 
 /// Owes `mm` a flush of `range`.
@@ -30,7 +30,7 @@ pub(in crate::mm) fn add_pending(batch: &mut RawBatch, mm: &Mm, range: PageRange
     // SAFETY:
     // - `batch` is initialised, and exclusively borrowed.
     // - `mm` is a reference, so it is not freed during the call.
-    unsafe { bindings::tlb_defer_add_pending(batch, mm.as_raw(), start, end) }
+    unsafe { bindings::tlb_batch_add_pending(batch, mm.as_raw(), start, end) }
 }
 
 /// As [`add_pending`], of a page table that was taken out and mapped `range`.
@@ -38,14 +38,14 @@ pub(in crate::mm) fn add_pending(batch: &mut RawBatch, mm: &Mm, range: PageRange
 pub(in crate::mm) fn add_pending_table(batch: &mut RawBatch, mm: &Mm, range: PageRange) {
     let (start, end) = (range.start(), range.end());
     // SAFETY: As for `add_pending`.
-    unsafe { bindings::tlb_defer_add_pending_table(batch, mm.as_raw(), start, end) }
+    unsafe { bindings::tlb_batch_add_pending_table(batch, mm.as_raw(), start, end) }
 }
 
 /// Tells whoever else changes page tables of `mm` that a flush is owed.
 #[inline(never)]
 pub(in crate::mm) fn note_batched(mm: &Mm) {
     // SAFETY: `mm` is a reference. What is noted without need costs one flush, and no more.
-    unsafe { bindings::tlb_defer_note_batched(mm.as_raw()) }
+    unsafe { bindings::tlb_batch_note_batched(mm.as_raw()) }
 }
 
 /// Owes `mm` a flush of `runs`.
@@ -55,7 +55,7 @@ pub(in crate::mm) fn publish(batch: &mut RawBatch, mm: &Mm, runs: &[Run]) {
     // SAFETY:
     // - `batch` and `mm` as in `add_pending`.
     // - A `Run` is a word, and so many of them are borrowed.
-    unsafe { bindings::tlb_defer_publish(batch, mm.as_raw(), words, nr_runs) }
+    unsafe { bindings::tlb_batch_publish(batch, mm.as_raw(), words, nr_runs) }
 }
 
 /// Flushes what `batch` is owed.
@@ -63,7 +63,7 @@ pub(in crate::mm) fn publish(batch: &mut RawBatch, mm: &Mm, runs: &[Run]) {
 pub(in crate::mm) fn flush_pending(batch: &mut RawBatch) {
     // SAFETY: `batch` is initialised and exclusively borrowed. In another context than
     // `Flush::flush` documents, it could wait for ever, and lockdep reports; no memory is at risk.
-    unsafe { bindings::tlb_defer_flush_pending(batch) }
+    unsafe { bindings::tlb_batch_flush_pending(batch) }
 }
 
 /// Flushes `range` of `mm`, or all of it.
@@ -72,5 +72,5 @@ pub(in crate::mm) fn flush_mm(mm: &Mm, range: Option<PageRange>) {
     let (start, end) = range.map_or((0, usize::MAX), |r| (r.start(), r.end()));
     // SAFETY: `mm` is a reference, so it is not freed; without users, its generation goes up and
     // nobody is interrupted (H12). As to the context, see `flush_pending`.
-    unsafe { bindings::tlb_defer_flush_mm_range(mm.as_raw(), start, end) }
+    unsafe { bindings::tlb_batch_flush_mm_range(mm.as_raw(), start, end) }
 }

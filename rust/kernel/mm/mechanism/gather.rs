@@ -27,7 +27,7 @@ pub(in crate::mm) unsafe fn gather(mm: &Mm, zap: Zap, data: *mut c_void) {
     // SAFETY: `mm` is a reference, so it is not freed. What is zapped under the gather is as
     // promised by the caller. In another context than documented, `might_sleep()` reports; no
     // memory is at risk.
-    unsafe { bindings::tlb_defer_gather(mm.as_raw(), Some(zap), data) }
+    unsafe { bindings::tlb_batch_gather(mm.as_raw(), Some(zap), data) }
 }
 
 /// # Safety
@@ -42,7 +42,7 @@ pub(in crate::mm) unsafe fn gather_zap(
     range: PageRange,
 ) {
     // SAFETY: As promised by the caller.
-    unsafe { bindings::tlb_defer_gather_zap(gather.as_ptr(), vma, range.start(), range.end()) }
+    unsafe { bindings::tlb_batch_gather_zap(gather.as_ptr(), vma, range.start(), range.end()) }
 }
 
 /// Takes empty page tables out, too; returns whether that could be tried.
@@ -58,5 +58,5 @@ pub(in crate::mm) unsafe fn gather_zap_tables(
 ) -> bool {
     let (start, end) = (range.start(), range.end());
     // SAFETY: As promised by the caller.
-    unsafe { bindings::tlb_defer_gather_zap_tables(gather.as_ptr(), vma, start, end) }
+    unsafe { bindings::tlb_batch_gather_zap_tables(gather.as_ptr(), vma, start, end) }
 }

@@ -25,7 +25,7 @@ use core::ptr::NonNull;
 #[inline(never)]
 pub(in crate::mm) fn alloc_huge(flags: Flags) -> Option<NonNull<bindings::page>> {
     // SAFETY: It has no duties but those of the context, which `flags` say.
-    NonNull::new(unsafe { bindings::tlb_defer_alloc_huge(flags.as_raw()) })
+    NonNull::new(unsafe { bindings::tlb_batch_alloc_huge(flags.as_raw()) })
 }
 
 /// # Safety
@@ -42,7 +42,7 @@ pub(in crate::mm) unsafe fn insert_huge(
 ) -> bindings::vm_fault_t {
     // SAFETY: As promised by the caller. That nobody maps anything there meanwhile keeps sizes apart
     // in TLBs; no memory depends on it, for a leaf goes in only where the PMD is empty under its lock.
-    unsafe { bindings::tlb_defer_insert_huge(vmf, first.as_ptr()) }
+    unsafe { bindings::tlb_batch_insert_huge(vmf, first.as_ptr()) }
 }
 
 /// # Safety
@@ -59,7 +59,7 @@ pub(in crate::mm) unsafe fn insert_huge_folio(
 ) -> bindings::vm_fault_t {
     // SAFETY: As promised by the caller. The leaf gets a reference of its own. As for `insert_huge`, no
     // memory depends on who else maps what there meanwhile.
-    unsafe { bindings::tlb_defer_insert_huge_folio(vmf, first.as_ptr(), write) }
+    unsafe { bindings::tlb_batch_insert_huge_folio(vmf, first.as_ptr(), write) }
 }
 
 /// Clears the leaf that `table` is, if it maps `page`, and what is behind it, at `pages`; returns what
@@ -81,7 +81,7 @@ pub(in crate::mm) unsafe fn clear_leaf(
     let (addr, nr) = (pages.start(), pages.span_pages() as u32);
     // SAFETY: As promised by the caller. That others are told until the flush keeps *them* from
     // returning early; what a page is kept by does not depend on it.
-    cleared(unsafe { bindings::tlb_defer_clear_leaf(table, addr, page, nr) })
+    cleared(unsafe { bindings::tlb_batch_clear_leaf(table, addr, page, nr) })
 }
 
 /// Whether the leaf that `table` is was accessed; with `clear`, clears the Accessed bit.
@@ -93,7 +93,7 @@ pub(in crate::mm) unsafe fn clear_leaf(
 #[inline(never)]
 pub(in crate::mm) unsafe fn test_young_leaf(table: &RawTable, clear: bool) -> Option<bool> {
     // SAFETY: As promised by the caller.
-    young(unsafe { bindings::tlb_defer_test_young_leaf(table, clear) })
+    young(unsafe { bindings::tlb_batch_test_young_leaf(table, clear) })
 }
 
 /// If there is a leaf at `addr`, unmaps and flushes what it maps.
@@ -104,7 +104,7 @@ pub(in crate::mm) unsafe fn test_young_leaf(table: &RawTable, clear: bool) -> Op
 #[inline(never)]
 pub(in crate::mm) unsafe fn split_leaf(vma: *mut bindings::vm_area_struct, addr: usize) {
     // SAFETY: As promised by the caller.
-    unsafe { bindings::tlb_defer_split_leaf(vma, addr) }
+    unsafe { bindings::tlb_batch_split_leaf(vma, addr) }
 }
 
 /// Pins `mm`, and has every gather of it end in a full flush until [`retract`].
@@ -112,7 +112,7 @@ pub(in crate::mm) unsafe fn split_leaf(vma: *mut bindings::vm_area_struct, addr:
 pub(in crate::mm) fn announce(mm: &Mm) -> NonNull<bindings::mm_struct> {
     // SAFETY: `mm` is a reference, and so valid; it is pinned from here on.
     unsafe {
-        bindings::tlb_defer_announce(mm.as_raw(), true);
+        bindings::tlb_batch_announce(mm.as_raw(), true);
         NonNull::new_unchecked(mm.as_raw())
     }
 }
@@ -123,5 +123,5 @@ pub(in crate::mm) fn announce(mm: &Mm) -> NonNull<bindings::mm_struct> {
 #[inline(never)]
 pub(in crate::mm) unsafe fn retract(mm: NonNull<bindings::mm_struct>) {
     // SAFETY: The caller promises that it is pinned, and announced once more than it was retracted.
-    unsafe { bindings::tlb_defer_retract(mm.as_ptr(), true) }
+    unsafe { bindings::tlb_batch_retract(mm.as_ptr(), true) }
 }

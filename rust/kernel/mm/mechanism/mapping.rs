@@ -53,7 +53,7 @@ pub(in crate::mm) unsafe fn mapping_install(
 #[inline(never)]
 pub(in crate::mm) unsafe fn rmap_lock(mapping: *mut bindings::address_space) {
     // SAFETY: The caller promises a valid `mapping`.
-    unsafe { bindings::tlb_defer_rmap_lock(mapping) }
+    unsafe { bindings::tlb_batch_rmap_lock(mapping) }
 }
 
 /// As [`rmap_lock`], if it can be done without waiting. Returns whether it was.
@@ -64,7 +64,7 @@ pub(in crate::mm) unsafe fn rmap_lock(mapping: *mut bindings::address_space) {
 #[inline(never)]
 pub(in crate::mm) unsafe fn rmap_trylock(mapping: *mut bindings::address_space) -> bool {
     // SAFETY: The caller promises a valid `mapping`.
-    unsafe { bindings::tlb_defer_rmap_trylock(mapping) }
+    unsafe { bindings::tlb_batch_rmap_trylock(mapping) }
 }
 
 /// # Safety
@@ -74,7 +74,7 @@ pub(in crate::mm) unsafe fn rmap_trylock(mapping: *mut bindings::address_space) 
 #[inline(never)]
 pub(in crate::mm) unsafe fn rmap_unlock(mapping: *mut bindings::address_space) {
     // SAFETY: The caller promises that the lock is held.
-    unsafe { bindings::tlb_defer_rmap_unlock(mapping) }
+    unsafe { bindings::tlb_batch_rmap_unlock(mapping) }
 }
 
 /// Returns the first VMA that ends behind `addr`.
@@ -101,7 +101,7 @@ pub(in crate::mm) unsafe fn rmap_first(
     last: usize,
 ) -> Option<NonNull<bindings::vm_area_struct>> {
     // SAFETY: The caller promises that the lock is held.
-    NonNull::new(unsafe { bindings::tlb_defer_rmap_first(mapping, first, last) })
+    NonNull::new(unsafe { bindings::tlb_batch_rmap_first(mapping, first, last) })
 }
 
 /// # Safety
@@ -115,5 +115,5 @@ pub(in crate::mm) unsafe fn rmap_next(
     last: usize,
 ) -> Option<NonNull<bindings::vm_area_struct>> {
     // SAFETY: The caller promises that `vma` is in the tree and that the tree is locked.
-    NonNull::new(unsafe { bindings::tlb_defer_rmap_next(vma.as_ptr(), first, last) })
+    NonNull::new(unsafe { bindings::tlb_batch_rmap_next(vma.as_ptr(), first, last) })
 }

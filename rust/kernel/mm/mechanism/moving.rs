@@ -219,7 +219,7 @@ pub(in crate::mm) fn settle_others(mm: &Mm) {
 #[inline(never)]
 pub(in crate::mm) fn flush_range(mm: &Mm, range: PageRange) {
     // SAFETY: `mm` is a reference. Can be called under page-table locks, with IRQs on.
-    unsafe { bindings::tlb_defer_flush_mm_range(mm.as_raw(), range.start(), range.end()) }
+    unsafe { bindings::tlb_batch_flush_mm_range(mm.as_raw(), range.start(), range.end()) }
 }
 
 /// Looks at the page of a PTE, and does not wait.

@@ -6,10 +6,10 @@
 use crate::bindings;
 
 /// Page tables that were taken out.
-pub(in crate::mm) type RawTables = bindings::tlb_defer_tables;
+pub(in crate::mm) type RawTables = bindings::tlb_batch_tables;
 
 /// What became of a page table.
-pub(in crate::mm) type Fate = bindings::tlb_defer_table_fate;
+pub(in crate::mm) type Fate = bindings::tlb_batch_table_fate;
 
 /// Takes the page table of `addr` out, if it is empty.
 ///
@@ -26,14 +26,14 @@ pub(in crate::mm) unsafe fn table_take(
     addr: usize,
 ) -> Fate {
     // SAFETY: As promised by the caller.
-    unsafe { bindings::tlb_defer_table_take(tables, vma, addr) }
+    unsafe { bindings::tlb_batch_table_take(tables, vma, addr) }
 }
 
 /// All were taken out that go with a flush, which comes next.
 #[inline(never)]
 pub(in crate::mm) fn tables_taken() {
     // SAFETY: It has no duties but those of the context, and holds no lock.
-    unsafe { bindings::tlb_defer_tables_taken() }
+    unsafe { bindings::tlb_batch_tables_taken() }
 }
 
 /// # Safety
@@ -42,5 +42,5 @@ pub(in crate::mm) fn tables_taken() {
 #[inline(never)]
 pub(in crate::mm) unsafe fn tables_free(tables: &mut RawTables) {
     // SAFETY: As promised by the caller.
-    unsafe { bindings::tlb_defer_tables_free(tables) }
+    unsafe { bindings::tlb_batch_tables_free(tables) }
 }

@@ -67,7 +67,7 @@ declare_trace! {
 #[inline(never)]
 pub(in crate::mm) fn is_traced() -> bool {
     // SAFETY: Reads static keys, in any context.
-    unsafe { bindings::tlb_defer_is_traced() }
+    unsafe { bindings::tlb_batch_is_traced() }
 }
 
 #[inline(never)]

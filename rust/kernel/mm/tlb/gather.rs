@@ -39,7 +39,7 @@
 //! flush, unlike in madvise: point 1 is what keeps others from returning early.
 //!
 //! C headers: [`include/asm-generic/tlb.h`](srctree/include/asm-generic/tlb.h),
-//! [`include/linux/tlb_defer_gather.h`](srctree/include/linux/tlb_defer_gather.h)
+//! [`include/linux/tlb_batch_gather.h`](srctree/include/linux/tlb_batch_gather.h)
 
 use crate::{
     bindings,

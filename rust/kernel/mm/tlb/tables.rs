@@ -95,9 +95,9 @@ pub struct Broken {
 impl Broken {
     fn for_c(self) -> u32 {
         let bit = |is_set: bool, bit: u32| if is_set { bit } else { 0 };
-        bit(self.mmap_lock, bindings::TLB_DEFER_BREAK_MMAP_LOCK)
-            | bit(self.recheck, bindings::TLB_DEFER_BREAK_RECHECK)
-            | bit(self.pending, bindings::TLB_DEFER_BREAK_PENDING)
+        bit(self.mmap_lock, bindings::TLB_BATCH_BREAK_MMAP_LOCK)
+            | bit(self.recheck, bindings::TLB_BATCH_BREAK_RECHECK)
+            | bit(self.pending, bindings::TLB_BATCH_BREAK_PENDING)
     }
 }
 
@@ -256,9 +256,9 @@ impl TakeTable for Vma {
         //   invariants of `Dead` and `WithTables`.
         let fate = unsafe { mechanism::table_take(&mut dead.0, self.as_raw(), table.start()) };
         match fate {
-            bindings::tlb_defer_table_fate_TLB_DEFER_TABLE_TAKEN => Fate::Taken,
-            bindings::tlb_defer_table_fate_TLB_DEFER_TABLE_USED => Fate::Used,
-            bindings::tlb_defer_table_fate_TLB_DEFER_TABLE_BUSY => Fate::Busy,
+            bindings::tlb_batch_table_fate_TLB_BATCH_TABLE_TAKEN => Fate::Taken,
+            bindings::tlb_batch_table_fate_TLB_BATCH_TABLE_USED => Fate::Used,
+            bindings::tlb_batch_table_fate_TLB_BATCH_TABLE_BUSY => Fate::Busy,
             _ => Fate::Absent,
         }
     }

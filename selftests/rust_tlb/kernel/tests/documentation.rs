@@ -249,11 +249,11 @@ fn every_function_that_is_named_exists() {
 /// The control.
 #[test]
 fn a_name_that_is_gone_is_noticed() {
-    let sources = "pub fn walk<T>(x: T) {}\nvoid tlb_defer_zap(int x)\nstatic int *given(void)\n";
-    for name in ["walk", "tlb_defer_zap", "given"] {
+    let sources = "pub fn walk<T>(x: T) {}\nvoid tlb_batch_zap(int x)\nstatic int *given(void)\n";
+    for name in ["walk", "tlb_batch_zap", "given"] {
         assert!(has_function(sources, name), "{name}");
     }
-    for name in ["clear_run", "alk", "zap", "tlb_defer", "x"] {
+    for name in ["clear_run", "alk", "zap", "tlb_batch", "x"] {
         assert!(!has_function(sources, name), "{name}");
     }
 }

@@ -62,10 +62,10 @@ const DATA_RACE: &str = "BUG: KCSAN: ";
 const DATA_RACE_ENDS: &str = "==========";
 /// What a data race of ours has in one of its stacks: the C below the Rust code, or what it calls.
 /// The kernel's own data races, of which there are some, are not ours to judge.
-const OUR_FUNCTIONS: &[&str] = &["tlb_defer_", "mm_note_tlb_flush_batched"];
+const OUR_FUNCTIONS: &[&str] = &["tlb_batch_", "mm_note_tlb_flush_batched"];
 /// Functions that read the cpumask of an mm while a CPU enters it, as they must. Why that is right is
 /// H1 in `Documentation/mm/tlb_batch.rst`.
-const READ_THE_CPUMASK: &[&str] = &["tlb_defer_add_pending", "smp_call_function_many_cond"];
+const READ_THE_CPUMASK: &[&str] = &["tlb_batch_add_pending", "smp_call_function_many_cond"];
 
 /// How much of an oops is shown.
 const EXCERPT_LINES: usize = 60;
@@ -262,20 +262,20 @@ mod tests {
             lines(&format!(
                 "fine\n[ 9.0] =================\n[ 9.0] BUG: KCSAN: data-race in {title}\n[ 9.0] \n\
                  [ 9.0] read to 0xff of 8 bytes by task 7 on cpu 1:\n[ 9.0]  {frame}\n\
-                 [ 9.0] =================\n[ 9.0]  tlb_defer_later+0x1/0x2\n"
+                 [ 9.0] =================\n[ 9.0]  tlb_batch_later+0x1/0x2\n"
             ))
         };
-        let ours = report("folio_put / folio_put", "tlb_defer_clear_parts+0x1/0x2");
+        let ours = report("folio_put / folio_put", "tlb_batch_clear_parts+0x1/0x2");
         assert_eq!(first_complaint(&ours), Some(&ours[2..6]));
         for (title, frame) in [
             ("mas_walk / mas_wmb_replace", "lock_vma_under_rcu+0x1/0x2"),
             (
-                "tlb_defer_add_pending+0x3e/0x70",
-                "tlb_defer_add_pending+0x3e/0x70",
+                "tlb_batch_add_pending+0x3e/0x70",
+                "tlb_batch_add_pending+0x3e/0x70",
             ),
             (
                 "smp_call_function_many_cond+0xce/0x660",
-                "tlb_defer_flush_mm_range+0x1/0x2",
+                "tlb_batch_flush_mm_range+0x1/0x2",
             ),
         ] {
             assert_eq!(first_complaint(&report(title, frame)), None, "{title}");
@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn what_is_worse_than_a_data_race_comes_first() {
         let log =
-            lines("BUG: KCSAN: data-race in tlb_defer_a / b\n=====\nkernel BUG at mm/x.c\nend");
+            lines("BUG: KCSAN: data-race in tlb_batch_a / b\n=====\nkernel BUG at mm/x.c\nend");
         assert_eq!(first_complaint(&log), Some(&log[2..]));
     }
 }

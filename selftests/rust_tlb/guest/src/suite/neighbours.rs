@@ -54,7 +54,7 @@ fn written() -> Result<(Device, Mapping)> {
 /// long it takes is shown: in an emulator that counts instructions (`runner boot --icount`), so many.
 fn other_files_are_not_gone_by(options: &Options) -> Result<()> {
     let nr_others = 200 * options.effort;
-    let Some(probe) = Kprobe::new("tlb_defer_rmap_next")? else {
+    let Some(probe) = Kprobe::new("tlb_batch_rmap_next")? else {
         return skip("the kernel has no CONFIG_KPROBE_EVENTS");
     };
     let files = getrlimit(Resource::Nofile);

@@ -303,7 +303,7 @@ impl policy::Machine for Below<'_> {
         self.0.ceiling
     }
 
-    /// As `tlb_defer_add_pending()`.
+    /// As `tlb_batch_add_pending()`.
     fn add_pending(&mut self, mm: &Space, range: PageRange) {
         if self.0.ask(Call::FindRing(mm.0)) != 0 {
             self.0.publish(mm.0, &[run_of(range)]);
@@ -322,7 +322,7 @@ impl policy::Machine for Below<'_> {
         self.0.ask(Call::NoteBatched(mm.0));
     }
 
-    /// As `tlb_defer_publish()`.
+    /// As `tlb_batch_publish()`.
     fn publish(&mut self, mm: &Space, runs: &[Run]) {
         if self.0.ask(Call::FindRing(mm.0)) == 0 {
             return self.add_everything(mm);

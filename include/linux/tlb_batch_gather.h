@@ -2,12 +2,12 @@
 /*
  * The kernel's own mmu_gather for the Rust abstractions in
  * rust/kernel/mm/tlb/gather.rs. It stays on a stack of C's: its layout is hidden
- * from bindgen, as the flush functions are (see <linux/tlb_defer.h>). The
+ * from bindgen, as the flush functions are (see <linux/tlb_batch.h>). The
  * contract of each function stands with its definition in
  * mm/rust_tlb/gather.c.
  */
-#ifndef _LINUX_TLB_DEFER_GATHER_H
-#define _LINUX_TLB_DEFER_GATHER_H
+#ifndef _LINUX_TLB_BATCH_GATHER_H
+#define _LINUX_TLB_BATCH_GATHER_H
 
 #include <linux/types.h>
 
@@ -17,15 +17,15 @@ struct vm_area_struct;
 
 #ifdef CONFIG_RUST_TLB
 
-void tlb_defer_gather(struct mm_struct *mm,
+void tlb_batch_gather(struct mm_struct *mm,
 		      void (*zap)(struct mmu_gather *gather, void *data),
 		      void *data);
-void tlb_defer_gather_zap(struct mmu_gather *gather,
+void tlb_batch_gather_zap(struct mmu_gather *gather,
 			  struct vm_area_struct *vma, unsigned long start,
 			  unsigned long end);
-bool tlb_defer_gather_zap_tables(struct mmu_gather *gather,
+bool tlb_batch_gather_zap_tables(struct mmu_gather *gather,
 				 struct vm_area_struct *vma,
 				 unsigned long start, unsigned long end);
 
 #endif /* CONFIG_RUST_TLB */
-#endif /* _LINUX_TLB_DEFER_GATHER_H */
+#endif /* _LINUX_TLB_BATCH_GATHER_H */
