@@ -562,8 +562,8 @@ static noinline bool clear_many(struct tlb_batch_table *table,
  *
  * Context: @table is locked for @addr, and no leaf, in a VM_MIXEDMAP or VM_PFNMAP
  * mapping that is not copy-on-write; it has the entries of all parts. The caller
- * owns a reference to the folio of each and keeps it until the flush: those of the
- * PTEs are not the last, and no stale entry outlives the folio.
+ * owns a reference to the folio of each page and keeps it until the flush: those of
+ * the PTEs are not the last, and no stale entry outlives the folio.
  */
 struct tlb_batch_changed
 tlb_batch_clear_parts(struct tlb_batch_table *table, unsigned long addr,

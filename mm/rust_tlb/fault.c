@@ -41,7 +41,7 @@ static vm_fault_t lock_empty_pte(struct vm_fault *vmf, pte_t **pte,
 
 /*
  * What is to be mapped by one fault: the page that was touched, and those around
- * it, of the same folio.
+ * it, of the same folio, or bundle.
  */
 struct fault_around {
 	unsigned int nr_before;
@@ -177,9 +177,13 @@ vm_fault_t tlb_batch_insert_pfns(struct vm_fault *vmf,
 	struct fault_around around = { nth, nr - 1 - nth };
 	unsigned long addr = vmf->address & PAGE_MASK;
 	struct vm_area_struct *vma = vmf->vma;
+	pgprot_t prot = vma->vm_page_prot;
 	pte_t *touched, *pte;
 	spinlock_t *ptl;
 	vm_fault_t fault;
+
+	/* All are memory: what one is cached by, all are. */
+	pfnmap_setup_cachemode_pfn(page_to_pfn(pages[nth]), &prot);
 
 	fault = lock_empty_pte(vmf, &touched, &ptl);
 	if (fault)
@@ -190,14 +194,9 @@ vm_fault_t tlb_batch_insert_pfns(struct vm_fault *vmf,
 	pages += nth - around.nr_before;
 	pte = touched - around.nr_before;
 	addr -= around.nr_before * PAGE_SIZE;
-	for (; nr; nr--, pages++, pte++, addr += PAGE_SIZE) {
-		unsigned long pfn = page_to_pfn(*pages);
-		pgprot_t prot = vma->vm_page_prot;
-
-		pfnmap_setup_cachemode_pfn(pfn, &prot);
+	for (; nr; nr--, pages++, pte++, addr += PAGE_SIZE)
 		set_pte_at(vma->vm_mm, addr, pte,
-			   pte_mkspecial(pfn_pte(pfn, prot)));
-	}
+			   pte_mkspecial(pfn_pte(page_to_pfn(*pages), prot)));
 	pte_unmap_unlock(touched, ptl);
 	return VM_FAULT_NOPAGE;
 }

@@ -3,8 +3,12 @@
 //! Pages of their own that are owned together, wherever they are in memory.
 
 use crate::{
-    alloc::Flags,
+    alloc::{
+        flags::__GFP_HIGHMEM,
+        Flags, //
+    },
     bindings,
+    mm::mechanism,
     page::{
         BorrowedPage,
         Page, //
@@ -33,16 +37,23 @@ unsafe impl Send for Bundle {}
 unsafe impl Sync for Bundle {}
 
 impl Bundle {
-    /// Allocates `nr` zeroed pages, one at least, and returns the first.
+    /// Allocates `nr` zeroed pages, one at least, and returns the first. Its reference is the bundle's:
+    /// it is put by who [takes](Self::take) that.
     ///
     /// # Errors
     ///
-    /// - `ENOMEM` if there are none.
+    /// - `ENOMEM` if there are none, or if the task is being killed.
     pub(super) fn alloc_zeroed(nr: usize, flags: Flags) -> Result<ManuallyDrop<Page>> {
-        let list = KVec::with_capacity(nr, flags)?;
+        // That is for pages, and not for a list of them.
+        let list_flags = flags & !__GFP_HIGHMEM;
+        let list = KVec::with_capacity(nr, list_flags)?;
         // INVARIANT: There are none.
-        let mut bundle = KBox::new(Self(list), flags)?;
+        let mut bundle = KBox::new(Self(list), list_flags)?;
         for _ in 0..nr {
+            // Else it takes from reserves, as many as there are.
+            if mechanism::is_being_killed() {
+                return Err(ENOMEM);
+            }
             bundle.push(Page::alloc_page(flags | __GFP_ZERO)?)?;
         }
         let first = *bundle.0.first().ok_or(EINVAL)?;
@@ -127,11 +138,12 @@ mod tests {
 
     /// A bundle, dropped again. Returns whether its pages are one behind the other.
     fn is_in_a_row(nr: usize) -> bool {
-        let first = Bundle::alloc_zeroed(nr, GFP_KERNEL).unwrap();
+        let first = Bundle::alloc_zeroed(nr, GFP_KERNEL | __GFP_HIGHMEM).unwrap();
+        let raw = first.as_ptr();
         // SAFETY: It was just made, and `first` is not used afterwards.
         let bundle = unsafe { Bundle::take(&first) };
         assert_eq!(bundle.0.len(), nr);
-        assert_eq!(bundle.0[0].as_ptr(), first.as_ptr());
+        assert_eq!(bundle.0[0].as_ptr(), raw);
         bundle
             .0
             .windows(2)

@@ -47,15 +47,13 @@ use super::{
     stale_page::StalePage, //
 };
 use crate::{
-    bindings,
     page::Page,
     prelude::*, //
 };
 use core::{
     cell::Cell,
     mem::ManuallyDrop,
-    num::NonZeroUsize,
-    ptr::NonNull, //
+    num::NonZeroUsize, //
 };
 
 /// Where a page is mapped by its frame number.
@@ -73,6 +71,9 @@ impl Mapped {
         Some(Self { place, next_pgoff })
     }
 }
+
+/// An entry of a batch is copied a few times for each page.
+const _: () = assert!(size_of::<DriverPage>() == 5 * size_of::<usize>());
 
 /// A page of a driver, that may be mapped by its frame number ([`VmFault::insert_pfn`]): then no
 /// PTE owns a reference to it, and this value is all that keeps it. Or several: a folio
@@ -128,11 +129,6 @@ impl DriverPage {
     pub(super) fn all(&self) -> Pages<'_> {
         // SAFETY: By the type invariants.
         unsafe { Pages::new(&self.page, self.shape) }
-    }
-
-    /// Returns its pages, if each is of its own.
-    pub(super) fn bundle(&self) -> Option<&[NonNull<bindings::page>]> {
-        self.all().bundle()
     }
 
     /// Returns how many pages it is.
@@ -243,9 +239,11 @@ impl Drop for DriverPage {
 mod tests {
     use super::*;
     use crate::{
+        bindings,
         mm::mechanism,
         page::BorrowedPage, //
     };
+    use core::ptr::NonNull;
 
     const HERE: Place = Place {
         mapping: 0x1000,
@@ -348,6 +346,38 @@ mod tests {
         assert!(bundle.into_page().is_err());
         for order in [0, 10, u32::MAX] {
             assert!(ExclusivePage::alloc_bundle(order, GFP_KERNEL).is_err());
+        }
+    }
+
+    /// What is for memory that is contiguous does not take it.
+    #[test]
+    fn a_bundle_is_no_folio() {
+        for order in [2, 9] {
+            let folio = DriverPage::new(ExclusivePage::alloc_folio(order, GFP_KERNEL).unwrap());
+            assert!(folio.all().as_folio().is_some());
+            let bundle = DriverPage::new(ExclusivePage::alloc_bundle(order, GFP_KERNEL).unwrap());
+            assert!(bundle.all().as_folio().is_none());
+        }
+    }
+
+    #[cfg(CONFIG_MEMORY_FAILURE)]
+    #[test]
+    fn each_page_of_a_bundle_can_be_bad() {
+        for nth in [0, 5, 7] {
+            let bundle = DriverPage::new(ExclusivePage::alloc_bundle(3, GFP_KERNEL).unwrap());
+            let page = bundle.all().get(nth).unwrap();
+            // SAFETY: It is valid; nobody else changes its flags meanwhile.
+            let flip =
+                || unsafe { (*page.as_ptr()).flags.f ^= 1 << bindings::pageflags_PG_hwpoison };
+            flip();
+            assert!(bundle.is_bad());
+            let bundle = bundle.into_exclusive().err().unwrap();
+            flip();
+            assert!(!bundle.is_bad());
+            let exclusive = bundle.into_exclusive().ok().unwrap();
+            flip();
+            assert!(exclusive.is_bad());
+            flip();
         }
     }
 

@@ -11,7 +11,10 @@ use super::{
     window::PTRS_PER_PTE, //
 };
 use crate::{
-    alloc::Flags,
+    alloc::{
+        flags::__GFP_HIGHMEM,
+        Flags, //
+    },
     mm::mechanism,
     page::{
         BorrowedPage,
@@ -57,7 +60,8 @@ impl ExclusivePage {
         if !folio.pages().are_exclusive() {
             return Err(folio);
         }
-        // INVARIANT: As in `new`. All PTEs of a folio own references to the one count.
+        // INVARIANT: As in `new`. All PTEs of a folio own references to its one count, and those of a
+        // bundle to the counts of its pages, which were all looked at.
         Ok(Self(folio))
     }
 
@@ -156,7 +160,8 @@ impl ExclusivePage {
     ///
     /// [`VmFault::insert_huge`]: crate::mm::vm_ops::VmFault::insert_huge
     pub fn alloc_huge(flags: Flags) -> Result<KVec<Self>> {
-        let mut pages = KVec::with_capacity(PTRS_PER_PTE, flags)?;
+        // That is for pages, and not for a list of them.
+        let mut pages = KVec::with_capacity(PTRS_PER_PTE, flags & !__GFP_HIGHMEM)?;
         let first = mechanism::alloc_huge(flags | __GFP_ZERO).ok_or(ENOMEM)?;
         for nr in 0..PTRS_PER_PTE {
             // SAFETY: There are so many `struct page`s, one behind the other.

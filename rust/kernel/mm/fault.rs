@@ -7,6 +7,7 @@
 
 use super::{
     driver_page::DriverPage,
+    folio::Pages,
     mechanism::{
         self,
         Around, //
@@ -140,9 +141,7 @@ impl<'a> VmFault<'a> {
     /// - [`FaultError::Sigbus`]: it cannot be mapped, the page that was touched is not of it, it is a
     ///   bundle, or the VMA maps frame numbers.
     pub fn insert_folio(&self, folio: &DriverPage, first: usize) -> Result<(), FaultError> {
-        if folio.bundle().is_some() {
-            return Err(FaultError::Sigbus);
-        }
+        let folio = folio.all().as_folio().ok_or(FaultError::Sigbus)?;
         let around = self.around(folio, first).ok_or(FaultError::Sigbus)?;
         self.insert_around(around)
     }
@@ -155,12 +154,12 @@ impl<'a> VmFault<'a> {
         inserted(unsafe { mechanism::insert_page(self.vmf.as_ptr(), around, self.is_write()) })
     }
 
-    /// Where the fault is in `folio`, which begins with page `first` of the file.
-    fn around(&self, folio: &DriverPage, first: usize) -> Option<Around> {
+    /// Where the fault is in `pages`, which begin with page `first` of the file.
+    fn around(&self, pages: Pages<'_>, first: usize) -> Option<Around> {
         let nth = self.pgoff().checked_sub(first)?;
-        let nr_behind = folio.nr_pages().checked_sub(nth)?.checked_sub(1)?;
+        let nr_behind = pages.nr().checked_sub(nth)?.checked_sub(1)?;
         Some(Around {
-            page: folio.all().get(nth)?.as_ptr(),
+            page: pages.get(nth)?.as_ptr(),
             nr_before: nth as u32,
             nr_behind: nr_behind as u32,
         })
@@ -181,12 +180,12 @@ impl<'a> VmFault<'a> {
     ///
     /// [`VmOperations::pfn_mkwrite`]: super::vm_ops::VmOperations::pfn_mkwrite
     pub fn insert_pfn(&self, page: &DriverPage, first: usize) -> Result<(), FaultError> {
-        let around = self.around(page, first).ok_or(FaultError::Sigbus)?;
+        let around = self.around(page.all(), first).ok_or(FaultError::Sigbus)?;
         if !self.is_in(flags::PFNMAP) || !page.note_mapped(self.place(), first) {
             return Err(FaultError::Sigbus);
         }
         let vmf = self.vmf.as_ptr();
-        inserted(match page.bundle() {
+        inserted(match page.all().bundle() {
             // SAFETY: By the type invariants, and the VMA is VM_PFNMAP. `page` knows that it is mapped,
             // and is not freed before it is unmapped and flushed.
             None => unsafe { mechanism::insert_pfn(vmf, around) },
@@ -255,7 +254,8 @@ impl<'a> VmFault<'a> {
         let Some(pgoffs) = self.leaf_pgoffs() else {
             return Ok(false);
         };
-        let Some(first) = page_at(pgoffs.start).filter(|page| page.bundle().is_none()) else {
+        let Some(first) = page_at(pgoffs.start).filter(|page| page.all().as_folio().is_some())
+        else {
             return Ok(false);
         };
         let fault = if self.is_in(flags::PFNMAP) {

@@ -191,6 +191,12 @@ impl<'a> Pages<'a> {
         self.shape.nr_pages()
     }
 
+    /// Returns them, if they are one behind the other: what is made for such, must not be made of a
+    /// bundle.
+    pub(super) fn as_folio(self) -> Option<Self> {
+        (!self.shape.is_bundle()).then_some(self)
+    }
+
     /// Returns all of them, if each is of its own.
     #[inline]
     pub(super) fn bundle(self) -> Option<&'a [NonNull<bindings::page>]> {

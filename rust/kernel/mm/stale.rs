@@ -12,8 +12,8 @@ use super::place::Place;
 /// Only a batch makes one. It proves the call that it is passed to.
 pub struct Proof(pub(super) ());
 
-/// What can be in a batch: a page, or a folio of several that are one behind the other in memory. What
-/// wraps another hands all calls on to it.
+/// What can be in a batch: a page, a folio of several that are one behind the other in memory, or a bundle
+/// of several that are not. What wraps another hands all calls on to it.
 pub trait Stale {
     /// Returns how many pages it is. That never changes.
     fn nr_pages(&self) -> usize;

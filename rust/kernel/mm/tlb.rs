@@ -48,6 +48,7 @@
 //! | scope     | a flush that several batches share; of a batch in it: its flush is hoisted   |
 //! | lazy      | of a CPU: runs a kernel thread, has the last mm loaded, is not interrupted   |
 //! | place     | the mappings of one file over one driver's data                              |
+//! | folio     | several pages that are one entry of a batch; said of a bundle, too           |
 //! | bundle    | pages of their own, wherever in memory, that are one entry of a batch        |
 //! | policy    | what is owed, and which flush is made for it: a type                         |
 //! | strategy  | what the sample is asked for: a batch with a policy, or a call of the core   |
@@ -65,8 +66,8 @@
 //!   the contents calls [`Batch::flush_dirty`] first.
 //! - A fault after 3 maps whatever the fault handler gives it. If that is *another* page, the
 //!   handler has to flush the batch first, or two CPUs see two pages at one address.
-//! - x86-64 only. An entry of a batch is a page or a folio ([`ExclusivePage::alloc_folio`]), which goes
-//!   as a whole. A folio of 2 MiB, and what is mapped by frame numbers, may be mapped as a whole, too
+//! - x86-64 only. An entry of a batch is a page, a folio ([`ExclusivePage::alloc_folio`]) or
+//!   a bundle ([`ExclusivePage::alloc_bundle`]), which go as a whole. A folio of 2 MiB, and what is mapped by frame numbers, may be mapped as a whole, too
 //!   ([`VmFault::insert_huge`]): such a leaf is flushed before [`Staging::unmap`] returns. Page tables
 //!   that are empty stay, unless they are taken out before the flush: [`tables`]. The kernel's own way
 //!   for one process is [`gather`].

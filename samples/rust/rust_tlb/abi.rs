@@ -479,7 +479,7 @@ pub const SETUP_HUGE: u32 = 1 << 6;
 /// [`Setup::flags`]: with [`SETUP_PFNMAP`], and without [`SETUP_HUGE`] (else `EINVAL`), populate by
 /// bundles instead of folios: `1 << folio_order` pages that are owned together, wherever they are in
 /// memory. What is said of a folio is said of a bundle, but that its order is 1 to
-/// [`SETUP_MAX_FOLIO_ORDER`], and that there is memory for it if there is memory for its pages.
+/// [`SETUP_MAX_FOLIO_ORDER`].
 pub const SETUP_BUNDLES: u32 = 1 << 7;
 
 /// [`Setup::folio_order`]: highest one.
@@ -498,7 +498,7 @@ pub struct Setup {
     /// In: `SETUP_*`.
     pub flags: u32,
     /// In: populate by folios of `1 << folio_order` pages: 0 (pages), or 2 to
-    /// [`SETUP_MAX_FOLIO_ORDER`]. Others are `EINVAL`, and so is one that the file has no whole number
+    /// [`SETUP_MAX_FOLIO_ORDER`]; by bundles ([`SETUP_BUNDLES`]): 1 to that. Others are `EINVAL`, and so is one that the file has no whole number
     /// of.
     pub folio_order: u32,
     /// In: zero.

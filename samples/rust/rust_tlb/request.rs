@@ -273,9 +273,9 @@ impl Setup {
     }
 
     /// Returns whether what it populates with is more than the kernel kills for to get it
-    /// (`PAGE_ALLOC_COSTLY_ORDER`).
+    /// (`PAGE_ALLOC_COSTLY_ORDER`), or, of a bundle, so much that to try again may be to try for ever.
     pub(crate) fn is_costly(&self) -> bool {
-        !self.bundles && self.folio_order > 3
+        self.folio_order > 3
     }
 }
 

@@ -97,7 +97,7 @@ module! {
         },
         folio_order: u32 {
             default: 0,
-            description: "Populate by folios of so many pages, unless files say (0, or 2 to 9; 9: 2 MiB)",
+            description: "Populate by folios of so many pages, unless files say (0, or 2 to 9; 9: 2 MiB; bundles: 1 to 9)",
         },
     },
 }
