@@ -113,7 +113,7 @@ impl Barrier {
 
     fn spin(&self, phase: u32) {
         for _ in 0..SPINS_PER_CHECK {
-            if self.words[PHASE].load(Ordering::Acquire) != phase {
+            if self.words[PHASE].load(Ordering::Acquire) != phase || self.given_up() {
                 return;
             }
             hint::spin_loop();
