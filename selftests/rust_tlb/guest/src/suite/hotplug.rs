@@ -16,7 +16,7 @@ use crate::device::{strategy_name, Device};
 use crate::flush_ring::{self, Counts};
 use crate::ktap::{skip, Options};
 use crate::mapping::Mapping;
-use crate::pending::await_release;
+use crate::pending::{await_release, with_short_age};
 use crate::selection::Selection;
 
 crate::tests! {
@@ -66,6 +66,7 @@ fn a_flush_is_asked_for_while_a_cpu_is_gone(_: &Options) -> Result<()> {
 }
 
 fn a_batch_grows_old_while_a_cpu_is_gone(_: &Options) -> Result<()> {
+    let _again = with_short_age()?;
     go_and_come_back(await_release)
 }
 
