@@ -11,6 +11,7 @@ use super::statistics::{counters, reset};
 use super::{tracing, written, NR_PAGES};
 use crate::abi::{self, strategy};
 use crate::device::Device;
+use crate::ftrace::Tracing;
 use crate::kernel_module::{self, Unloaded};
 use crate::ktap::{skip, Options};
 use crate::mapping::{Mapping, PAGES_PER_TABLE};
@@ -98,14 +99,14 @@ pub fn every_flush_says_why(_: &Options) -> Result<()> {
 fn expect_all(limits: &str, cases: &[Case]) -> Result<()> {
     let _again = Unloaded::new()?;
     kernel_module::load(limits)?.context(limits.to_owned())?;
+    let tracing = tracing()?;
     cases
         .iter()
-        .try_for_each(|case| expect(case).with_context(|| format!("{:?}", case.why)))
+        .try_for_each(|case| expect(&tracing, case).with_context(|| format!("{:?}", case.why)))
 }
 
-fn expect(case: &Case) -> Result<()> {
+fn expect(tracing: &Tracing, case: &Case) -> Result<()> {
     let (device, mapping) = written()?;
-    let tracing = tracing()?;
     reset()?;
     let (left, events) = tracing.record(|| (case.act)(device, mapping))?;
     let history = History::of(&events);
