@@ -240,7 +240,7 @@ pub fn to_take_odd_for_nothing_is_seen(_: &Options) -> Result<()> {
 }
 
 /// Flushes that a child makes, so that its generations get ahead of its parent's.
-const NR_AHEAD: u32 = 400;
+const NR_AHEAD: u32 = 100;
 
 /// A child publishes in the ring of its parent, whose CPUs believe it.
 pub fn to_copy_a_ring_is_seen(_: &Options) -> Result<()> {

@@ -62,7 +62,7 @@ pub fn every_mm_can_have_a_ring(options: &Options) -> Result<()> {
     drop(ring_device()?);
     let for_all = ForAll::new()?;
     let before = Counts::read()?;
-    for _ in 0..4 * options.effort {
+    for _ in 0..2 * options.effort {
         let child = Child::fork(|| {
             let device = Device::open()?;
             flush_some(&device)?;
