@@ -14,18 +14,29 @@ use crate::ktap;
 use crate::stress::{self, Options};
 
 crate::tests! {
-    half_a_minute_without_a_finding within 120,
+    thousands_of_operations_without_a_finding within 120,
     the_same_seed_makes_the_same_choices,
     a_missing_flush_is_found,
 }
 
-fn half_a_minute_without_a_finding(options: &ktap::Options) -> Result<()> {
-    let summary = stress::run(&Options {
+/// Seconds after which a run is ended that has not done what it was asked for.
+const LIMIT_S: u64 = 600;
+
+/// Sixty times as many as it takes to find a flush that is missing.
+fn thousands_of_operations_without_a_finding(options: &ktap::Options) -> Result<()> {
+    const NR_OPERATIONS: u64 = 500;
+    let asked = Options {
         seed: Some(options.seed),
-        duration: 30,
+        duration: LIMIT_S,
+        operations: Some(NR_OPERATIONS * u64::from(options.effort)),
         ..Options::default()
-    })?;
-    summary.expect_silence()
+    };
+    let summary = stress::run(&asked)?;
+    summary.expect_silence()?;
+    let nr = summary.nr_operations;
+    let all = asked.operations.map(|each| each * asked.nr_workers());
+    ensure!(Some(nr) == all, "{nr} operations, not {all:?}");
+    Ok(())
 }
 
 /// The choices of a short run, as its log has them.
