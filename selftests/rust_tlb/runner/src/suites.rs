@@ -32,12 +32,11 @@ const SUITE_LIMIT: u64 = 900;
 const BOOT_LIMIT: u64 = 120;
 
 /// Suites about what happens at the same time: not in slices of time, if that can be helped.
-const CONCURRENT: [&str; 19] = [
+const CONCURRENT: [&str; 16] = [
     "binder",
     "folios",
     "gup",
     "huge",
-    "lifecycle",
     "moves",
     "mremap",
     "neighbours",
@@ -45,9 +44,7 @@ const CONCURRENT: [&str; 19] = [
     "others",
     "owed",
     "pfnmap",
-    "pressure",
     "races",
-    "scope",
     "stress",
     "tables",
     "twophase",
@@ -55,7 +52,7 @@ const CONCURRENT: [&str; 19] = [
 ];
 /// Half of the others, by what they take: where all CPUs take turns, a machine keeps one of the host's
 /// busy, and two machines two.
-const IN_A_SECOND_MACHINE: [&str; 2] = ["hotplug", "trace"];
+const IN_A_SECOND_MACHINE: [&str; 3] = ["hotplug", "lifecycle", "trace"];
 /// Suites that use up all memory.
 const WITH_LITTLE_MEMORY: [&str; 1] = ["small"];
 
@@ -151,7 +148,7 @@ struct Boots {
     /// With KUnit's tests. These go on while the host's tests run.
     first: Option<Boot>,
     second: Option<Boot>,
-    /// With little memory. Goes on beside the last.
+    /// With little memory. Follows the second.
     small: Option<Boot>,
     /// Once more where it is slow to run all CPUs at the same time, for those that want just that.
     parallel: Option<Boot>,
@@ -210,41 +207,42 @@ impl Boots {
         }
     }
 
-    /// Runs them, at most two at a time, and `others` beside the first two.
+    /// Runs them, at most two at a time: the one where all CPUs run at the same time alone, and `others`
+    /// beside those before it.
     fn run_beside(
         &self,
         places: &Places,
         tally: &mut Tally,
         others: impl FnOnce(&mut Tally) -> Result<()>,
     ) -> Result<()> {
+        let lanes: [&[&Option<Boot>]; 2] = [&[&self.first], &[&self.second, &self.small]];
         thread::scope(|scope| {
-            let started: Vec<_> = [&self.first, &self.second]
-                .into_iter()
-                .flatten()
-                .map(|boot| scope.spawn(move || boot.keep(places)))
-                .collect();
+            let started = lanes.map(|lane| {
+                let boots = lane.iter().copied().flatten();
+                scope.spawn(move || boots.map(|boot| boot.keep(places)).collect::<Vec<_>>())
+            });
             others(tally)?;
-            started.into_iter().for_each(|boot| show(boot, tally));
-            let small = self.small.as_ref();
-            let small = small.map(|boot| scope.spawn(move || boot.keep(places)));
-            if let Some(parallel) = &self.parallel {
-                output::note("a machine with CPUs that run at the same time");
-                if let Err(error) = parallel.run(places, tally) {
-                    tally.fail(format!("the test kernel: {error:#}"));
-                }
+            started.into_iter().for_each(|lane| show(lane, tally));
+            anyhow::Ok(())
+        })?;
+        if let Some(parallel) = &self.parallel {
+            output::note("a machine with CPUs that run at the same time");
+            if let Err(error) = parallel.run(places, tally) {
+                tally.fail(format!("the test kernel: {error:#}"));
             }
-            small.into_iter().for_each(|boot| show(boot, tally));
-            Ok(())
-        })
+        }
+        Ok(())
     }
 }
 
-/// Shows what came out of a boot that went on beside something else.
-fn show(boot: ScopedJoinHandle<'_, Result<Kept>>, tally: &mut Tally) {
-    output::note("a machine that was started before");
-    match boot.join().expect("a boot does not panic") {
-        Ok(kept) => kept.show(tally),
-        Err(error) => tally.fail(format!("the test kernel: {error:#}")),
+/// Shows what came out of boots that went on beside something else.
+fn show(lane: ScopedJoinHandle<'_, Vec<Result<Kept>>>, tally: &mut Tally) {
+    for boot in lane.join().expect("a boot does not panic") {
+        output::note("a machine that was started before");
+        match boot {
+            Ok(kept) => kept.show(tally),
+            Err(error) => tally.fail(format!("the test kernel: {error:#}")),
+        }
     }
 }
 

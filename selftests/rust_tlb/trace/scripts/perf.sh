@@ -59,7 +59,8 @@ perf_stat() {
 }
 
 perf_record() {
-    run_perf record -q -a -k CLOCK_MONOTONIC -o "$FOLDER/data" -e "$EVENTS" "${CONTROL[@]}" -- "$@"
+    # No build-ids: nothing here has a symbol.
+    run_perf record -q -a -B -N -k CLOCK_MONOTONIC -o "$FOLDER/data" -e "$EVENTS" "${CONTROL[@]}" -- "$@"
     # Nanoseconds: flushes are short.
     perf script -i "$FOLDER/data" --ns -F comm,tid,cpu,time,event,trace 2>"$FOLDER/errors"
     grep -qi lost "$FOLDER/errors" && printf 'perf.sh: events were lost\n' >&2
