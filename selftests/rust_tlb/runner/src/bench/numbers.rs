@@ -68,10 +68,10 @@ pub fn page(results: &Results) -> String {
             &over_mms(results),
         ),
         section(
-            "Pages by number, folios, leaves, and bystanders",
+            "Pages by number, folios, bundles, leaves, and bystanders",
             "Instructions per page as above; pages that are mapped by their numbers, those of folios of \
-             16, those of leaves of 2 MiB (by number, too), and a file of which the process has 1000 \
-             more mappings.",
+             16, of bundles of 16, and of leaves of 2 MiB (by number, too), and a file of which the \
+             process has 1000 more mappings.",
             &over_setups(results),
         ),
         section(
