@@ -330,10 +330,19 @@ pub fn a_race_with_writeback(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What was written before, by whomever, is no garbage.
+/// What was written before, by whomever, is no garbage. The race begins without a page in the page
+/// cache: of those that `write()` has left there the kernel loses what is written by a mapping while
+/// they are reclaimed for the first time, whether or not anything is moved, and with a flush for each
+/// PTE, too.
 fn wipe(disk: &OwnedFd) -> Result<()> {
     let zeros = vec![0; NR_PMDS_OF_DISK * PMD_SIZE];
     let nr = rustix::io::pwrite(disk, &zeros, 0)?;
     ensure!(nr == zeros.len(), "the disk has {nr} bytes");
-    Ok(())
+    rustix::fs::fdatasync(disk)?;
+    Ok(rustix::fs::fadvise(
+        disk,
+        0,
+        None,
+        rustix::fs::Advice::DontNeed,
+    )?)
 }
