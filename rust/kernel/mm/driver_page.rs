@@ -90,7 +90,7 @@ const _: () = assert!(size_of::<DriverPage>() == 5 * size_of::<usize>());
 ///
 /// # Invariants
 ///
-/// `page` and `shape` are the parts of a [`Folio`]. It may be mapped by its frame numbers where `mapped`
+/// `page` and `shape` are the parts of a `Folio`. It may be mapped by its frame numbers where `mapped`
 /// says, from there on in mappings of that file over that data, and nowhere else. If `unmapped`, their
 /// PTEs were cleared after the last insertion, and the flush is owed.
 pub struct DriverPage {

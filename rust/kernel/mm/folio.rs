@@ -162,7 +162,7 @@ impl Drop for Folio {
 ///
 /// # Invariants
 ///
-/// As [`Folio`], but for who owns them: they are kept as long as this exists.
+/// As `Folio`, but for who owns them: they are kept as long as this exists.
 #[derive(Clone, Copy)]
 pub struct Pages<'a> {
     first: &'a Page,

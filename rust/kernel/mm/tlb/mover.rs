@@ -202,7 +202,7 @@ where
         let new = self.page(first)?.union(self.page(last)?);
         let is_whole = |range: PageRange| {
             let span = PTRS_PER_PTE * PAGE_SIZE;
-            range.start() % span == 0 && range.span_pages() == PTRS_PER_PTE
+            range.start() & (span - 1) == 0 && range.span_pages() == PTRS_PER_PTE
         };
         (is_whole(old) && is_whole(new)).then_some((old, new))
     }

@@ -322,7 +322,7 @@ const _: () = assert!(size_of::<Ring>() == kernel::page::PAGE_SIZE);
 impl Ring {
     /// Makes an empty ring: too large for a stack.
     #[cfg(any(test, CONFIG_RUST_TLB_KUNIT_TEST))]
-    pub const fn new() -> Self {
+    pub const fn empty() -> Self {
         Self(
             [const {
                 Slot {
@@ -404,7 +404,7 @@ mod tests {
 
     #[test]
     fn several_generations_are_caught_up_together() {
-        static RING: Ring = Ring::new();
+        static RING: Ring = Ring::empty();
         let ring = &RING;
         assert_eq!(publish(ring, 1, &[pages(7, 1)]), Ok(()));
         assert_eq!(publish(ring, 2, &[pages(1, 2), pages(9, 3)]), Ok(()));
@@ -416,7 +416,7 @@ mod tests {
 
     #[test]
     fn each_doubt_is_a_full_flush_and_says_why() {
-        static RING: Ring = Ring::new();
+        static RING: Ring = Ring::empty();
         let ring = &RING;
         assert_eq!(caught(ring, 0, 1, 33), (Err(Doubt::Unpublished), 0));
         assert_eq!(publish(ring, 1, &[pages(7, 1)]), Ok(()));
@@ -436,7 +436,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_into_a_slot_is_everything() {
-        static RING: Ring = Ring::new();
+        static RING: Ring = Ring::empty();
         let ring = &RING;
         assert_eq!(publish(ring, 1, &[]), Ok(()));
         assert_eq!(publish(ring, 2, &[pages(1, 1); MAX_RUNS + 1]), Ok(()));
@@ -450,7 +450,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_used_again_and_never_for_less() {
-        static RING: Ring = Ring::new();
+        static RING: Ring = Ring::empty();
         let ring = &RING;
         for generation in 1..=3 * N {
             assert_eq!(publish(ring, generation, &[pages(1, 1)]), Ok(()));
@@ -467,7 +467,7 @@ mod tests {
 
     #[test]
     fn a_slot_that_is_written_is_left_alone() {
-        static RING: Ring = Ring::new();
+        static RING: Ring = Ring::empty();
         let ring = &RING;
         assert_eq!(publish(ring, 1, &[pages(7, 1)]), Ok(()));
         assert!(ring.claim(1, 1));
@@ -478,7 +478,7 @@ mod tests {
 
     #[test]
     fn the_last_generations_are_doubt() {
-        static RING: Ring = Ring::new();
+        static RING: Ring = Ring::empty();
         let ring = &RING;
         let last = u64::MAX - 1;
         assert_eq!(publish(ring, last, &[pages(3, 1)]), Ok(()));

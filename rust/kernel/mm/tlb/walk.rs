@@ -7,7 +7,7 @@
 //! and under which lock, is theirs to say: the rmap of a file, one VMA, those of a process, the model of
 //! the host's tests.
 //!
-//! [`Change`] is the visitor that changes PTEs, each by an [`Action`]. In this order, under one
+//! `Change` is the visitor that changes PTEs, each by an [`Action`]. In this order, under one
 //! page-table lock:
 //!
 //! 1. The action changes the PTEs.
@@ -22,7 +22,7 @@
 //!
 //! Where there is a *leaf*, which maps all that a page table would (2 MiB), it is changed as a whole if
 //! any of the items is mapped by it. Others would find neither a PTE nor a table, and return early: so
-//! they are told before it is cleared ([`Mapping::announce`]), until [`Leaves`] is dropped, and
+//! they are told before it is cleared ([`Mapping::announce`]), until `Leaves` is dropped, and
 //! whoever walks flushes before that.
 //!
 //! Rules H1 to H14 are those of
@@ -191,7 +191,7 @@ impl<A> Leaves<A> {
 }
 
 /// Says that the page of a PTE is in a batch, which keeps it until the policy has flushed, and that
-/// the policy is told before the page table is unlocked. Only [`Change`] makes one.
+/// the policy is told before the page table is unlocked. Only `Change` makes one.
 pub struct Permit(());
 
 /// What a walk walks for: pages of the file, one behind the other, and more.
@@ -360,7 +360,7 @@ where
     }
 }
 
-/// What [`Change`] does to PTEs.
+/// What `Change` does to PTEs.
 pub trait Action<M: Mapping, P> {
     /// Changes the PTEs of the first of `parts`, one at least and [`MAX_PARTS`] at most, that map what
     /// they should, and takes those parts out.

@@ -55,16 +55,20 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_turns_that_are_over() {
-        let [some, none] = [(); 2].map(|()| Turns::default());
+        let [some, none] = &[(); 2].map(|()| Turns::default());
         let failed = none.run(|| anyhow::bail!("no turn"));
         assert!(failed.is_err() && none.are_over() && none.nr() == 0);
         let taken = thread::scope(|scope| {
-            let taking = scope.spawn(|| some.run(|| Ok(some.count())));
-            await_one_of_each([&none].into_iter());
+            let take_one = || {
+                some.count();
+                Ok(())
+            };
+            let taking = scope.spawn(move || some.run(take_one));
+            await_one_of_each([none].into_iter());
             taking.join().unwrap()
         });
         taken.unwrap();
-        await_one_of_each([&some, &none].into_iter());
+        await_one_of_each([some, none].into_iter());
         assert_eq!(some.nr(), 1);
     }
 }

@@ -254,7 +254,8 @@ mod tests {
             panic!("{leaves:?}");
         };
         assert_eq!(*axis, "leaves");
-        let is_whole = |pages: &Pages| pages.stride == 1 && pages.nr % PAGES_PER_TABLE == 0;
+        let is_whole =
+            |pages: &Pages| pages.stride == 1 && pages.nr.is_multiple_of(PAGES_PER_TABLE);
         assert!(!pages.is_empty() && pages.iter().all(is_whole));
     }
 

@@ -142,7 +142,7 @@ fn sweeps(options: &Options, axis: Option<&str>, nr_rounds: usize) -> Result<()>
 fn exact(nr_rounds: usize) -> Result<()> {
     cpu::pin_driver()?;
     ensure!(cpu::nr_cpus() >= 4, "four CPUs are needed");
-    exact::run(cpu::nr_cpus(), nr_rounds, |row| tell(row))
+    exact::run(cpu::nr_cpus(), nr_rounds, tell)
 }
 
 fn look(options: &Options) -> Result<()> {
@@ -156,7 +156,7 @@ fn look(options: &Options) -> Result<()> {
 
 fn move_memory(nr_rounds: usize) -> Result<()> {
     cpu::pin_driver()?;
-    moves::run(nr_rounds, |row| tell(row))
+    moves::run(nr_rounds, tell)
 }
 
 fn shrink(options: &Options, nr_rounds: usize, nr_turns: usize) -> Result<()> {
@@ -170,7 +170,7 @@ fn shrink(options: &Options, nr_rounds: usize, nr_turns: usize) -> Result<()> {
             false => Duration::from_secs(1),
         },
     };
-    binder::run(effort, |row| tell(row))
+    binder::run(effort, tell)
 }
 
 fn victims(options: &Options) -> Result<()> {
@@ -222,7 +222,7 @@ fn tables(options: &Options) -> Result<()> {
 fn pass_hooks(nr_rounds: usize, ringed: bool) -> Result<()> {
     cpu::pin_driver()?;
     ensure!(cpu::nr_cpus() >= 2, "a second CPU is needed");
-    hooks::run(ringed, nr_rounds, |row| tell(row))
+    hooks::run(ringed, nr_rounds, tell)
 }
 
 fn tell<T: Told + Serialize>(result: &T) -> Result<()> {

@@ -165,7 +165,7 @@ pub(super) fn race(options: &Options, ground: &Ground, turns: &[Turn]) -> Result
         let driven = drive(options, ground, &oracle, &racers);
         oracle.stop();
         let join = |thread: ScopedJoinHandle<'_, _>| thread.join().expect("no racer panics");
-        let raced: Result<()> = threads.into_iter().map(join).collect();
+        let raced: Result<()> = threads.into_iter().try_for_each(join);
         raced.and(driven)
     })?;
     let report = oracle.finish(&ground.device)?;

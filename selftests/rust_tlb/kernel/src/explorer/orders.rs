@@ -226,7 +226,7 @@ impl Scenario {
         let mut scenario = Self {
             shared: Box::new(Shared {
                 ring: Narrow {
-                    ring: Ring::new(),
+                    ring: Ring::empty(),
                     left_out,
                 },
                 pte: new(),

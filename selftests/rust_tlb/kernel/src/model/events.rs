@@ -52,7 +52,7 @@ impl Meanwhile {
     pub(super) fn new(world: &Shared, events: &[Vec<Event>]) -> Self {
         Self {
             world: world.clone(),
-            events: RefCell::new(events.to_vec().into_iter()),
+            events: RefCell::new(Vec::from(events).into_iter()),
         }
     }
 

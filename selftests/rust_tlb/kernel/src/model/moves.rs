@@ -81,7 +81,7 @@ impl Place {
         Self {
             world: Shared::new(world),
             skew,
-            events: RefCell::new(events.to_vec().into_iter()),
+            events: RefCell::new(Vec::from(events).into_iter()),
             is_rmap_locked: Cell::new(false),
             pins: RefCell::default(),
             taken: RefCell::default(),

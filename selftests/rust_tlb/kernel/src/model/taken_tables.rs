@@ -245,7 +245,7 @@ fn a_table_that_others_use_is_not_looked_at() {
 fn a_table_without_a_page_of_the_batch_is_not_looked_at() {
     let nr = PTRS_PER_PTE;
     let (steps, _) = take(&[(0, 4 * nr, 0)], &[0, 2 * nr + 7], &BTreeSet::new());
-    let third = 2 * nr << PAGE_SHIFT;
+    let third = (2 * nr) << PAGE_SHIFT;
     assert_eq!(
         steps,
         [

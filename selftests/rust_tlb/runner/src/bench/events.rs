@@ -62,7 +62,7 @@ fn measure(part: &Part, places: &Places) -> Result<Vec<f64>> {
         .collect()
 }
 
-fn find<'a>(rows: &'a [Row], nr_pages: u64, layout: Layout) -> Result<&'a Row> {
+fn find(rows: &[Row], nr_pages: u64, layout: Layout) -> Result<&Row> {
     let is_it = |row: &&Row| {
         (row.strategy.as_str(), row.nr_pages, row.layout) == (STRATEGY, nr_pages, layout)
     };

@@ -152,7 +152,7 @@ fn race(options: &Options, device: &Device, mapping: &Arc<Mapping>) -> Result<()
         let driven = drive(options, device, &oracle, mapping, &turns);
         oracle.stop();
         let join = |thread: ScopedJoinHandle<'_, _>| thread.join().expect("nobody panics");
-        let walked: Result<()> = threads.into_iter().map(join).collect();
+        let walked: Result<()> = threads.into_iter().try_for_each(join);
         walked.and(driven)
     })?;
     let report = oracle.finish(device)?;
