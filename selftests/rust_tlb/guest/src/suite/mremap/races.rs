@@ -331,9 +331,9 @@ pub fn a_race_with_writeback(options: &Options) -> Result<()> {
 }
 
 /// What was written before, by whomever, is no garbage. The race begins without a page in the page
-/// cache: of those that `write()` has left there the kernel loses what is written by a mapping while
-/// they are reclaimed for the first time, whether or not anything is moved, and with a flush for each
-/// PTE, too.
+/// cache: of those that `write()` has left there Linux 7.3.4, without any of our patches, loses what is
+/// written by a mapping while they are reclaimed for the first time, and nothing is moved
+/// (`Documentation/mm/tlb_batch_mremap.rst`).
 fn wipe(disk: &OwnedFd) -> Result<()> {
     let zeros = vec![0; NR_PMDS_OF_DISK * PMD_SIZE];
     let nr = rustix::io::pwrite(disk, &zeros, 0)?;
