@@ -5,10 +5,10 @@
  *
  * The x86 flush primitives are hidden from modules and from bindgen by
  * `#ifndef MODULE` in <asm/tlbflush.h>, and nothing here is exported: the
- * functions are built in, and only the kernel crate calls them, from the
- * non-inlined shims in rust/kernel/mm/mechanism.rs. Those are exported to GPL
- * modules, like the rest of the crate. The contract of each
- * function stands with its definition in mm/rust_tlb/.
+ * functions are built in, and only the kernel crate calls them, from functions
+ * that are not inlined. Those are exported to GPL modules, like the rest of the
+ * crate. The contract of each function stands with its definition in
+ * mm/rust_tlb/.
  */
 #ifndef _LINUX_TLB_BATCH_H
 #define _LINUX_TLB_BATCH_H
@@ -88,7 +88,6 @@ struct vm_area_struct *tlb_batch_rmap_first(struct address_space *mapping,
 					    pgoff_t first, pgoff_t last);
 struct vm_area_struct *tlb_batch_rmap_next(struct vm_area_struct *vma,
 					   pgoff_t first, pgoff_t last);
-pgoff_t tlb_batch_vma_pgoff(const struct vm_area_struct *vma);
 void tlb_batch_invalidate_start(struct mmu_notifier_range *range,
 				struct vm_area_struct *vma,
 				unsigned long start, unsigned long end);

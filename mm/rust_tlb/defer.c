@@ -335,11 +335,6 @@ struct vm_area_struct *tlb_batch_rmap_next(struct vm_area_struct *vma,
 	return mapping_rmap_tree_iter_next(vma, first, last);
 }
 
-pgoff_t tlb_batch_vma_pgoff(const struct vm_area_struct *vma)
-{
-	return vma->vm_pgoff;
-}
-
 /*
  * Whether nobody has installed operations or data in @vma.
  * Context: @vma is being set up.

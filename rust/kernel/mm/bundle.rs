@@ -60,10 +60,9 @@ impl Bundle {
         let bundle = KBox::into_raw(bundle);
         // SAFETY: It is valid, nobody else knows of it, and what it has there is its owner's.
         unsafe { *private_of(first) = bundle.expose_provenance() };
-        // SAFETY: It is valid until `take`.
-        let first = unsafe { BorrowedPage::from_raw(first) };
-        // SAFETY: Its reference is that of the list: who gets this does not put it.
-        Ok(ManuallyDrop::new(unsafe { core::ptr::read(&*first) }))
+        // SAFETY: It is valid until `take`. Its reference is that of the list: who gets this does not
+        // put it.
+        Ok(ManuallyDrop::new(unsafe { owned(first) }))
     }
 
     fn push(&mut self, page: Page) -> Result {
@@ -116,6 +115,16 @@ unsafe fn private_of(page: NonNull<bindings::page>) -> *mut usize {
     unsafe { &raw mut (*page.as_ptr()).__bindgen_anon_1.__bindgen_anon_1.private }
 }
 
+/// Makes a `Page` of a reference to one.
+///
+/// # Safety
+///
+/// The reference must be the caller's, and be used no more; or the `Page` must not be dropped.
+pub(super) unsafe fn owned(page: NonNull<bindings::page>) -> Page {
+    // SAFETY: As promised by the caller. What is borrowed does not put the reference when it is dropped.
+    unsafe { core::ptr::read(&*BorrowedPage::from_raw(page)) }
+}
+
 impl Drop for Bundle {
     fn drop(&mut self) {
         if let Some(first) = self.0.first() {
@@ -123,10 +132,8 @@ impl Drop for Bundle {
             unsafe { *private_of(*first) = 0 };
         }
         for &page in self.0.iter() {
-            // SAFETY: It is valid until its reference is put.
-            let page = unsafe { BorrowedPage::from_raw(page) };
             // SAFETY: By the type invariants the reference is ours, and it is put once.
-            drop(unsafe { core::ptr::read(&*page) });
+            drop(unsafe { owned(page) });
         }
     }
 }

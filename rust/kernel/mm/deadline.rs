@@ -35,7 +35,6 @@
 //!
 //! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
 
-use super::mechanism;
 use crate::{
     bindings,
     ffi::c_void,
@@ -64,45 +63,35 @@ pub trait Overdue: 'static {
 ///
 /// # Invariants
 ///
-/// `raw` is initialised with a pointer to `data`.
-#[pin_data(PinnedDrop)]
+/// `work` calls `expired` with a pointer to `data`. It is declared, and so dropped, before that.
+#[pin_data]
 pub struct Deadline<T: Overdue> {
     #[pin]
-    raw: Opaque<bindings::tlb_batch_deadline>,
+    work: Work,
     data: Arc<T::Data>,
 }
-
-// SAFETY: The work can be started and cancelled from any thread, and the data is `Send` and `Sync`.
-unsafe impl<T: Overdue> Send for Deadline<T> {}
-
-// SAFETY: As above.
-unsafe impl<T: Overdue> Sync for Deadline<T> {}
 
 impl<T: Overdue> Deadline<T> {
     /// Makes a deadline that is not started.
     pub fn new(data: Arc<T::Data>) -> impl PinInit<Self> {
         let raw_data = Arc::as_ptr(&data).cast_mut().cast();
         pin_init!(Self {
-            // INVARIANT: `data` is kept as long as `raw`.
-            raw <- Opaque::ffi_init(move |raw| {
-                // SAFETY: `raw` is pinned, and cancelled when it is dropped. `data` is kept until
-                // then, and is what `expired` wants.
-                unsafe { mechanism::deadline_init(raw, Self::expired, raw_data) }
-            }),
+            // INVARIANT: `data` is dropped after `work`.
+            // SAFETY: For the same reason it is kept until then, and it is what `expired` wants. That
+            // does not drop `work` (`Overdue`).
+            work <- unsafe { Work::new(Self::expired, raw_data) },
             data,
         })
     }
 
     /// Has it done in `delay_ms` milliseconds; a time that was set before is forgotten.
     pub fn start(&self, delay_ms: u32) {
-        // SAFETY: It is initialised by the type invariants.
-        unsafe { mechanism::deadline_start(self.raw.get(), delay_ms) }
+        self.work.start(delay_ms);
     }
 
     /// As [`Deadline::start`], unless a time is set that has not passed.
     pub fn start_once(&self, delay_ms: u32) {
-        // SAFETY: It is initialised by the type invariants.
-        unsafe { mechanism::deadline_start_once(self.raw.get(), delay_ms) }
+        self.work.start_once(delay_ms);
     }
 
     /// # Safety
@@ -114,10 +103,71 @@ impl<T: Overdue> Deadline<T> {
     }
 }
 
+/// Delayed work that is waited for when it is dropped.
+///
+/// # Invariants
+///
+/// It is initialised.
+#[pin_data(PinnedDrop)]
+struct Work {
+    #[pin]
+    raw: Opaque<bindings::tlb_batch_deadline>,
+}
+
+// SAFETY: The work can be started and cancelled from any thread.
+unsafe impl Send for Work {}
+
+// SAFETY: As above.
+unsafe impl Sync for Work {}
+
+impl Work {
+    /// # Safety
+    ///
+    /// `expired` must be fit to be called with `data`, from another task, until this was dropped, and
+    /// not drop it.
+    unsafe fn new(
+        expired: unsafe extern "C" fn(*mut c_void),
+        data: *mut c_void,
+    ) -> impl PinInit<Self> {
+        pin_init!(Self {
+            // INVARIANT: It is initialised here.
+            // SAFETY: `raw` is pinned, and cancelled when it is dropped; `expired` and `data` are as
+            // the caller promises.
+            raw <- Opaque::ffi_init(move |raw| unsafe { Self::init(raw, expired, data) }),
+        })
+    }
+
+    /// # Safety
+    ///
+    /// As [`Work::new`]; `raw` must be valid for writes, and pinned until it was cancelled.
+    #[inline(never)]
+    unsafe fn init(
+        raw: *mut bindings::tlb_batch_deadline,
+        expired: unsafe extern "C" fn(*mut c_void),
+        data: *mut c_void,
+    ) {
+        // SAFETY: As promised by the caller.
+        unsafe { bindings::tlb_batch_deadline_init(raw, Some(expired), data) }
+    }
+
+    #[inline(never)]
+    fn start(&self, delay_ms: u32) {
+        // SAFETY: It is initialised by the type invariants.
+        unsafe { bindings::tlb_batch_deadline_start(self.raw.get(), delay_ms) }
+    }
+
+    #[inline(never)]
+    fn start_once(&self, delay_ms: u32) {
+        // SAFETY: It is initialised by the type invariants.
+        unsafe { bindings::tlb_batch_deadline_start_once(self.raw.get(), delay_ms) }
+    }
+}
+
 #[pinned_drop]
-impl<T: Overdue> PinnedDrop for Deadline<T> {
+impl PinnedDrop for Work {
+    #[inline(never)]
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: It is initialised by the type invariants, and `overdue` does not drop it.
-        unsafe { mechanism::deadline_cancel(self.raw.get()) }
+        // SAFETY: It is initialised by the type invariants, and not cancelled by its own function.
+        unsafe { bindings::tlb_batch_deadline_cancel(self.raw.get()) }
     }
 }

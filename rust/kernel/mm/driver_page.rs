@@ -240,8 +240,10 @@ mod tests {
     use super::*;
     use crate::{
         bindings,
-        mm::mechanism,
-        page::BorrowedPage, //
+        mm::{
+            bundle::owned,
+            mechanism, //
+        }, //
     };
     use core::ptr::NonNull;
 
@@ -402,11 +404,10 @@ mod tests {
         let raw = page.page().as_ptr();
         drop(page);
         // SAFETY: A `struct page` outlives its page, and no more of it than the count is read
-        // before it is known that the page was not freed.
-        let leaked = unsafe { BorrowedPage::from_raw(NonNull::new(raw).unwrap()) };
+        // before it is known that the page was not freed. Then nobody else has the reference that
+        // was leaked, and nobody maps the page.
+        let leaked = ManuallyDrop::new(unsafe { owned(NonNull::new(raw).unwrap()) });
         assert!(mechanism::page_exclusive(&leaked));
-        // SAFETY: Nobody else has the reference that was leaked: `leaked` does not put it when it
-        // is dropped. Nobody maps the page.
-        drop(unsafe { core::ptr::read(&*leaked) });
+        drop(ManuallyDrop::into_inner(leaked));
     }
 }

@@ -3,6 +3,7 @@
 //! Pages that nobody else can reach.
 
 use super::{
+    bundle::owned,
     folio::{
         Folio,
         Pages, //
@@ -15,14 +16,15 @@ use crate::{
         flags::__GFP_HIGHMEM,
         Flags, //
     },
+    bindings,
     mm::mechanism,
     page::{
-        BorrowedPage,
         Page,
         PAGE_SIZE, //
     },
     prelude::*, //
 };
+use core::ptr::NonNull;
 
 /// Words that are copied at a time; a page is a multiple of them.
 const CHUNK_WORDS: usize = 64;
@@ -159,18 +161,17 @@ impl ExclusivePage {
     /// May sleep, as `flags` say.
     ///
     /// [`VmFault::insert_huge`]: crate::mm::vm_ops::VmFault::insert_huge
+    #[inline(never)]
     pub fn alloc_huge(flags: Flags) -> Result<KVec<Self>> {
         // That is for pages, and not for a list of them.
         let mut pages = KVec::with_capacity(PTRS_PER_PTE, flags & !__GFP_HIGHMEM)?;
-        let first = mechanism::alloc_huge(flags | __GFP_ZERO).ok_or(ENOMEM)?;
+        // SAFETY: It has no duties but those of the context, which `flags` say.
+        let first = unsafe { bindings::tlb_batch_alloc_huge((flags | __GFP_ZERO).as_raw()) };
+        let first = NonNull::new(first).ok_or(ENOMEM)?;
         for nr in 0..PTRS_PER_PTE {
-            // SAFETY: There are so many `struct page`s, one behind the other.
-            let page = unsafe { first.add(nr) };
-            // SAFETY: It is valid, and stays so: the reference goes with it.
-            let page = unsafe { BorrowedPage::from_raw(page) };
-            // SAFETY: The one reference to the page is ours, and is given away here, once: `page` does
-            // not put it when it is dropped.
-            let page = unsafe { core::ptr::read(&*page) };
+            // SAFETY: There are so many `struct page`s, one behind the other. The one reference to each
+            // is ours, and goes with it.
+            let page = unsafe { owned(first.add(nr)) };
             // INVARIANT: The page was just allocated; nobody knows of it. There is room.
             let _ = pages.push_within_capacity(Self(page.into()));
         }

@@ -8,10 +8,6 @@
 use super::{
     driver_page::DriverPage,
     folio::Pages,
-    mechanism::{
-        self,
-        Around, //
-    },
     place::Place,
     range::PageRange,
     virt::{
@@ -33,6 +29,15 @@ use core::{
     ops::Range,
     ptr::NonNull, //
 };
+
+/// A page that is to be mapped by a fault, and those of its folio before it and behind it.
+#[derive(Clone, Copy)]
+struct Around {
+    /// That is touched.
+    page: *mut bindings::page,
+    nr_before: u32,
+    nr_behind: u32,
+}
 
 /// Why a fault could not be handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,12 +151,22 @@ impl<'a> VmFault<'a> {
         self.insert_around(around)
     }
 
+    #[inline(never)]
     fn insert_around(&self, around: Around) -> Result<(), FaultError> {
         if !self.is_in(flags::MIXEDMAP) {
             return Err(FaultError::Sigbus);
         }
-        // SAFETY: By the type invariants, and the VMA is VM_MIXEDMAP. The pages are of one folio.
-        inserted(unsafe { mechanism::insert_page(self.vmf.as_ptr(), around, self.is_write()) })
+        let (vmf, is_write) = (self.vmf.as_ptr(), self.is_write());
+        let Around {
+            page,
+            nr_before,
+            nr_behind,
+        } = around;
+        // SAFETY: By the type invariants, and the VMA is VM_MIXEDMAP. The pages are of one folio; the
+        // PTEs get references of their own.
+        inserted(unsafe {
+            bindings::tlb_batch_insert_page(vmf, page, nr_before, nr_behind, is_write)
+        })
     }
 
     /// Where the fault is in `pages`, which begin with page `first` of the file.
@@ -179,18 +194,30 @@ impl<'a> VmFault<'a> {
     ///   another offset already.
     ///
     /// [`VmOperations::pfn_mkwrite`]: super::vm_ops::VmOperations::pfn_mkwrite
+    #[inline(never)]
     pub fn insert_pfn(&self, page: &DriverPage, first: usize) -> Result<(), FaultError> {
         let around = self.around(page.all(), first).ok_or(FaultError::Sigbus)?;
         if !self.is_in(flags::PFNMAP) || !page.note_mapped(self.place(), first) {
             return Err(FaultError::Sigbus);
         }
         let vmf = self.vmf.as_ptr();
-        inserted(match page.all().bundle() {
-            // SAFETY: By the type invariants, and the VMA is VM_PFNMAP. `page` knows that it is mapped,
-            // and is not freed before it is unmapped and flushed.
-            None => unsafe { mechanism::insert_pfn(vmf, around) },
-            // SAFETY: As above. `around` has seen to it that there are as many.
-            Some(pages) => unsafe { mechanism::insert_pfns(vmf, pages, around.nr_before as usize) },
+        let Around {
+            page: touched,
+            nr_before,
+            nr_behind,
+        } = around;
+        let bundle = page.all().bundle();
+        // SAFETY: By the type invariants, and the VMA is VM_PFNMAP. `page` knows that it is mapped, and
+        // is not freed before it is unmapped and flushed. Of a bundle, `around` has seen to it that
+        // there are as many; the list, of `NonNull`, is one of pointers, and is not kept.
+        inserted(unsafe {
+            match bundle {
+                None => bindings::tlb_batch_insert_pfn(vmf, touched, nr_before, nr_behind),
+                Some(pages) => {
+                    let nr = pages.len() as u32;
+                    bindings::tlb_batch_insert_pfns(vmf, pages.as_ptr().cast(), nr_before, nr)
+                }
+            }
         })
     }
 
@@ -204,7 +231,7 @@ impl<'a> VmFault<'a> {
             (
                 (*self.vmf.as_ptr()).__bindgen_anon_1.address,
                 (*self.vma()).__bindgen_anon_1.__bindgen_anon_1,
-                mechanism::vma_pgoff(self.vma()),
+                (*self.vma()).vm_pgoff,
             )
         };
         let range = PageRange::new(bounds.vm_start, bounds.vm_end)?;
@@ -266,16 +293,14 @@ impl<'a> VmFault<'a> {
             // - By the type invariants, and the VMA is VM_PFNMAP. All that the leaf maps lies in it.
             // - So many pages, which are one behind the other from `first` on, have just noted that they
             //   are mapped: none of them is freed before it is unmapped and flushed.
-            unsafe { mechanism::insert_huge(self.vmf.as_ptr(), first.page()) }
+            unsafe { insert_huge(self.vmf.as_ptr(), first.page()) }
         } else {
             if !self.is_in(flags::MIXEDMAP) || first.nr_pages() != PTRS_PER_PTE {
                 return Ok(false);
             }
             // SAFETY: By the type invariants, and the VMA is VM_MIXEDMAP. All that the leaf maps lies in
             // it. `first` is a folio of so many pages.
-            unsafe {
-                mechanism::insert_huge_folio(self.vmf.as_ptr(), first.page(), self.is_write())
-            }
+            unsafe { insert_huge_folio(self.vmf.as_ptr(), first.page(), self.is_write()) }
         };
         match fault {
             bindings::vm_fault_reason_VM_FAULT_FALLBACK => Ok(false),
@@ -326,6 +351,35 @@ impl<'a> VmFault<'a> {
             data: data.addr(),
         }
     }
+}
+
+/// # Safety
+///
+/// - `vmf` must belong to a fault that is being handled in this task, and have the PMD of its address:
+///   in a `VM_PFNMAP` VMA that is not copy-on-write.
+/// - All that a page table maps around its address must lie in that VMA.
+/// - `first` and the pages behind it, as many as a page table maps, must be kept until the leaf, and
+///   its copies, are gone and flushed.
+#[inline(never)]
+unsafe fn insert_huge(vmf: *mut bindings::vm_fault, first: &Page) -> bindings::vm_fault_t {
+    // SAFETY: As promised by the caller. That nobody maps anything there meanwhile keeps sizes apart
+    // in TLBs; no memory depends on it, for a leaf goes in only where the PMD is empty under its lock.
+    unsafe { bindings::tlb_batch_insert_huge(vmf, first.as_ptr()) }
+}
+
+/// # Safety
+///
+/// As [`insert_huge`], but in a `VM_MIXEDMAP` VMA; and `first` must be the first page of a folio of as
+/// many pages as a page table maps.
+#[inline(never)]
+unsafe fn insert_huge_folio(
+    vmf: *mut bindings::vm_fault,
+    first: &Page,
+    write: bool,
+) -> bindings::vm_fault_t {
+    // SAFETY: As promised by the caller. The leaf gets a reference of its own. As for `insert_huge`, no
+    // memory depends on who else maps what there meanwhile.
+    unsafe { bindings::tlb_batch_insert_huge_folio(vmf, first.as_ptr(), write) }
 }
 
 fn inserted(fault: bindings::vm_fault_t) -> Result<(), FaultError> {

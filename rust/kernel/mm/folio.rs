@@ -2,7 +2,10 @@
 
 //! What owns a page, a folio of several, or a bundle of them.
 
-use super::bundle::Bundle;
+use super::bundle::{
+    owned,
+    Bundle, //
+};
 use crate::{
     alloc::Flags,
     bindings,
@@ -60,6 +63,7 @@ impl Folio {
     ///
     /// - `EINVAL` if the `order` is 1 or above [`MAX_ORDER`]: there are no such folios here.
     /// - `ENOMEM` if there is none. For a folio of more than 8 pages nobody is killed.
+    #[inline(never)]
     pub(super) fn alloc_zeroed(order: u32, flags: Flags) -> Result<Self> {
         let flags = flags | __GFP_ZERO;
         if order == 0 {
@@ -68,12 +72,11 @@ impl Folio {
         if order == 1 || order > MAX_ORDER {
             return Err(EINVAL);
         }
-        let first = mechanism::folio_alloc(flags, order).ok_or(ENOMEM)?;
-        // SAFETY: It is valid, and stays so: the reference goes with it.
-        let first = unsafe { BorrowedPage::from_raw(first) };
-        // SAFETY: The one reference is ours, and is given away here, once: `first` does not put it when
-        // it is dropped.
-        let page = ManuallyDrop::new(unsafe { core::ptr::read(&*first) });
+        // SAFETY: It has no duties but those of the context, which `flags` say.
+        let first = unsafe { bindings::tlb_batch_folio_alloc(flags.as_raw(), order) };
+        let first = NonNull::new(first).ok_or(ENOMEM)?;
+        // SAFETY: The one reference is ours, and goes with it.
+        let page = ManuallyDrop::new(unsafe { owned(first) });
         // INVARIANT: It was just allocated, of so many pages.
         Ok(Self {
             page,
@@ -144,6 +147,7 @@ impl From<Page> for Folio {
 }
 
 impl Drop for Folio {
+    #[inline(never)]
     fn drop(&mut self) {
         if self.shape == Shape::PAGE {
             // SAFETY: It is not used afterwards.
@@ -154,7 +158,7 @@ impl Drop for Folio {
             return drop(unsafe { Bundle::take(&self.page) });
         }
         // SAFETY: By the type invariants the reference is ours, and it is not used afterwards.
-        unsafe { mechanism::folio_put(&self.page) }
+        unsafe { bindings::tlb_batch_folio_put(self.page.as_ptr()) }
     }
 }
 

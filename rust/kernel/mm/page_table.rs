@@ -47,10 +47,6 @@
 //! [`include/linux/tlb_batch.h`](srctree/include/linux/tlb_batch.h)
 
 use super::{
-    mechanism::{
-        self,
-        RawPart, //
-    },
     parts::{
         Changed,
         Cleared,
@@ -73,6 +69,16 @@ use core::{
     ptr::NonNull,
     slice, //
 };
+
+/// A locked page table of a VMA. Its `pte` is the entry of the address that it was locked for. Or a
+/// leaf: then `leaf` is not null, and there are no PTEs.
+type RawTable = bindings::tlb_batch_table;
+
+/// A part of a page table, and the pages that it should map.
+type RawPart = bindings::tlb_batch_part;
+
+const _: () = assert!(MAX_PARTS == bindings::TLB_BATCH_MAX_PARTS as usize);
+const _: () = assert!(MAX_PARTS <= u16::BITS as usize);
 
 /// The first page of a part. The others are behind it in memory, or in `list`, if that is not null: it
 /// begins with the first.
@@ -146,12 +152,12 @@ impl PartList {
 ///
 /// # Invariants
 ///
-/// - `table` comes from `pte_lock` or `pte_lock_beside` on `_vma`, and its lock is held by this task.
+/// - `table` was locked by this task, in `_vma`, and still is.
 /// - `addr` lies in `range`. `table.leaf` is null if and only if this is a table: then `table.pte` is
 ///   the entry of `addr`.
 /// - `range` lies in the VMA, and one page table, or the leaf, maps all of it.
 pub struct PageTable<'v> {
-    table: mechanism::RawTable,
+    table: RawTable,
     addr: usize,
     range: PageRange,
     _vma: &'v Vma,
@@ -166,13 +172,16 @@ impl<'v> PageTable<'v> {
     /// # Context
     ///
     /// No spinlock is held. Does not sleep, but spins.
+    #[inline(never)]
     pub fn lock(vma: &'v Vma, addr: usize) -> Option<Self> {
         let range = vma.window()?.table_of(addr)?;
-        // SAFETY: A `Vma` is locked by its invariants, and maps `addr`.
-        let table = unsafe { mechanism::pte_lock(vma.as_raw(), addr) }?;
+        let mut table = RawTable::default();
+        // SAFETY: A `Vma` is valid and locked by its invariants, and maps `addr`. `table` is written,
+        // and may be moved: the kernel keeps no pointer to it.
+        let is_locked = unsafe { bindings::tlb_batch_pte_lock(&raw mut table, vma.as_raw(), addr) };
         // INVARIANT: `table` was locked for `addr` of this VMA, and `table_of` returns what one
         // table maps, and so a leaf.
-        Some(Self {
+        is_locked.then(|| Self {
             table,
             addr,
             range,
@@ -193,18 +202,22 @@ impl<'v> PageTable<'v> {
     /// # Context
     ///
     /// Does not sleep, but spins.
+    #[inline(never)]
     pub(super) unsafe fn lock_beside(
         vma: &'v Vma,
         addr: usize,
         other: &'v PageTable<'_>,
     ) -> Option<Self> {
         let range = vma.window()?.table_of(addr)?;
+        let mut table = RawTable::default();
+        let (raw, beside) = (&raw mut table, &raw const other.table);
         // SAFETY:
         // - A `Vma` is valid by its invariants, and maps `addr`; the lock is as the caller promises.
         // - `other` is locked by its invariants, and borrowed for as long as this is.
-        let table = unsafe { mechanism::pte_lock_beside(vma.as_raw(), addr, &other.table) }?;
+        // - `table` is written, and may be moved.
+        let is_locked = unsafe { bindings::tlb_move_pte_lock(raw, vma.as_raw(), addr, beside) };
         // INVARIANT: As in `lock`.
-        Some(Self {
+        is_locked.then(|| Self {
             table,
             addr,
             range,
@@ -217,7 +230,7 @@ impl<'v> PageTable<'v> {
     pub(super) fn read(&self, addr: usize) -> Option<Pte<'_>> {
         let pte = self.pte(addr)?;
         // SAFETY: `pte` is an entry of this table, which is locked as long as `self` is borrowed.
-        Some(unsafe { mechanism::read_pte(pte.as_ptr()) })
+        Some(unsafe { read_pte(pte.as_ptr()) })
     }
 
     /// Moves the PTE of `old` to `new`, in another table or this one's lock; returns whether it did.
@@ -226,14 +239,16 @@ impl<'v> PageTable<'v> {
     ///
     /// - `to` is of the same process, whose `mmap_lock` is held for writing.
     /// - The page is not reused before `old` is flushed.
+    #[inline(never)]
     pub(super) unsafe fn move_to(&self, old: usize, to: &mut PageTable<'_>, new: usize) -> bool {
-        let Some((from_pte, to_pte)) = self.pte(old).zip(to.pte(new)) else {
+        let Some((from, into)) = self.pte(old).zip(to.pte(new)) else {
             return false;
         };
+        let (from, into) = (from.as_ptr(), into.as_ptr());
         // SAFETY:
         // - Both tables are locked, by the type invariants, and these are their entries.
         // - The rest is as the caller promises.
-        unsafe { mechanism::move_pte(&self.table, old, from_pte.as_ptr(), new, to_pte.as_ptr()) }
+        unsafe { bindings::tlb_move_pte(&self.table, old, from, new, into) }
     }
 
     /// Returns the part of the VMA that this page table maps.
@@ -261,15 +276,18 @@ impl<'v> PageTable<'v> {
     /// With `clear`, clears the Accessed bit and does *not* flush: a CPU that has the translation
     /// in its TLB does not set the bit again. That of a leaf is the bit of all its pages: as long as
     /// this exists, they all answer what it was before.
+    #[inline(never)]
     pub fn test_young(&mut self, addr: usize, clear: bool) -> Option<bool> {
-        if self.leaf().is_some_and(|leaf| leaf.contains(addr)) {
+        let found = if self.leaf().is_some_and(|leaf| leaf.contains(addr)) {
             // SAFETY: By the type invariants it is a leaf of `_vma`, which is valid, and locked.
-            return unsafe { mechanism::test_young_leaf(&self.table, clear) };
-        }
-        let pte = self.pte(addr)?;
-        // SAFETY: `pte` is the entry of `addr`. By the type invariants the table is that of `_vma`,
-        // which is valid, and locked.
-        unsafe { mechanism::test_young(&self.table, addr, pte.as_ptr(), clear) }
+            unsafe { bindings::tlb_batch_test_young_leaf(&self.table, clear) }
+        } else {
+            let pte = self.pte(addr)?.as_ptr();
+            // SAFETY: `pte` is the entry of `addr`. By the type invariants the table is that of
+            // `_vma`, which is valid, and locked.
+            unsafe { bindings::tlb_batch_test_young(&self.table, addr, pte, clear) }
+        };
+        (found & bindings::TLB_BATCH_MAPPED != 0).then_some(found & bindings::TLB_BATCH_YOUNG != 0)
     }
 
     /// Clears the PTEs of the first of `parts`, at most [`MAX_PARTS`], that map what they should, and
@@ -298,8 +316,7 @@ impl<'v> PageTable<'v> {
         // - They are as many as fit in. `first_of` has seen to it that the pages lie in `range`, and so
         //   in the table, or there are none; and that the entry has as many, which are a folio or a list:
         //   it owns references (`StalePage`), and is kept until the flush, as the caller promises.
-        let mut changed =
-            unsafe { mechanism::clear_parts(&mut self.table, self.addr, list.as_slice()) };
+        let mut changed = unsafe { clear_parts(&mut self.table, self.addr, list.as_slice()) };
         changed.missing.0 |= list.strange.0;
         changed
     }
@@ -323,7 +340,7 @@ impl<'v> PageTable<'v> {
                 //   kept until a batch over the same mappings has taken it out, and flushed what this
                 //   one owes (H2).
                 Some(First { page, list }) if list.is_null() => unsafe {
-                    mechanism::clear_leaf(&mut self.table, part.pages, page)
+                    clear_leaf(&mut self.table, part.pages, page)
                 },
                 // Of a bundle no leaf is made.
                 _ => Cleared::default(),
@@ -345,7 +362,7 @@ impl<'v> PageTable<'v> {
             return false;
         };
         // SAFETY: As for `clear`.
-        unsafe { mechanism::protect_pte(&self.table, addr, pte.as_ptr(), page) }
+        unsafe { protect_pte(&self.table, addr, pte.as_ptr(), page) }
     }
 
     /// Returns where `part` begins, if all of it lies in this table, and the entry has as many pages.
@@ -372,9 +389,88 @@ impl<'v> PageTable<'v> {
 }
 
 impl Drop for PageTable<'_> {
+    #[inline(never)]
     fn drop(&mut self) {
         // SAFETY: By the type invariants the lock is held by this task; it is released only here,
         // while `_vma` is borrowed.
-        unsafe { mechanism::pte_unlock(&mut self.table) }
+        unsafe { bindings::tlb_batch_pte_unlock(&mut self.table) }
     }
+}
+
+/// Reads a PTE.
+///
+/// # Safety
+///
+/// `pte` must be an entry of a page table that is locked, and that stays so for as long as what is
+/// returned is used: the caller gives it a lifetime that ends before.
+#[inline(never)]
+pub(super) unsafe fn read_pte(pte: *mut bindings::pte_t) -> Pte<'static> {
+    // SAFETY: As promised by the caller.
+    let found = unsafe { bindings::tlb_move_read(pte) };
+    Pte::new(found.pfn, found.present, found.dirty)
+}
+
+/// What C cleared.
+#[inline]
+fn cleared(found: bindings::tlb_batch_cleared) -> Cleared {
+    Cleared {
+        nr: found.nr as usize,
+        nr_dirty: found.nr_dirty as usize,
+        nr_writable: found.nr_writable as usize,
+    }
+}
+
+/// Clears those PTEs of `parts` that map what they should; returns what was in them.
+///
+/// # Safety
+///
+/// - `table` must be locked by this task, for `addr`, and its VMA be valid. It must not be a leaf.
+/// - That VMA must be a `VM_MIXEDMAP` or a `VM_PFNMAP` mapping that is not copy-on-write.
+/// - `parts` must be [`MAX_PARTS`] at most, and the table map all of them. The pages of each must be of
+///   one folio, or in the list that it has, and the caller's own references to them must be kept until
+///   the flush.
+#[inline(never)]
+unsafe fn clear_parts(table: &mut RawTable, addr: usize, parts: &[RawPart]) -> Changed {
+    let nr = parts.len() as u32;
+    // SAFETY: As promised by the caller.
+    let found = unsafe { bindings::tlb_batch_clear_parts(table, addr, parts.as_ptr(), nr) };
+    Changed {
+        cleared: cleared(found.cleared),
+        range: PageRange::new(found.start, found.end),
+        missing: Which(found.missing),
+        ..Changed::default()
+    }
+}
+
+/// Clears the leaf that `table` is, if it maps `page`, and what is behind it, at `pages`; returns what
+/// was in it if it did, also if that was for other pages before.
+///
+/// # Safety
+///
+/// - `table` must be a leaf, locked by this task, and its VMA be valid.
+/// - `pages` must lie in what the leaf maps.
+/// - `page` and those behind it, as many, must be of one folio. The caller's own reference to that must
+///   be kept until the flush, and so must be all pages that the leaf maps.
+#[inline(never)]
+unsafe fn clear_leaf(table: &mut RawTable, pages: PageRange, page: *mut bindings::page) -> Cleared {
+    let (addr, nr) = (pages.start(), pages.span_pages() as u32);
+    // SAFETY: As promised by the caller. That others are told until the flush keeps *them* from
+    // returning early; what a page is kept by does not depend on it.
+    cleared(unsafe { bindings::tlb_batch_clear_leaf(table, addr, page, nr) })
+}
+
+/// Write-protects `pte` if it maps `page` and is writable and clean; returns whether it did.
+///
+/// # Safety
+///
+/// As [`clear_parts`], of the part that is `page` at `addr`; `pte` must be the table's entry for `addr`.
+#[inline(never)]
+unsafe fn protect_pte(
+    table: &RawTable,
+    addr: usize,
+    pte: *mut bindings::pte_t,
+    page: *mut bindings::page,
+) -> bool {
+    // SAFETY: As promised by the caller.
+    unsafe { bindings::tlb_batch_protect_pte(table, addr, pte, page) }
 }

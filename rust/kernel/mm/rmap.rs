@@ -83,15 +83,17 @@ unsafe impl Sync for AddressSpace {}
 
 // SAFETY: The inode is counted, and by the type invariants nothing else has to be.
 unsafe impl AlwaysRefCounted for AddressSpace {
+    #[inline(never)]
     fn inc_ref(&self) {
         // SAFETY: `self` is borrowed, so a reference is held. By the type invariants it comes from
-        // `mapping_new`.
-        unsafe { mechanism::mapping_get(self.0.get()) }
+        // `tlb_mapping_new()`.
+        unsafe { bindings::tlb_mapping_get(self.0.get()) }
     }
 
+    #[inline(never)]
     unsafe fn dec_ref(obj: NonNull<Self>) {
         // SAFETY: The caller gives up a reference.
-        unsafe { mechanism::mapping_put(obj.cast().as_ptr()) }
+        unsafe { bindings::tlb_mapping_put(obj.cast().as_ptr()) }
     }
 }
 
@@ -105,8 +107,10 @@ impl AddressSpace {
     /// # Context
     ///
     /// May sleep. To drop the last reference may sleep, too.
+    #[inline(never)]
     pub fn new() -> Result<ARef<Self>> {
-        let mapping = mechanism::mapping_new().ok_or(ENOMEM)?;
+        // SAFETY: Can be called in any context that may sleep.
+        let mapping = NonNull::new(unsafe { bindings::tlb_mapping_new() }).ok_or(ENOMEM)?;
         // INVARIANT: It is one of `mm/rust_tlb/mapping.c`.
         // SAFETY: The reference that it was made with goes to the `ARef`.
         Ok(unsafe { ARef::from_raw(mapping.cast()) })
@@ -118,11 +122,12 @@ impl AddressSpace {
     ///
     /// - `file` must be undergoing its initialisation.
     /// - [`AddressSpace::take_from`] must be called when it is released.
+    #[inline(never)]
     pub(crate) unsafe fn install(this: ARef<Self>, file: *mut bindings::file) {
         let mapping = ARef::into_raw(this).cast().as_ptr();
         // SAFETY: As promised by the caller; by the type invariants `mapping` is from
-        // `mapping_new`, and the reference is kept until `take_from`.
-        unsafe { mechanism::mapping_install(file, mapping) }
+        // `tlb_mapping_new()`, and the reference is kept until `take_from`.
+        unsafe { bindings::tlb_mapping_install(file, mapping) }
     }
 
     /// Takes back what was installed.
@@ -150,9 +155,10 @@ impl AddressSpace {
     ///
     /// May sleep. See the [module](self) for the order of locks. Not in reclaim: see
     /// [`AddressSpace::try_lock`].
+    #[inline(never)]
     pub fn lock(&self) -> RmapGuard<'_> {
         // SAFETY: `self` is borrowed, and so valid, for as long as the guard.
-        unsafe { mechanism::rmap_lock(self.0.get()) };
+        unsafe { bindings::tlb_batch_rmap_lock(self.0.get()) };
         RmapGuard {
             mapping: self,
             _nts: NotThreadSafe,
@@ -161,9 +167,10 @@ impl AddressSpace {
 
     /// As [`AddressSpace::lock`], if it can be locked at once: for a shrinker, whose task may hold
     /// whatever the holder of this lock waits for.
+    #[inline(never)]
     pub fn try_lock(&self) -> Option<RmapGuard<'_>> {
         // SAFETY: `self` is borrowed, and so valid, for as long as the guard.
-        let is_locked = unsafe { mechanism::rmap_trylock(self.0.get()) };
+        let is_locked = unsafe { bindings::tlb_batch_rmap_trylock(self.0.get()) };
         is_locked.then(|| RmapGuard {
             mapping: self,
             _nts: NotThreadSafe,
@@ -176,13 +183,14 @@ impl AddressSpace {
     /// # Context
     ///
     /// May sleep. Takes `i_mmap_rwsem`.
+    #[inline(never)]
     pub fn unmap_mapping_pages(&self, first: usize, nr_pages: usize) {
         // For C, no pages are all pages.
         if nr_pages == 0 {
             return;
         }
-        // SAFETY: `self` is a valid address space.
-        unsafe { mechanism::unmap_mapping_pages(self.0.get(), first, nr_pages) }
+        // SAFETY: `self` is a valid address space. Private copies are left alone.
+        unsafe { bindings::unmap_mapping_pages(self.0.get(), first, nr_pages, false) }
     }
 }
 
@@ -214,14 +222,8 @@ impl RmapGuard<'_> {
         T: Send + Sync + 'static,
     {
         let wanted: *const T = &*data;
-        let all = AllVmas {
-            // SAFETY: The lock is held as long as `self` is borrowed.
-            next: unsafe { mechanism::rmap_first(self.mapping.0.get(), first, last) },
-            first,
-            last,
-            _guard: self,
-        };
-        all.filter(move |vma| is_over(*vma, wanted.cast()))
+        AllVmas::new(self, first, last)
+            .filter(move |vma| is_over(*vma, wanted.cast()))
             .map(|vma| {
                 // INVARIANT: `is_over` recognised it.
                 // SAFETY: The VMA is valid while the rmap lock is held, and so while `self` is
@@ -232,9 +234,10 @@ impl RmapGuard<'_> {
 }
 
 impl Drop for RmapGuard<'_> {
+    #[inline(never)]
     fn drop(&mut self) {
         // SAFETY: The lock was taken when the guard was made, by this task: guards are not `Send`.
-        unsafe { mechanism::rmap_unlock(self.mapping.0.get()) }
+        unsafe { bindings::tlb_batch_rmap_unlock(self.mapping.0.get()) }
     }
 }
 
@@ -264,16 +267,34 @@ struct AllVmas<'g> {
     _guard: &'g RmapGuard<'g>,
 }
 
+impl<'g> AllVmas<'g> {
+    #[inline(never)]
+    fn new(guard: &'g RmapGuard<'g>, first: usize, last: usize) -> Self {
+        let mapping = guard.mapping.0.get();
+        // INVARIANT: The lock is held as long as the guard is borrowed.
+        Self {
+            // SAFETY: As above.
+            next: NonNull::new(unsafe { bindings::tlb_batch_rmap_first(mapping, first, last) }),
+            first,
+            last,
+            _guard: guard,
+        }
+    }
+}
+
 impl Iterator for AllVmas<'_> {
     type Item = NonNull<bindings::vm_area_struct>;
 
+    #[inline(never)]
     fn next(&mut self) -> Option<Self::Item> {
         let vma = self.next?;
         // There can be many, of many processes, and not all of them are looked at.
         mechanism::cond_resched();
+        let (first, last) = (self.first, self.last);
         // INVARIANT: The same offsets are used throughout.
-        // SAFETY: By the invariant, and because the guard is still borrowed.
-        self.next = unsafe { mechanism::rmap_next(vma, self.first, self.last) };
+        // SAFETY: By the invariant `vma` is in the tree, and the guard is still borrowed.
+        self.next =
+            NonNull::new(unsafe { bindings::tlb_batch_rmap_next(vma.as_ptr(), first, last) });
         Some(vma)
     }
 }
@@ -318,9 +339,9 @@ impl Vma {
     pub fn window(&self) -> Option<Window> {
         // SAFETY: By the type invariants the VMA is valid and locked: it keeps its place and offset.
         let (start, end, pgoff) = unsafe {
-            let bounds = (*self.as_raw()).__bindgen_anon_1.__bindgen_anon_1;
-            let pgoff = mechanism::vma_pgoff(self.as_raw());
-            (bounds.vm_start, bounds.vm_end, pgoff)
+            let vma = self.as_raw();
+            let bounds = &(*vma).__bindgen_anon_1.__bindgen_anon_1;
+            (bounds.vm_start, bounds.vm_end, (*vma).vm_pgoff)
         };
         Some(Window::new(PageRange::new(start, end)?, pgoff))
     }
@@ -331,12 +352,15 @@ impl Vma {
     /// # Context
     ///
     /// May sleep.
+    #[inline(never)]
     pub fn zap(&self, first: usize, last: usize) -> bool {
         let Some(range) = self.window().and_then(|w| w.clip(first, last)) else {
             return false;
         };
-        // SAFETY: The VMA is locked by the type invariants, and `range` was clipped.
-        unsafe { mechanism::zap(self.as_raw(), range) };
+        let (start, len_bytes) = (range.start(), range.end() - range.start());
+        // SAFETY: The VMA is locked by the type invariants, and `range` was clipped: that is how
+        // `unmap_mapping_range()` calls it, too.
+        unsafe { bindings::tlb_batch_zap(self.as_raw(), start, len_bytes) };
         true
     }
 
@@ -347,11 +371,39 @@ impl Vma {
     ///
     /// May sleep.
     pub fn invalidating<R>(&self, range: PageRange, f: impl FnOnce() -> R) -> R {
-        // SAFETY: By the type invariants the VMA is valid and locked, and it remains so until the bracket is closed below.
-        let bracket = unsafe { mechanism::invalidate_start(self.as_raw(), range) };
-        let result = f();
-        // SAFETY: It was opened above, and is closed only here.
-        unsafe { mechanism::invalidate_end(bracket) };
-        result
+        let _bracket = Bracket::open(self, range);
+        f()
+    }
+}
+
+/// Secondary MMUs are told that PTEs of a VMA change, until this is dropped.
+///
+/// # Invariants
+///
+/// The bracket is open, over a VMA that is valid for `'v`.
+pub struct Bracket<'v> {
+    raw: bindings::mmu_notifier_range,
+    _vma: &'v Vma,
+}
+
+impl<'v> Bracket<'v> {
+    /// Tells them that what `range` maps is being cleared.
+    #[inline(never)]
+    pub(super) fn open(vma: &'v Vma, range: PageRange) -> Self {
+        let mut raw = bindings::mmu_notifier_range::default();
+        let (start, end) = (range.start(), range.end());
+        // SAFETY: By the type invariants the VMA is valid and locked for as long as it is borrowed;
+        // `raw` is written, and not kept.
+        unsafe { bindings::tlb_batch_invalidate_start(&raw mut raw, vma.as_raw(), start, end) };
+        // INVARIANT: It was just opened.
+        Self { raw, _vma: vma }
+    }
+}
+
+impl Drop for Bracket<'_> {
+    #[inline(never)]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is open; the kernel keeps no pointer to it.
+        unsafe { bindings::tlb_batch_invalidate_end(&raw mut self.raw) }
     }
 }

@@ -48,14 +48,15 @@
 //! C headers: [`include/linux/shrinker.h`](srctree/include/linux/shrinker.h),
 //! [`include/linux/tlb_charge.h`](srctree/include/linux/tlb_charge.h)
 
-use super::mechanism;
 use crate::{
     bindings,
+    ffi::c_void,
     prelude::*,
     sync::{
         Arc,
         ArcBorrow, //
-    }, //
+    },
+    types::NotThreadSafe, //
 };
 use core::ptr::NonNull;
 
@@ -94,23 +95,26 @@ impl Wanted<'_> {
     }
 
     /// Returns whether what `payer` pays for is wanted.
+    #[inline(never)]
     pub fn is_of(&self, payer: &Payer) -> bool {
         // SAFETY: By its invariants `payer` owns a reference.
-        unsafe { mechanism::charge_is_wanted(payer.0, self.0) }
+        unsafe { bindings::tlb_charge_is_wanted(payer.0, self.0) }
     }
 }
 
 /// Tells reclaim that pages were freed that it does not see by itself: those that a shrinker gives
 /// back to the page allocator.
+#[inline(never)]
 pub fn account_reclaimed_pages(nr_pages: usize) {
-    mechanism::account_reclaimed(nr_pages);
+    // SAFETY: Changes what belongs to the current task.
+    unsafe { bindings::tlb_charge_account_reclaimed(nr_pages) }
 }
 
 /// Who pays for memory: a cgroup, or nobody.
 ///
 /// # Invariants
 ///
-/// The pointer comes from `charge_get_current`, and owns a reference, or is null.
+/// The pointer comes from `tlb_charge_get_current()`, and owns a reference, or is null.
 pub struct Payer(*mut bindings::obj_cgroup);
 
 // SAFETY: The reference is counted, and whoever has it can put it.
@@ -121,26 +125,56 @@ unsafe impl Sync for Payer {}
 
 impl Payer {
     /// Returns who pays for the current task.
+    #[inline(never)]
     pub fn current() -> Self {
         // INVARIANT: As it says.
-        Self(mechanism::charge_get_current())
+        // SAFETY: Looks at the current task, and takes a reference.
+        Self(unsafe { bindings::tlb_charge_get_current() })
     }
 
     /// Calls `allocate`. What that allocates with `__GFP_ACCOUNT`, this payer pays for.
     pub fn charge<R>(&self, allocate: impl FnOnce() -> R) -> R {
-        // SAFETY: By the invariants the reference is held, and it is ended below, in this task.
-        let before = unsafe { mechanism::charge_begin(self.0) };
-        let allocated = allocate();
-        // SAFETY: `before` is what this task began last; calls are nested.
-        unsafe { mechanism::charge_end(before) };
-        allocated
+        let _charging = Charging::begin(self);
+        allocate()
     }
 }
 
 impl Drop for Payer {
+    #[inline(never)]
     fn drop(&mut self) {
         // SAFETY: By the invariants the reference is owned, and is not used afterwards.
-        unsafe { mechanism::charge_put(self.0) }
+        unsafe { bindings::tlb_charge_put(self.0) }
+    }
+}
+
+/// What the current task allocates is charged to a [`Payer`], as long as this exists.
+///
+/// # Invariants
+///
+/// `before` is what this task began last: those that it began since were dropped, since they are on its
+/// stack, in [`Payer::charge`] only.
+struct Charging {
+    before: *mut bindings::mem_cgroup,
+    _nts: NotThreadSafe,
+}
+
+impl Charging {
+    #[inline(never)]
+    fn begin(payer: &Payer) -> Self {
+        // INVARIANT: It begins here.
+        Self {
+            // SAFETY: By its invariants `payer` owns a reference; what begins here ends in `drop`.
+            before: unsafe { bindings::tlb_charge_begin(payer.0) },
+            _nts: NotThreadSafe,
+        }
+    }
+}
+
+impl Drop for Charging {
+    #[inline(never)]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants.
+        unsafe { bindings::tlb_charge_end(self.before) }
     }
 }
 
@@ -151,17 +185,12 @@ const STOP: c_ulong = c_ulong::MAX;
 ///
 /// # Invariants
 ///
-/// `raw` is registered, and its private data point to `data`.
+/// The private data of `raw` point to `data`, and its functions are those of this type. It is declared,
+/// and so dropped, before `data`.
 pub struct Shrinker<T: Shrink> {
-    raw: NonNull<bindings::shrinker>,
+    raw: Registered,
     _data: Arc<T>,
 }
-
-// SAFETY: It can be freed from any thread, and `T` is `Send` and `Sync`.
-unsafe impl<T: Shrink> Send for Shrinker<T> {}
-
-// SAFETY: What can be done with a reference, is done atomically.
-unsafe impl<T: Shrink> Sync for Shrinker<T> {}
 
 impl<T: Shrink> Shrinker<T> {
     /// Registers a shrinker for `data`.
@@ -178,26 +207,23 @@ impl<T: Shrink> Shrinker<T> {
     ///
     /// May sleep.
     pub fn register(name: &'static CStr, data: Arc<T>) -> Result<Self> {
-        let raw = mechanism::shrinker_alloc(name).ok_or(ENOMEM)?;
-        let raw_data = Arc::as_ptr(&data).cast_mut().cast();
-        // SAFETY: It was just allocated; these are the fields to be filled in. The functions are of
-        // the module that this code was compiled into, and are done with when `drop` returns: before
-        // the module goes, if its exit drops what is returned here.
-        unsafe {
-            (*raw.as_ptr()).count_objects = Some(Self::count);
-            (*raw.as_ptr()).scan_objects = Some(Self::scan);
-            (*raw.as_ptr()).private_data = raw_data;
-            mechanism::shrinker_register(raw);
-        }
-        // INVARIANT: It was registered, with a pointer to `data`.
+        let calls = Calls {
+            count: Self::count,
+            scan: Self::scan,
+            data: Arc::as_ptr(&data).cast_mut().cast(),
+        };
+        // SAFETY: The functions are of the module that this code was compiled into, and are done with
+        // when `raw` is dropped: before the module goes, if its exit drops what is returned here.
+        // `data` are what they take, and are dropped later.
+        let raw = unsafe { Registered::new(name, calls) }?;
+        // INVARIANT: It was registered with these functions, and a pointer to `data`.
         Ok(Self { raw, _data: data })
     }
 
     /// There is something to be freed again that `payer` pays for. Without this, a cgroup that is
     /// short of memory does not ask.
     pub fn tell(&self, payer: &Payer) {
-        // SAFETY: By its invariants `payer` owns a reference, and by ours `raw` is registered.
-        unsafe { mechanism::charge_tell(payer.0, self.raw) }
+        self.raw.tell(payer);
     }
 
     /// # Safety
@@ -233,9 +259,61 @@ impl<T: Shrink> Shrinker<T> {
     }
 }
 
-impl<T: Shrink> Drop for Shrinker<T> {
+/// What a shrinker calls, and with what.
+struct Calls {
+    count: unsafe extern "C" fn(*mut bindings::shrinker, *mut bindings::shrink_control) -> c_ulong,
+    scan: unsafe extern "C" fn(*mut bindings::shrinker, *mut bindings::shrink_control) -> c_ulong,
+    data: *mut c_void,
+}
+
+/// A shrinker of any type.
+///
+/// # Invariants
+///
+/// It is registered.
+struct Registered(NonNull<bindings::shrinker>);
+
+// SAFETY: It can be freed from any thread; whose functions it calls, sees to it that they can be called
+// from any (`Shrink`).
+unsafe impl Send for Registered {}
+
+// SAFETY: What can be done with a reference, is done atomically.
+unsafe impl Sync for Registered {}
+
+impl Registered {
+    /// # Safety
+    ///
+    /// The functions of `calls` must be fit to be called from any task, several at a time, with a
+    /// shrinker that has its `data`, until what is returned was dropped.
+    #[inline(never)]
+    unsafe fn new(name: &'static CStr, calls: Calls) -> Result<Self> {
+        // SAFETY: `name` is a valid string, which is copied.
+        let raw = unsafe { bindings::tlb_charge_shrinker_alloc(name.as_char_ptr()) };
+        let raw = NonNull::new(raw).ok_or(ENOMEM)?;
+        // SAFETY: It was just allocated; these are the fields to be filled in. They are as the caller
+        // promises.
+        unsafe {
+            (*raw.as_ptr()).count_objects = Some(calls.count);
+            (*raw.as_ptr()).scan_objects = Some(calls.scan);
+            (*raw.as_ptr()).private_data = calls.data;
+            bindings::shrinker_register(raw.as_ptr());
+        }
+        // INVARIANT: It was just registered.
+        Ok(Self(raw))
+    }
+
+    #[inline(never)]
+    fn tell(&self, payer: &Payer) {
+        // SAFETY: By its invariants `payer` owns a reference, and by ours this is registered.
+        unsafe { bindings::tlb_charge_tell(payer.0, self.0.as_ptr()) }
+    }
+}
+
+impl Drop for Registered {
+    #[inline(never)]
     fn drop(&mut self) {
-        // SAFETY: It is registered by the type invariants, and not used afterwards.
-        unsafe { mechanism::shrinker_free(self.raw) }
+        // SAFETY: It is registered by the type invariants, and not used afterwards. Its functions have
+        // returned for the last time when this returns.
+        unsafe { bindings::shrinker_free(self.0.as_ptr()) }
     }
 }

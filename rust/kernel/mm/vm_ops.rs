@@ -59,7 +59,6 @@ pub use super::fault::{
 };
 
 use super::{
-    mechanism,
     virt::{
         flags,
         vm_flags_t,
@@ -288,13 +287,13 @@ impl<T: VmOperations> VmOperationsVTable<T> {
     unsafe extern "C" fn page_mkwrite(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
         // The page has no mapping. Not locked, the kernel would take it for truncated, for ever.
         // SAFETY: The kernel names the page, and holds a reference to it.
-        unsafe { mechanism::lock_page(vmf) };
+        unsafe { lock_page(vmf) };
         // SAFETY: As promised by the caller.
         match unsafe { Self::handle(vmf, T::page_mkwrite) } {
             Ok(()) => bindings::vm_fault_reason_VM_FAULT_LOCKED,
             Err(error) => {
                 // SAFETY: It was locked above.
-                unsafe { mechanism::unlock_page(vmf) };
+                unsafe { unlock_page(vmf) };
                 error.into_raw()
             }
         }
@@ -340,6 +339,24 @@ impl<T: VmOperations> VmOperationsVTable<T> {
     };
 }
 
+/// # Safety
+///
+/// `vmf` must belong to a `page_mkwrite` that is being handled in this task.
+#[inline(never)]
+unsafe fn lock_page(vmf: *mut bindings::vm_fault) {
+    // SAFETY: The caller promises that `vmf` names a page.
+    unsafe { bindings::tlb_batch_lock_page(vmf) }
+}
+
+/// # Safety
+///
+/// This task must have called [`lock_page`], and not unlocked the page since.
+#[inline(never)]
+unsafe fn unlock_page(vmf: *mut bindings::vm_fault) {
+    // SAFETY: The caller promises that the page is locked.
+    unsafe { bindings::tlb_batch_unlock_page(vmf) }
+}
+
 /// One of the functions of `T` that handle a fault.
 type Handler<T, R> =
     fn(ArcBorrow<'_, <T as VmOperations>::Data>, &VmFault<'_>) -> Result<R, FaultError>;
@@ -364,7 +381,7 @@ impl VmaNew {
     pub fn pgoff(&self) -> usize {
         // SAFETY: The VMA is being set up under the `mmap_lock`, so it is valid and does not
         // change.
-        unsafe { mechanism::vma_pgoff(self.as_ptr()) }
+        unsafe { (*self.as_ptr()).vm_pgoff }
     }
 
     /// Installs `T` for this VMA and its copies, over `data`.
@@ -411,8 +428,7 @@ impl VmaNew {
         if self.flags() & (flags::MAYSHARE | flags::MAYWRITE) == flags::MAYWRITE {
             return Err(EINVAL);
         }
-        // SAFETY: The VMA is valid, and being set up.
-        if !unsafe { mechanism::vma_is_fresh(self.as_ptr()) } {
+        if !self.is_fresh() {
             return Err(EBUSY);
         }
         if !self.is_pinning::<T>() {
@@ -427,6 +443,13 @@ impl VmaNew {
             (*self.as_ptr()).vm_ops = &VmOperationsVTable::<T>::VTABLE;
         }
         Ok(())
+    }
+
+    /// Returns whether nobody has installed operations or data.
+    #[inline(never)]
+    fn is_fresh(&self) -> bool {
+        // SAFETY: The VMA is valid, and being set up.
+        unsafe { bindings::tlb_batch_vma_is_fresh(self.as_ptr()) }
     }
 
     /// Returns whether the module of `T` stays as long as the file of this VMA: it is the one that

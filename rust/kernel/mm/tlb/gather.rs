@@ -45,7 +45,6 @@ use crate::{
     bindings,
     ffi::c_void,
     mm::{
-        mechanism,
         range::PageRange,
         rmap::{
             RmapGuard,
@@ -94,7 +93,7 @@ impl Gather<'_> {
         };
         // SAFETY: `call` is what this function of its type takes; it lives until the end of the
         // call, and nobody else uses it.
-        unsafe { mechanism::gather(mm, call.entry(), (&raw mut call).cast()) };
+        unsafe { gather(mm, call.entry(), (&raw mut call).cast()) };
     }
 
     /// Zaps `range` of `vma`: PTEs are cleared; the pages are kept, and the tables, until the
@@ -108,26 +107,48 @@ impl Gather<'_> {
     /// # Context
     ///
     /// May sleep.
+    #[inline(never)]
     pub fn zap(&mut self, vma: &Vma, range: PageRange, tables: Tables) -> Result<bool> {
         let lies_in = |whole: PageRange| whole.union(range) == whole;
         let fits = vma.window().is_some_and(|w| lies_in(w.range()));
         if !core::ptr::eq(vma.mm(), self.mm) || !fits {
             return Err(EINVAL);
         }
+        let (gather, vma) = (self.raw.as_ptr(), vma.as_raw());
+        let (start, end) = (range.start(), range.end());
         // SAFETY:
         // - By the type invariants the gather is open.
         // - By the invariants of `Vma` it is valid and locked, in one of the three ways.
         // - That it is of the gather's mm, and holds the range, was just checked.
         unsafe {
             match tables {
-                Tables::Free => Ok(mechanism::gather_zap_tables(self.raw, vma.as_raw(), range)),
+                Tables::Free => Ok(bindings::tlb_batch_gather_zap_tables(
+                    gather, vma, start, end,
+                )),
                 Tables::Keep => {
-                    mechanism::gather_zap(self.raw, vma.as_raw(), range);
+                    bindings::tlb_batch_gather_zap(gather, vma, start, end);
                     Ok(false)
                 }
             }
         }
     }
+}
+
+/// What zaps under a gather.
+type Zap = unsafe extern "C" fn(*mut bindings::mmu_gather, *mut c_void);
+
+/// Calls `zap` with a gather of `mm` and `data`, then flushes.
+///
+/// # Safety
+///
+/// - `zap` must be fit to be called once with `data`, in this task.
+/// - It must not use the gather after it has returned.
+#[inline(never)]
+unsafe fn gather(mm: &Mm, zap: Zap, data: *mut c_void) {
+    // SAFETY: `mm` is a reference, so it is not freed. What is zapped under the gather is as
+    // promised by the caller. In another context than documented, `might_sleep()` reports; no
+    // memory is at risk.
+    unsafe { bindings::tlb_batch_gather(mm.as_raw(), Some(zap), data) }
 }
 
 /// What [`Gather::with`] hands through C.
@@ -138,7 +159,7 @@ struct Call<'m, Z> {
 
 impl<Z: FnOnce(&mut Gather<'_>)> Call<'_, Z> {
     /// Returns the function that takes this very type.
-    fn entry(&self) -> mechanism::Zap {
+    fn entry(&self) -> Zap {
         Self::zap
     }
 

@@ -180,16 +180,21 @@ impl Mappings for OneMapping<'_> {
 ///
 /// # Invariants
 ///
-/// `mm` comes from `announce`, and was not retracted.
+/// `mm` is pinned, and was announced once more than it was retracted.
 pub struct Announced {
     mm: NonNull<bindings::mm_struct>,
 }
 
 impl Announced {
+    #[inline(never)]
     pub(crate) fn new(mm: &Mm) -> Self {
         // INVARIANT: It is announced here.
         Self {
-            mm: mechanism::announce(mm),
+            // SAFETY: `mm` is a reference, and so valid; it is pinned from here on.
+            mm: unsafe {
+                bindings::tlb_batch_announce(mm.as_raw(), true);
+                NonNull::new_unchecked(mm.as_raw())
+            },
         }
     }
 
@@ -199,9 +204,10 @@ impl Announced {
 }
 
 impl Drop for Announced {
+    #[inline(never)]
     fn drop(&mut self) {
         // SAFETY: By the type invariants.
-        unsafe { mechanism::retract(self.mm) }
+        unsafe { bindings::tlb_batch_retract(self.mm.as_ptr(), true) }
     }
 }
 
@@ -221,15 +227,16 @@ impl MmapReadGuard<'_> {
     pub fn mappings_over<'a, T>(&'a self, data: ArcBorrow<'a, T>) -> ProcessMappings<'a, T> {
         ProcessMappings { guard: self, data }
     }
-}
 
-impl<T> ProcessMappings<'_, T> {
     /// Returns the first VMA that ends behind `addr`.
+    #[inline(never)]
     fn vma_behind(&self, addr: usize) -> Option<&VmaRef> {
-        // SAFETY: The `mmap_lock` is held by the guard.
-        let vma = unsafe { mechanism::vma_behind(self.guard.mm.as_raw(), addr) }?;
-        // SAFETY: It is valid while the lock is held, and the guard is borrowed for as long.
-        Some(unsafe { VmaRef::from_raw(vma.as_ptr()) })
+        // SAFETY: The `mmap_lock` is held; what is found is valid while it is, and the guard is
+        // borrowed for as long.
+        unsafe {
+            let vma = bindings::find_vma(self.mm.as_raw(), addr);
+            (!vma.is_null()).then(|| VmaRef::from_raw(vma))
+        }
     }
 }
 
@@ -242,7 +249,7 @@ impl<T: Send + Sync + 'static> Mappings for ProcessMappings<'_, T> {
     // is any.
     fn for_each(&self, first: usize, last: usize, mut visit: impl FnMut(&Vma)) {
         let mut addr = 0;
-        while let Some(vma) = self.vma_behind(addr) {
+        while let Some(vma) = self.guard.vma_behind(addr) {
             addr = vma.end();
             let shows = |vma: &&Vma| vma.window().is_some_and(|w| w.clip(first, last).is_some());
             if let Some(vma) = Vma::from_locked(vma, self.data).filter(shows) {

@@ -35,18 +35,26 @@ use super::{
 use crate::page::Page;
 use crate::{
     bindings,
+    error::to_result,
     mm::{
         mechanism,
-        page_table::PageTable,
+        page_table::{
+            read_pte,
+            PageTable, //
+        },
         pte::{
             Look,
+            PageState,
             Pte, //
         },
         range::{
             PageRange,
             Pending, //
         },
-        rmap::Vma,
+        rmap::{
+            Bracket,
+            Vma, //
+        },
         virt::VmaRef,
         window::{
             Window,
@@ -60,10 +68,7 @@ use crate::{
     sync::ArcBorrow,
     types::NotThreadSafe, //
 };
-use core::{
-    marker::PhantomData,
-    ptr::NonNull, //
-};
+use core::ptr::NonNull;
 
 /// The `mmap_lock` of a process, held for writing: its mappings do not come, go or change, and nobody
 /// faults in one that is [`Movable`].
@@ -87,8 +92,11 @@ impl MmWithUser {
     /// # Context
     ///
     /// May sleep. No `mmap_lock` is held, nor any lock that a fault takes.
+    #[inline(never)]
     pub fn mmap_write_lock(&self) -> Result<MmapWriteGuard<'_>> {
-        mechanism::mmap_write_lock(self)?;
+        // SAFETY: `self` is a reference. In a context that must not sleep, or with the lock held,
+        // lockdep reports; no memory is at risk.
+        to_result(unsafe { bindings::tlb_move_lock(self.as_raw()) })?;
         // INVARIANT: It was just taken.
         Ok(MmapWriteGuard {
             mm: self,
@@ -98,9 +106,10 @@ impl MmWithUser {
 }
 
 impl Drop for MmapWriteGuard<'_> {
+    #[inline(never)]
     fn drop(&mut self) {
         // SAFETY: By the type invariants it is held.
-        unsafe { mechanism::mmap_write_unlock(self.mm) }
+        unsafe { bindings::tlb_move_unlock(self.mm.as_raw()) }
     }
 }
 
@@ -113,10 +122,7 @@ impl MmapWriteGuard<'_> {
     /// - `EFAULT`: nothing is mapped there, or not by one mapping.
     /// - `EXDEV`: something else is.
     pub fn movable<T>(&self, range: PageRange, data: ArcBorrow<'_, T>) -> Result<Movable<'_>> {
-        // SAFETY: By the type invariants the lock is held.
-        let vma = unsafe { mechanism::vma_write_locked(self.mm, range.start()) }.ok_or(EFAULT)?;
-        // SAFETY: It is valid while the lock is held, and so while `self` is borrowed.
-        let vma: &VmaRef = unsafe { VmaRef::from_raw(vma.as_ptr()) };
+        let vma = self.vma_at(range.start()).ok_or(EFAULT)?;
         let vma = Vma::from_locked(vma, data).ok_or(EXDEV)?;
         let window = vma.window().ok_or(EFAULT)?;
         if range.end() > window.range().end() {
@@ -128,6 +134,17 @@ impl MmapWriteGuard<'_> {
             reasons: Reasons::default(),
             _nts: NotThreadSafe,
         })
+    }
+
+    /// Finds the VMA at `addr`, and write-locks it, too.
+    #[inline(never)]
+    fn vma_at(&self, addr: usize) -> Option<&VmaRef> {
+        // SAFETY: By the type invariants the lock is held; what is found is valid while it is, and so
+        // while `self` is borrowed.
+        unsafe {
+            let vma = bindings::tlb_move_vma(self.mm.as_raw(), addr);
+            (!vma.is_null()).then(|| VmaRef::from_raw(vma))
+        }
     }
 }
 
@@ -159,18 +176,20 @@ struct RmapLocked<'v> {
 }
 
 impl<'v> RmapLocked<'v> {
+    #[inline(never)]
     fn lock(vma: &'v Vma) -> Self {
         // SAFETY: A `Vma` is valid, and was set up in the `mmap` hook of a file.
-        unsafe { mechanism::rmap_write_lock(vma.as_raw()) };
+        unsafe { bindings::tlb_move_rmap_lock(vma.as_raw()) };
         // INVARIANT: It was just locked.
         Self { vma }
     }
 }
 
 impl Drop for RmapLocked<'_> {
+    #[inline(never)]
     fn drop(&mut self) {
         // SAFETY: By the type invariants it is locked.
-        unsafe { mechanism::rmap_write_unlock(self.vma.as_raw()) }
+        unsafe { bindings::tlb_move_rmap_unlock(self.vma.as_raw()) }
     }
 }
 
@@ -187,15 +206,16 @@ pub struct OldTable<'v> {
 ///
 /// `raw` is locked. `start` is the first address that the table maps.
 pub struct WholeTable<'v> {
-    raw: mechanism::RawWhole,
+    raw: bindings::tlb_move_whole,
     _rmap: RmapLocked<'v>,
     _nts: NotThreadSafe,
 }
 
 impl Drop for WholeTable<'_> {
+    #[inline(never)]
     fn drop(&mut self) {
         // SAFETY: By the type invariants it is locked; the rmap is unlocked after this.
-        unsafe { mechanism::whole_unlock(&mut self.raw) }
+        unsafe { bindings::tlb_move_whole_unlock(&mut self.raw) }
     }
 }
 
@@ -207,9 +227,10 @@ impl Drop for WholeTable<'_> {
 pub struct PinnedPage(NonNull<bindings::page>);
 
 impl Drop for PinnedPage {
+    #[inline(never)]
     fn drop(&mut self) {
         // SAFETY: By the type invariants.
-        unsafe { mechanism::unpin_page(self.0) }
+        unsafe { bindings::tlb_move_unpin(self.0.as_ptr()) }
     }
 }
 
@@ -224,34 +245,21 @@ pub struct LockedPage(NonNull<bindings::page>);
 #[cfg(CONFIG_RUST_TLB_FAULTS)]
 impl LockedPage {
     /// Locks `page`, if nobody has.
+    #[inline(never)]
     pub fn try_lock(page: &Page) -> Option<Self> {
+        // SAFETY: A `Page` is valid and holds a reference.
+        let is_locked = unsafe { bindings::tlb_move_page_trylock(page.as_ptr()) };
         // INVARIANT: It was just locked, and a reference taken.
-        mechanism::try_lock_page(page).map(Self)
+        NonNull::new(page.as_ptr()).filter(|_| is_locked).map(Self)
     }
 }
 
 #[cfg(CONFIG_RUST_TLB_FAULTS)]
 impl Drop for LockedPage {
+    #[inline(never)]
     fn drop(&mut self) {
         // SAFETY: By the type invariants.
-        unsafe { mechanism::unlock_tried_page(self.0) }
-    }
-}
-
-/// Secondary MMUs are told that PTEs change, until this is dropped.
-///
-/// # Invariants
-///
-/// The bracket is open, over a VMA that is valid for `'v`.
-pub struct Bracket<'v> {
-    raw: bindings::mmu_notifier_range,
-    _vma: PhantomData<&'v Vma>,
-}
-
-impl Drop for Bracket<'_> {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariants it is open.
-        unsafe { mechanism::invalidate_end(self.raw) }
+        unsafe { bindings::tlb_move_page_unlock(self.0.as_ptr()) }
     }
 }
 
@@ -327,36 +335,33 @@ impl Move for Movable<'_> {
     where
         Self: 'm;
 
+    #[inline(never)]
     fn check(&self, to: &Self) -> Result {
         // SAFETY: By the type invariants both are valid, and the `mmap_lock` is held; a `Vma` maps a
         // file.
-        unsafe { mechanism::check_vmas(self.vma.as_raw(), to.vma.as_raw()) }
+        to_result(unsafe { bindings::tlb_move_check(self.vma.as_raw(), to.vma.as_raw()) })
     }
 
     fn bracket(&self, range: PageRange) -> Bracket<'_> {
-        // INVARIANT: It is opened here.
-        Bracket {
-            // SAFETY: By the type invariants the VMA is valid and locked for `'g`, and the bracket
-            // borrows it.
-            raw: unsafe { mechanism::invalidate_start(self.vma.as_raw(), range) },
-            _vma: PhantomData,
-        }
+        Bracket::open(self.vma, range)
     }
 
+    #[inline(never)]
     fn prepare(&self, addr: usize, table: bool) -> Result {
         if !self.vma.window().is_some_and(|w| w.range().contains(addr)) {
             return Err(EINVAL);
         }
         // SAFETY: By the type invariants the VMA is valid, and the `mmap_lock` held; it contains
         // `addr`.
-        unsafe { mechanism::prepare_table(self.vma.as_raw(), addr, table) }
+        to_result(unsafe { bindings::tlb_move_prepare(self.vma.as_raw(), addr, table) })
     }
 
+    #[inline(never)]
     fn split_leaf(&self, addr: usize) {
         if self.vma.window().is_some_and(|w| w.range().contains(addr)) {
             // SAFETY: By the type invariants the VMA is valid, and the `mmap_lock` held; it contains
             // `addr`.
-            unsafe { mechanism::split_leaf(self.vma.as_raw(), addr) }
+            unsafe { bindings::tlb_batch_split_leaf(self.vma.as_raw(), addr) }
         }
     }
 
@@ -365,6 +370,7 @@ impl Move for Movable<'_> {
         unsafe { PageTable::lock_beside(self.vma, addr, &old.table) }
     }
 
+    #[inline(never)]
     fn lock_whole<'m>(&'m self, old: usize, to: &'m Self, new: usize) -> Option<WholeTable<'m>> {
         let holds = |vma: &Vma, start: usize| {
             let end = start.checked_add(PTRS_PER_PTE << PAGE_SHIFT)?;
@@ -375,11 +381,14 @@ impl Move for Movable<'_> {
         holds(self.vma, old)?;
         holds(to.vma, new)?;
         let rmap = RmapLocked::lock(self.vma);
+        let mut raw = bindings::tlb_move_whole::default();
+        let (from, to) = (self.vma.as_raw(), to.vma.as_raw());
         // SAFETY: By the type invariants the VMAs are valid and the `mmap_lock` is held; they are of
         // one process (`check`). Each holds what was just looked at, and the rmap was just locked.
-        let raw = unsafe { mechanism::whole_lock(self.vma.as_raw(), old, to.vma.as_raw(), new) }?;
+        // `raw` is written, and may be moved.
+        let is_locked = unsafe { bindings::tlb_move_whole_lock(&raw mut raw, from, old, to, new) };
         // INVARIANT: It was just locked.
-        Some(WholeTable {
+        is_locked.then(|| WholeTable {
             raw,
             _rmap: rmap,
             _nts: NotThreadSafe,
@@ -396,12 +405,15 @@ impl Move for Movable<'_> {
         }
         // SAFETY: By the type invariants the table is locked as long as `whole` is borrowed; it has
         // that many entries, and `ptes` is the first.
-        Some(unsafe { mechanism::read_pte(whole.raw.ptes.add(index)) })
+        Some(unsafe { read_pte(whole.raw.ptes.add(index)) })
     }
 
+    #[inline(never)]
     fn pin(&self, pte: Pte<'_>) -> Option<PinnedPage> {
-        // INVARIANT: A reference is taken.
-        mechanism::pin_page(pte).map(PinnedPage)
+        // SAFETY: A `Pte` comes from a table that is locked as long as it exists.
+        let page = unsafe { bindings::tlb_move_pin(pte.pfn()) };
+        // INVARIANT: A reference was taken.
+        NonNull::new(page).map(PinnedPage)
     }
 
     fn move_pte(
@@ -418,18 +430,32 @@ impl Move for Movable<'_> {
         unsafe { from.table.move_to(old, to, new) }
     }
 
+    #[inline(never)]
     fn move_whole(whole: &mut WholeTable<'_>, _permit: &Permit) {
         // SAFETY: By the type invariants it is locked. A move moves it once, and has pinned its pages
         // or flushes them before the unlock (`Permit`).
-        unsafe { mechanism::whole_move(&mut whole.raw) }
+        unsafe { bindings::tlb_move_whole_move(&mut whole.raw) }
     }
 
+    #[inline(never)]
     fn settle_others(&self) {
-        mechanism::settle_others(self.mm());
+        // SAFETY: The mm is a reference. Can be called under page-table locks.
+        unsafe { bindings::tlb_move_settle_others(self.mm().as_raw()) }
     }
 
+    #[inline(never)]
     fn look(&self, pte: Pte<'_>) -> Look {
-        mechanism::look_at_page(pte)
+        // SAFETY: A `Pte` comes from a table that is locked as long as it exists.
+        let found = unsafe { bindings::tlb_move_look(pte.pfn()) };
+        match found {
+            bindings::TLB_MOVE_NO_PAGE => Look::NoPage,
+            bindings::TLB_MOVE_LOCKED => Look::Locked,
+            _ => Look::Page(PageState {
+                bad: found & bindings::TLB_MOVE_BAD != 0,
+                has_rmap: found & bindings::TLB_MOVE_RMAP != 0,
+                writeback: found & bindings::TLB_MOVE_WRITEBACK != 0,
+            }),
+        }
     }
 
     fn reasons(&self) -> &Reasons {

@@ -3,10 +3,9 @@
 //! Which address spaces have a [ring](super::ring).
 
 use crate::{
-    mm::{
-        mechanism,
-        Mm, //
-    },
+    bindings,
+    error::to_result,
+    mm::Mm,
     prelude::*, //
 };
 
@@ -21,8 +20,11 @@ impl Rings {
     ///
     /// May sleep, and takes the lock of CPU hotplug, so no `mmap_lock` is held: for a module's
     /// `init`. The same goes for drop.
+    #[inline(never)]
     pub fn enable() -> Self {
-        mechanism::rings_get();
+        // SAFETY: Counts, and patches branches. In another context it could wait for ever, and lockdep
+        // reports; no memory is at risk.
+        unsafe { bindings::tlb_batch_rings_get() };
         Self(())
     }
 
@@ -39,13 +41,17 @@ impl Rings {
     /// # Context
     ///
     /// May sleep. `mmap_lock` may be held.
+    #[inline(never)]
     pub fn add(&self, mm: &Mm) -> Result {
-        mechanism::ring_add(mm)
+        // SAFETY: `mm` is a reference, so it is not freed during the call.
+        to_result(unsafe { bindings::tlb_batch_ring_add(mm.as_raw()) })
     }
 }
 
 impl Drop for Rings {
+    #[inline(never)]
     fn drop(&mut self) {
-        mechanism::rings_put();
+        // SAFETY: As in `enable`, which counted one more.
+        unsafe { bindings::tlb_batch_rings_put() }
     }
 }

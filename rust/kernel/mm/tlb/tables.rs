@@ -59,7 +59,6 @@ use super::{
 use crate::{
     bindings,
     mm::{
-        mechanism,
         parts::Entry,
         range::PageRange,
         rmap::Vma,
@@ -107,12 +106,22 @@ impl Broken {
 ///
 /// When it is dropped, all of them have been flushed.
 #[derive(Default)]
-pub(crate) struct Dead(mechanism::RawTables);
+pub(crate) struct Dead(bindings::tlb_batch_tables);
 
 impl Drop for Dead {
+    #[inline(never)]
     fn drop(&mut self) {
         // SAFETY: By the type invariants they are flushed.
-        unsafe { mechanism::tables_free(&mut self.0) }
+        unsafe { bindings::tlb_batch_tables_free(&mut self.0) }
+    }
+}
+
+impl Dead {
+    /// All were taken out that go with a flush, which comes next.
+    #[inline(never)]
+    fn taken(&self) {
+        // SAFETY: It has no duties but those of the context, and holds no lock.
+        unsafe { bindings::tlb_batch_tables_taken() }
     }
 }
 
@@ -240,21 +249,23 @@ where
     F: Record<Mm = Mm> + ?Sized,
 {
     let counts = taker::take(mappings, items, policy, may_be_empty, dead);
-    mechanism::tables_taken();
+    dead.taken();
     counts
 }
 
 impl TakeTable for Vma {
     type Dead = Dead;
 
+    #[inline(never)]
     fn take_table(&self, table: PageRange, dead: &mut Dead, _permit: &Permit) -> Fate {
+        let start = table.start();
         // SAFETY:
         // - `dead` is used by these functions only.
         // - By the type invariants the VMA is valid. By the permit its file's rmap is locked, and
         //   `table`, all that a page table maps, lies in it.
         // - By the permit the policy is told. `dead` is not dropped before that has flushed: by the
         //   invariants of `Dead` and `WithTables`.
-        let fate = unsafe { mechanism::table_take(&mut dead.0, self.as_raw(), table.start()) };
+        let fate = unsafe { bindings::tlb_batch_table_take(&mut dead.0, self.as_raw(), start) };
         match fate {
             bindings::tlb_batch_table_fate_TLB_BATCH_TABLE_TAKEN => Fate::Taken,
             bindings::tlb_batch_table_fate_TLB_BATCH_TABLE_USED => Fate::Used,

@@ -84,60 +84,141 @@ fn protocol_files_are_pure() {
     }
 }
 
-/// Whether a function of the bindings is called, as in `bindings::name(`.
+/// Whether a function of C is called: one of the bindings, as in `bindings::name(`, or an event.
 fn calls_c(text: &str) -> bool {
     text.split("bindings::").skip(1).any(|rest| {
         let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
         end.is_some_and(|end| rest[end..].starts_with('('))
-    })
+    }) || text.contains("unsafe { rust_tlb_")
 }
 
+/// All files of the abstractions, but for what C calls: that is in the kernel, and never in a module.
+fn callers_of_c() -> Vec<(String, String)> {
+    let folders = ["", "/tlb", "/mechanism"].map(|below| format!("rust/kernel/mm{below}"));
+    let files = folders.iter().flat_map(|folder| sources(folder));
+    files
+        .filter(|(file, text)| file != "ring_entry.rs" && calls_c(text))
+        .collect()
+}
+
+/// Each of them has what a call of C relies on: a lock that is held, a reference that is owned.
 #[test]
-fn one_module_calls_the_kernel() {
-    let files = sources("rust/kernel/mm")
-        .into_iter()
-        .chain(sources("rust/kernel/mm/tlb"));
-    let callers: Vec<String> = files
-        .filter(|(_, text)| calls_c(text))
-        .map(|(file, _)| file)
-        .collect();
-    // What is called by C does so, too.
-    assert_eq!(callers, ["mechanism.rs", "ring_entry.rs"]);
+fn few_files_call_the_kernel() {
+    let files: Vec<String> = callers_of_c().into_iter().map(|(file, _)| file).collect();
+    let expected = [
+        "deadline.rs",
+        "exclusive.rs",
+        "fault.rs",
+        "folio.rs",
+        "mechanism.rs",
+        "page_table.rs",
+        "rmap.rs",
+        "shrinker.rs",
+        "vm_ops.rs",
+        "cpus.rs",
+        "gather.rs",
+        "mappings.rs",
+        "moving.rs",
+        "rings.rs",
+        "tables.rs",
+        "trace.rs",
+    ];
+    assert_eq!(files, expected);
+}
+
+/// A function of a file, and the first line of the block that it is in.
+struct Function<'a> {
+    attributes: String,
+    signature: String,
+    within: &'a str,
+    body: String,
+}
+
+/// The functions of a file, as rustfmt has them: those of a block are indented once.
+fn functions(text: &str) -> Vec<Function<'_>> {
+    let mut found: Vec<Function<'_>> = Vec::new();
+    let (mut attributes, mut within, mut is_signature) = (String::new(), "", false);
+    for line in text.lines() {
+        let word = line.trim();
+        if line.starts_with("impl") {
+            within = line;
+        } else if line == "}" {
+            within = "";
+        }
+        if word.starts_with("#[") {
+            attributes.push_str(word);
+        } else if ["    ", ""].contains(&&line[..line.len() - line.trim_start().len()])
+            && word.split_whitespace().any(|w| w == "fn")
+            && !word.starts_with("type ")
+        {
+            is_signature = true;
+            found.push(Function {
+                attributes: std::mem::take(&mut attributes),
+                signature: String::new(),
+                within,
+                body: String::new(),
+            });
+        } else if !word.is_empty() {
+            attributes.clear();
+        }
+        if let Some(function) = found.last_mut() {
+            let part = match is_signature {
+                true => &mut function.signature,
+                false => &mut function.body,
+            };
+            part.push_str(line);
+            part.push('\n');
+            is_signature &= !(word.ends_with('{') || word.ends_with(';'));
+        }
+    }
+    found
+}
+
+/// Whether `<...>`, if `text` begins with that, has a type in it, or a constant, and not only lifetimes.
+fn has_type_parameter(text: &str) -> bool {
+    let Some(list) = text.strip_prefix('<') else {
+        return false;
+    };
+    let list = list.split('>').next().unwrap_or("");
+    list.split(',').any(|one| !one.trim().starts_with('\''))
 }
 
 /// Inlined or generic code would be compiled into the module, and not find what is not exported.
 #[test]
-fn shims_are_not_inlined() {
-    let main = code(&top().join("rust/kernel/mm/mechanism.rs"));
-    let others = sources("rust/kernel/mm/mechanism");
-    // This one stands in for shims, and calls nothing: it may be inlined.
-    let text = others
-        .into_iter()
-        .filter(|(file, _)| file != "no_trace.rs")
-        .fold(main, |all, (_, text)| all + "\n" + &text);
-    let mut never = 0;
-    let mut attributes = String::new();
-    for line in text.lines().map(str::trim) {
-        if line.starts_with("#[") {
-            attributes.push_str(line);
-            continue;
+fn what_calls_the_kernel_stays_in_it() {
+    let mut nr = 0;
+    for (file, text) in callers_of_c() {
+        for function in functions(&text).iter().filter(|f| calls_c(&f.body)) {
+            let Function {
+                attributes,
+                signature,
+                within,
+                ..
+            } = function;
+            assert!(attributes.contains("inline(never)"), "{file}: {signature}");
+            let name = signature.split("fn ").nth(1).unwrap_or("");
+            let behind = name.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_');
+            assert!(!has_type_parameter(behind), "generic, {file}: {signature}");
+            assert!(!signature.contains("impl "), "generic, {file}: {signature}");
+            let block = within.trim_start_matches("impl");
+            assert!(!has_type_parameter(block), "{file}: {within}: {signature}");
+            nr += 1;
         }
-        // What `declare_trace!` declares is inlined into the shims in this file, and nowhere else.
-        let is_declared = line.contains("fn rust_tlb_");
-        let calls_nothing = line.contains("fn pin(");
-        // A name follows: this is no parameter that is a function.
-        if line.contains("fn ") && !calls_nothing && !is_declared {
-            assert!(attributes.contains("inline(never)"), "{line}");
-            let name = line
-                .split("fn ")
-                .nth(1)
-                .and_then(|rest| rest.split('(').next());
-            assert!(!name.unwrap_or("").contains('<'), "generic: {line}");
-            never += 1;
-        }
-        attributes.clear();
     }
-    assert!(never > 10, "found {never} shims");
+    assert!(nr > 60, "found {nr} functions");
+}
+
+#[test]
+fn generic_functions_are_recognised() {
+    let text = "impl<'a> S<'a> {\n    #[inline(never)]\n    fn f<'b, T>(\n        t: T,\n    ) {\n        \
+                g()\n    }\n}\n\nfn g() {\n}\n";
+    let found = functions(text);
+    assert_eq!(found.len(), 2);
+    assert!(found[0].attributes.contains("never") && found[1].attributes.is_empty());
+    assert_eq!((found[0].within, found[1].within), ("impl<'a> S<'a> {", ""));
+    assert!(found[0].signature.contains("t: T") && found[0].body.contains("g()"));
+    assert!(has_type_parameter("<'b, T>(") && has_type_parameter("<const N: usize>"));
+    assert!(!has_type_parameter("<'b>(") && !has_type_parameter("(a: A<T>)"));
 }
 
 /// A global lock has to be initialised, and `global_lock!` leaves no other way to say when.
