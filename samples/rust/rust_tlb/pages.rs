@@ -43,6 +43,8 @@ use crate::{
         BatchOfPages, //
     }, //
 };
+#[cfg(CONFIG_RUST_TLB_FAULTS)]
+use core::iter;
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     mm::tlb::{
@@ -264,16 +266,6 @@ impl Pages {
         nr_present.saturating_sub(self.pool.len())
     }
 
-    /// Takes back `page`, which was at `pgoff` and is flushed now: it is released, or stays, if its
-    /// contents were to be saved and could not be.
-    pub(crate) fn settle(&mut self, pgoff: usize, page: DriverPage, keep: bool, free: bool) {
-        let keep = keep && !page.is_bad();
-        match self.slots.settle(pgoff, keep) {
-            true => self.release(page, free),
-            false => self.slots.put_back(pgoff, page),
-        }
-    }
-
     /// Makes a batch for `nr_pages` pages, in `scope` or on its own.
     pub(crate) fn open_batch(
         &mut self,
@@ -355,11 +347,15 @@ impl Pages {
         }
         let is_small = flushed.nr_entries() <= MAX_KEPT_PAGES;
         let keep = work.write_back != WriteBack::No;
-        for (nr, (pgoff, page)) in flushed.drain().enumerate() {
+        let some_stay = keep || nr_released < flushed.nr_entries();
+        let released = flushed.iter().take(nr_released);
+        self.slots
+            .settle(released.map(|(pgoff, page)| (pgoff, keep && !page.is_bad())));
+        for (pgoff, page) in flushed.drain() {
             self.mark_for_later(pgoff);
-            match nr < nr_released {
-                true => self.settle(pgoff, page, keep, work.free),
-                false => self.slots.put_back(pgoff, page),
+            match some_stay && self.slots.find(pgoff) == Found::Pending {
+                true => self.slots.put_back(pgoff, page),
+                false => self.release(page, work.free),
             }
         }
         if let Some(used) = self.used.get_mut(work.strategy as usize) {
@@ -376,7 +372,8 @@ impl Pages {
     #[cfg(CONFIG_RUST_TLB_FAULTS)]
     pub(crate) fn release_unflushed(&mut self, work: &mut Deferred) {
         for (pgoff, page) in work.batch.drain_unflushed() {
-            self.settle(pgoff, page, false, work.free);
+            self.slots.settle(iter::once((pgoff, false)));
+            self.release(page, work.free);
         }
     }
 

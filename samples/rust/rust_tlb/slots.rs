@@ -315,19 +315,17 @@ impl<P, C> Slots<P, C> {
         });
     }
 
-    /// The flush of the page that was at `pgoff` was made. Returns whether the page goes, and not
-    /// [back](Slots::put_back): that is where it stays if its contents were to be saved (`keep`), and
-    /// there is no copy.
-    pub(crate) fn settle(&mut self, pgoff: usize, keep: bool) -> bool {
+    /// The flushes of the pages that were at `pgoffs` were made. A page whose contents were to be saved
+    /// (`true` beside it), and were not, is still [`Found::Pending`]: it goes [back](Slots::put_back).
+    pub(crate) fn settle(&mut self, pgoffs: impl Iterator<Item = (usize, bool)>) {
+        let order = self.order;
+        let numbers = pgoffs.map(|(pgoff, keep)| (pgoff >> order, keep));
         // INVARIANT: What is pending is not idle, nor is what it becomes.
-        let stays = self.slots.change(pgoff >> self.order, |slot| {
-            let stays = keep && matches!(slot, Slot::Pending);
-            if !stays {
+        self.slots.change_each(numbers, |slot, keep| {
+            if !(keep && matches!(slot, Slot::Pending)) {
                 slot.settle();
             }
-            stays
         });
-        stays != Some(true)
     }
 
     /// Marks the page at `pgoff` as idle; returns whether there is one that was not.

@@ -494,6 +494,11 @@ impl<P: Stale, F: Flush + ?Sized> Flushed<P, F> {
         self.entries.list.len()
     }
 
+    /// Returns the pages, with their page offsets, in the order in which they were staged.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &P)> {
+        self.entries.list.iter().map(|e| (e.pgoff, &e.page))
+    }
+
     /// Hands out the pages, with their page offsets, in the order in which they were staged.
     pub fn drain(&mut self) -> impl Iterator<Item = (usize, P)> + '_ {
         self.entries.flushed();

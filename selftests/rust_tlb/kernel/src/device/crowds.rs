@@ -5,7 +5,10 @@
 use super::sparse::{Item, Room, Sparse};
 use crate::{alloc::GFP_KERNEL, mm::window::PTRS_PER_PTE};
 use proptest::prelude::*;
-use std::{collections::BTreeMap, mem};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 const LEN: usize = 3 * PTRS_PER_PTE - 7;
 
@@ -60,6 +63,7 @@ proptest! {
     #[test]
     fn items_are_where_they_were_put(
         steps in prop::collection::vec((number(), thing(), any::<bool>()), 1..100),
+        many in prop::collection::vec((number(), thing()), 0..20),
         (from, until) in (number(), number()),
     ) {
         let mut items = Sparse::new(LEN, GFP_KERNEL).unwrap();
@@ -80,6 +84,15 @@ proptest! {
                 prop_assert!(old.is_nothing(), "it has memory");
             }
         }
+        let numbers = many.iter().map(|(number, _)| *number);
+        let mut there: BTreeSet<_> = numbers.filter(|number| !at(&map, *number).is_nothing()).collect();
+        let many = many.into_iter().map(|(number, thing)| (number, (number, thing)));
+        items.change_each(many, |item, (number, thing)| {
+            assert_eq!(mem::replace(item, thing), at(&map, number));
+            map.insert(number, thing);
+            there.remove(&number);
+        });
+        prop_assert!(there.is_empty(), "all that is something has memory");
         for number in 0..LEN + PTRS_PER_PTE {
             let found = items.get(number).copied().unwrap_or(Thing::Nothing);
             prop_assert_eq!(found, at(&map, number));
