@@ -67,17 +67,16 @@ lock_cache() {
     export RUST_TLB_LOCKED=$RUST_TLB_CACHE
 }
 
-# install_if_changed FROM TO: TO keeps its time stamp if its contents are the same, so that nothing is rebuilt.
+# install_if_changed FROM TO: TO keeps its time stamp if its contents are the same, so that nothing is rebuilt. Fails if
+# they are; if it cannot be done, that is the end, for in a condition `set -e` is ignored.
 install_if_changed() {
     if [[ -L $1 ]]; then
         [[ -L $2 && $(readlink "$1") == "$(readlink "$2")" ]] && return 1
     else
         [[ ! -L $2 && -f $2 ]] && cmp -s "$1" "$2" && return 1
     fi
-    mkdir -p "$(dirname "$2")"
-    rm -f "$2"
-    cp -P "$1" "$2"
-    [[ -L $2 ]] || touch "$2"
+    { mkdir -p "$(dirname "$2")" && rm -f "$2" && cp -P "$1" "$2" && { [[ -L $2 ]] || touch "$2"; }; } ||
+        die "cannot write $2"
 }
 
 # quietly LOG COMMAND...: the command's output goes to LOG (and to the terminal with V=1); its end is shown on failure.
