@@ -103,13 +103,23 @@ keep_original() {
     [[ -n $STATE && -f $TREE/$1 && ! -e $STATE/original/$1 ]] || return 0
     grep -qxF "$1" "$STATE/manifest" && return
     mkdir -p "$STATE/original/$(dirname "$1")"
-    cp -p "$TREE/$1" "$STATE/original/$1"
+    cp -p "$TREE/$1" "$STATE/kept"
+    mv "$STATE/kept" "$STATE/original/$1"
+}
+
+# What is put there is ours from here on, even if this is cut off before it is there: the next overlay would take it for
+# the tree's.
+write_down() {
+    [[ -n $STATE ]] || return 0
+    sort -u "$STATE/manifest" <(staged) >"$STATE/written"
+    mv "$STATE/written" "$STATE/manifest"
 }
 
 install_stage() {
     local path changed=0
+    while IFS= read -r path; do keep_original "$path"; done < <(staged)
+    write_down
     while IFS= read -r path; do
-        keep_original "$path"
         if install_if_changed "$STAGE/$path" "$TREE/$path"; then
             changed=$((changed + 1))
             verbose && note "$path"

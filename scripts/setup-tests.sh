@@ -176,6 +176,22 @@ a_series_to_which_a_hunk_does_not_apply_is_refused() {
     expect_words 'does not apply exactly' "$said"
 }
 
+an_overlay_that_is_cut_off_takes_none_of_ours_for_the_trees() {
+    local tree=$WORK/tree
+    make_later_tree "$tree"
+    mkdir "$WORK/out"
+    echo "$tree" >"$WORK/out/kernel-tree"
+    overlay() { RUST_TLB_OUT=$WORK/out RUST_TLB_CACHE=$WORK/cache RUST_TLB_LOCKED='' "$TOP/scripts/overlay.sh" 9>&-; }
+    (cd "$tree" && find . -type f ! -name Makefile -o -path './*/Makefile') | sort >"$WORK/before"
+    # No folder can be made there, and what comes before it is there already.
+    touch "$tree/tools"
+    if overlay >/dev/null 2>&1; then expect 'a failure' 'none'; fi
+    [[ -f $tree/mm/rust_tlb/defer.c ]]
+    rm "$tree/tools"
+    overlay >/dev/null
+    expect "$(<"$WORK/before")" "$(cd "$tree/.rust-tlb/original" && find . -type f | sort)"
+}
+
 ### bindgen, of a version that is made up.
 
 # settled VERSION: what is said to a bindgen of the user's.
