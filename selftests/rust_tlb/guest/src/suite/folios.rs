@@ -33,6 +33,7 @@ crate::tests! {
     an_order_that_there_is_not_is_refused,
     bundles_are_mapped_by_their_numbers_alone,
     a_fault_maps_what_is_around_it,
+    a_fault_stays_in_its_mapping,
     what_is_mapped_stays_as_it_is,
     every_strategy_takes_all_of_it,
     a_batch_takes_it_out_of_all_mappings,
@@ -160,6 +161,26 @@ fn a_fault_maps_what_is_around_it(_: &Options) -> Result<()> {
         let counters = device.counters()?;
         ensure!(counters.nr_faults == nr_faults, "{counters:?}");
         expect_held(&device, 3 * nr)
+    })
+}
+
+/// What is beside it in the same page table is somebody else's: here private memory, which is empty.
+fn a_fault_stays_in_its_mapping(_: &Options) -> Result<()> {
+    for_each_kind(|flavour, order| {
+        let nr = 1 << order;
+        let (device, mapping) = mapped(flavour, order)?;
+        fill(&mapping, 0..nr);
+        let cut = Mapping::of_tables(&device, nr)?;
+        cut.bury_part(0, 1)?;
+        cut.bury_part(nr - 1, 1)?;
+        expect_filled(&cut, [1])?;
+        for page in [0, nr - 1] {
+            let found = cut.word(page, 0).load(Relaxed);
+            ensure!(found == 0, "page {page}: {found}");
+        }
+        expect_filled(&cut, 1..nr - 1)?;
+        ensure!(device.counters()?.nr_faults == 2);
+        expect_held(&device, nr)
     })
 }
 
