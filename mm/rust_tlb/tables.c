@@ -196,7 +196,8 @@ tlb_batch_table_take(struct tlb_batch_tables *tables,
 
 /*
  * All tables that go with a flush were taken out: a test may hold this moment.
- * Context: may sleep, if it is told to. No lock of an mm or of a file is held.
+ * Context: may sleep, if it is told to. No lock of an mm is held, but the rmap of a
+ * file may be: then whoever holds this moment waits for nobody that wants that.
  */
 void tlb_batch_tables_taken(void)
 {

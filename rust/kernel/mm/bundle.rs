@@ -119,7 +119,8 @@ unsafe fn private_of(page: NonNull<bindings::page>) -> *mut usize {
 ///
 /// # Safety
 ///
-/// The reference must be the caller's, and be used no more; or the `Page` must not be dropped.
+/// The reference must be the caller's, and be used no more; or the `Page` must not be dropped, and not
+/// be used any longer than the reference is held.
 pub(super) unsafe fn owned(page: NonNull<bindings::page>) -> Page {
     // SAFETY: As promised by the caller. What is borrowed does not put the reference when it is dropped.
     unsafe { core::ptr::read(&*BorrowedPage::from_raw(page)) }

@@ -33,7 +33,8 @@
 //! # Ok::<(), Error>(())
 //! ```
 //!
-//! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
+//! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h); contracts in
+//! [`mm/rust_tlb/defer.c`](srctree/mm/rust_tlb/defer.c)
 
 use crate::{
     bindings,
@@ -167,7 +168,8 @@ impl Work {
 impl PinnedDrop for Work {
     #[inline(never)]
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: It is initialised by the type invariants, and not cancelled by its own function.
+        // SAFETY: It is initialised by the type invariants, and not cancelled by its own function: that
+        // would wait for itself for ever, but no memory would be at risk.
         unsafe { bindings::tlb_batch_deadline_cancel(self.raw.get()) }
     }
 }

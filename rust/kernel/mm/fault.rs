@@ -67,8 +67,8 @@ impl From<AllocError> for FaultError {
 ///
 /// # Invariants
 ///
-/// `vmf` is valid for `'a`, and belongs to a fault in a VMA that
-/// [`set_vm_ops`](super::virt::VmaNew::set_vm_ops) set up.
+/// `vmf` is valid for `'a`, and belongs to a fault that this task handles, in a VMA that
+/// [`set_vm_ops`](super::virt::VmaNew::set_vm_ops) set up. It has the PMD of its address.
 pub struct VmFault<'a> {
     vmf: NonNull<bindings::vm_fault>,
     _fault: PhantomData<&'a bindings::vm_fault>,
@@ -77,8 +77,8 @@ pub struct VmFault<'a> {
 impl<'a> VmFault<'a> {
     /// # Safety
     ///
-    /// `vmf` must be valid for `'a`, for a fault in a VMA that
-    /// [`set_vm_ops`](super::virt::VmaNew::set_vm_ops) set up.
+    /// `vmf` must be valid for `'a`, for a fault that this task handles in a VMA that
+    /// [`set_vm_ops`](super::virt::VmaNew::set_vm_ops) set up, and have the PMD of its address.
     pub(super) unsafe fn from_raw(vmf: NonNull<bindings::vm_fault>) -> Self {
         // INVARIANT: As promised by the caller.
         Self {
@@ -369,8 +369,8 @@ unsafe fn insert_huge(vmf: *mut bindings::vm_fault, first: &Page) -> bindings::v
 
 /// # Safety
 ///
-/// As [`insert_huge`], but in a `VM_MIXEDMAP` VMA; and `first` must be the first page of a folio of as
-/// many pages as a page table maps.
+/// As [`insert_huge`], in a `VM_MIXEDMAP` VMA, but for the last point: `first` must be the first page of
+/// a folio of as many pages as a page table maps.
 #[inline(never)]
 unsafe fn insert_huge_folio(
     vmf: *mut bindings::vm_fault,

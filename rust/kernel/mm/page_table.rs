@@ -44,7 +44,8 @@
 //! ```
 //!
 //! C headers: [`include/linux/pgtable.h`](srctree/include/linux/pgtable.h),
-//! [`include/linux/tlb_batch.h`](srctree/include/linux/tlb_batch.h)
+//! [`include/linux/tlb_batch.h`](srctree/include/linux/tlb_batch.h); contracts in
+//! [`mm/rust_tlb/defer.c`](srctree/mm/rust_tlb/defer.c), `huge.c` and `move.c`
 
 use super::{
     parts::{
@@ -197,7 +198,9 @@ impl<'v> PageTable<'v> {
     ///
     /// # Safety
     ///
-    /// The `mmap_lock` of the process of both is held for writing.
+    /// - Both are of one process, whose `mmap_lock` is held for writing, and of VMAs that are
+    ///   write-locked.
+    /// - Either both of these are `VM_PFNMAP`, or none.
     ///
     /// # Context
     ///
@@ -212,7 +215,8 @@ impl<'v> PageTable<'v> {
         let mut table = RawTable::default();
         let (raw, beside) = (&raw mut table, &raw const other.table);
         // SAFETY:
-        // - A `Vma` is valid by its invariants, and maps `addr`; the lock is as the caller promises.
+        // - A `Vma` is valid by its invariants, and maps `addr`; the locks, and the kind, are as the
+        //   caller promises.
         // - `other` is locked by its invariants, and borrowed for as long as this is.
         // - `table` is written, and may be moved.
         let is_locked = unsafe { bindings::tlb_move_pte_lock(raw, vma.as_raw(), addr, beside) };

@@ -11,6 +11,10 @@ use core::marker::PhantomData;
 
 /// What is in a page-table entry, by value: to look at it changes no page table. The table stays
 /// locked for `'t`, and so what the entry maps is not freed.
+///
+/// # Invariants
+///
+/// If `present`, an entry of a table that is locked for `'t` maps frame `pfn`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pte<'t> {
     pfn: usize,
@@ -20,8 +24,10 @@ pub struct Pte<'t> {
 }
 
 impl Pte<'_> {
-    /// What is in an entry of a table that is locked: it maps frame `pfn`, if it is `present`.
+    /// What is in an entry of a table that is locked: it maps frame `pfn`, if it is `present`. For who
+    /// has just read one.
     pub(crate) const fn new(pfn: usize, present: bool, dirty: bool) -> Self {
+        // INVARIANT: As the caller has read it.
         Self {
             pfn,
             present,

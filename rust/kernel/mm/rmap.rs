@@ -31,7 +31,9 @@
 //! ```
 //!
 //! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h),
-//! [`include/linux/mm.h`](srctree/include/linux/mm.h)
+//! [`include/linux/mm.h`](srctree/include/linux/mm.h); contracts in
+//! [`mm/rust_tlb/mapping.c`](srctree/mm/rust_tlb/mapping.c) and
+//! [`mm/rust_tlb/defer.c`](srctree/mm/rust_tlb/defer.c)
 
 use super::{
     mechanism,
@@ -365,7 +367,8 @@ impl Vma {
     }
 
     /// Calls `f` between the notifications that tell secondary MMUs that PTEs in `range` are being
-    /// cleared, and all of the leaves that it touches, if the VMA can have such.
+    /// cleared, and all of the leaves that it touches, if the VMA can have such. `range` has to lie in the
+    /// VMA: no memory depends on that, but secondary MMUs may complain of what is told them.
     ///
     /// # Context
     ///
@@ -387,13 +390,13 @@ pub struct Bracket<'v> {
 }
 
 impl<'v> Bracket<'v> {
-    /// Tells them that what `range` maps is being cleared.
+    /// Tells them that what `range` maps, which lies in the VMA, is being cleared.
     #[inline(never)]
     pub(super) fn open(vma: &'v Vma, range: PageRange) -> Self {
         let mut raw = bindings::mmu_notifier_range::default();
         let (start, end) = (range.start(), range.end());
         // SAFETY: By the type invariants the VMA is valid and locked for as long as it is borrowed;
-        // `raw` is written, and not kept.
+        // `raw` is written, and not kept. What is told does not change the VMA.
         unsafe { bindings::tlb_batch_invalidate_start(&raw mut raw, vma.as_raw(), start, end) };
         // INVARIANT: It was just opened.
         Self { raw, _vma: vma }

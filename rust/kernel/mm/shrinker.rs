@@ -46,7 +46,8 @@
 //! ```
 //!
 //! C headers: [`include/linux/shrinker.h`](srctree/include/linux/shrinker.h),
-//! [`include/linux/tlb_charge.h`](srctree/include/linux/tlb_charge.h)
+//! [`include/linux/tlb_charge.h`](srctree/include/linux/tlb_charge.h); contracts in
+//! [`mm/rust_tlb/charge.c`](srctree/mm/rust_tlb/charge.c)
 
 use crate::{
     bindings,
@@ -151,8 +152,8 @@ impl Drop for Payer {
 ///
 /// # Invariants
 ///
-/// `before` is what this task began last: those that it began since were dropped, since they are on its
-/// stack, in [`Payer::charge`] only.
+/// `before` is what `tlb_charge_begin()` returned to this task. Those of a task are on its stack, in
+/// [`Payer::charge`] only, and so are dropped in the reverse order.
 struct Charging {
     before: *mut bindings::mem_cgroup,
     _nts: NotThreadSafe,

@@ -39,7 +39,7 @@ impl<M: Machine> Rule<M> for Broadcast {
         if owed.nr_mms() == 0 {
             return 0;
         }
-        // In the kernel `Cpus::flush_pending()` in `mechanism.rs`: `arch_tlbbatch_flush()`.
+        // In the kernel `Cpus::flush_pending()` in `cpus.rs`: `arch_tlbbatch_flush()`.
         machine.flush_pending();
         1
     }

@@ -206,7 +206,8 @@ impl Announced {
 impl Drop for Announced {
     #[inline(never)]
     fn drop(&mut self) {
-        // SAFETY: By the type invariants.
+        // SAFETY: By the type invariants. Before the flush, others would return early; no memory depends
+        // on that: a batch keeps its pages, and `tables` its tables, until it is made.
         unsafe { bindings::tlb_batch_retract(self.mm.as_ptr(), true) }
     }
 }

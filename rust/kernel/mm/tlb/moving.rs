@@ -16,7 +16,8 @@
 //! `i_mmap_rwsem`; a driver that holds it meanwhile must not take it in a fault.
 //!
 //! C headers: [`include/linux/mmap_lock.h`](srctree/include/linux/mmap_lock.h),
-//! [`include/linux/tlb_move.h`](srctree/include/linux/tlb_move.h)
+//! [`include/linux/tlb_move.h`](srctree/include/linux/tlb_move.h); contracts in
+//! [`mm/rust_tlb/move.c`](srctree/mm/rust_tlb/move.c)
 
 use super::{
     force_flush::Reasons,
@@ -164,6 +165,19 @@ impl Movable<'_> {
     pub fn pgoff_of(&self, addr: usize) -> Option<usize> {
         self.vma.window()?.pgoff_of(addr)
     }
+
+    /// Checks that a PTE that is right in `from`, which is a [`Movable`]'s, too, is right here.
+    ///
+    /// # Errors
+    ///
+    /// - `EXDEV`: they are of two processes, files, or drivers' data.
+    /// - `EACCES`: they are protected differently.
+    #[inline(never)]
+    fn check_vma(&self, from: &Vma) -> Result {
+        // SAFETY: By the type invariants both are valid, and the `mmap_lock` is held; a `Vma` maps a
+        // file.
+        to_result(unsafe { bindings::tlb_move_check(from.as_raw(), self.vma.as_raw()) })
+    }
 }
 
 /// The rmap of a file, locked for writing.
@@ -204,7 +218,7 @@ pub struct OldTable<'v> {
 ///
 /// # Invariants
 ///
-/// `raw` is locked. `start` is the first address that the table maps.
+/// `raw` is locked. Its `ptes` is the first entry of the table.
 pub struct WholeTable<'v> {
     raw: bindings::tlb_move_whole,
     _rmap: RmapLocked<'v>,
@@ -335,11 +349,8 @@ impl Move for Movable<'_> {
     where
         Self: 'm;
 
-    #[inline(never)]
     fn check(&self, to: &Self) -> Result {
-        // SAFETY: By the type invariants both are valid, and the `mmap_lock` is held; a `Vma` maps a
-        // file.
-        to_result(unsafe { bindings::tlb_move_check(self.vma.as_raw(), to.vma.as_raw()) })
+        to.check_vma(self.vma)
     }
 
     fn bracket(&self, range: PageRange) -> Bracket<'_> {
@@ -366,16 +377,21 @@ impl Move for Movable<'_> {
     }
 
     fn lock_beside<'m>(&'m self, addr: usize, old: &'m OldTable<'_>) -> Option<PageTable<'m>> {
-        // SAFETY: By the type invariants the `mmap_lock` is held.
+        self.check_vma(old._rmap.vma).ok()?;
+        // SAFETY: Both VMAs are of one process and of one kind, as was just checked. By the type
+        // invariants of `Movable`, which `old` comes from, too, its `mmap_lock` is held for writing, and
+        // they are write-locked.
         unsafe { PageTable::lock_beside(self.vma, addr, &old.table) }
     }
 
     #[inline(never)]
     fn lock_whole<'m>(&'m self, old: usize, to: &'m Self, new: usize) -> Option<WholeTable<'m>> {
         let holds = |vma: &Vma, start: usize| {
-            let end = start.checked_add(PTRS_PER_PTE << PAGE_SHIFT)?;
+            let len_bytes = PTRS_PER_PTE << PAGE_SHIFT;
+            let end = start.checked_add(len_bytes)?;
             let range = vma.window()?.range();
-            (range.contains(start) && end <= range.end()).then_some(())
+            let is_whole = start % len_bytes == 0 && range.contains(start) && end <= range.end();
+            is_whole.then_some(())
         };
         self.check(to).ok()?;
         holds(self.vma, old)?;
@@ -387,7 +403,7 @@ impl Move for Movable<'_> {
         // one process (`check`). Each holds what was just looked at, and the rmap was just locked.
         // `raw` is written, and may be moved.
         let is_locked = unsafe { bindings::tlb_move_whole_lock(&raw mut raw, from, old, to, new) };
-        // INVARIANT: It was just locked.
+        // INVARIANT: It was just locked, from the first entry on: `old` is where a table begins.
         is_locked.then(|| WholeTable {
             raw,
             _rmap: rmap,
@@ -410,7 +426,10 @@ impl Move for Movable<'_> {
 
     #[inline(never)]
     fn pin(&self, pte: Pte<'_>) -> Option<PinnedPage> {
-        // SAFETY: A `Pte` comes from a table that is locked as long as it exists.
+        if !pte.is_present() {
+            return None;
+        }
+        // SAFETY: By its invariants the frame is mapped, by a table that is locked as long as `pte` exists.
         let page = unsafe { bindings::tlb_move_pin(pte.pfn()) };
         // INVARIANT: A reference was taken.
         NonNull::new(page).map(PinnedPage)
@@ -445,7 +464,10 @@ impl Move for Movable<'_> {
 
     #[inline(never)]
     fn look(&self, pte: Pte<'_>) -> Look {
-        // SAFETY: A `Pte` comes from a table that is locked as long as it exists.
+        if !pte.is_present() {
+            return Look::NoPage;
+        }
+        // SAFETY: As in `pin`.
         let found = unsafe { bindings::tlb_move_look(pte.pfn()) };
         match found {
             bindings::TLB_MOVE_NO_PAGE => Look::NoPage,

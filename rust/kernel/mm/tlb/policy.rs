@@ -10,7 +10,7 @@
 //! | [`Precise`]   | `m`, or 1 where [that is better](super::ceiling) | one range, or one mm      |
 //!
 //! Pure: CPUs, generations and IPIs are behind [`Machine`], which the kernel implements in
-//! `mechanism.rs` and the host with a model.
+//! `cpus.rs` and the host with a model.
 //!
 //! # What each call is for
 //!

@@ -43,7 +43,7 @@ impl Rings {
     /// May sleep. `mmap_lock` may be held.
     #[inline(never)]
     pub fn add(&self, mm: &Mm) -> Result {
-        // SAFETY: `mm` is a reference, so it is not freed during the call.
+        // SAFETY: `self` keeps rings in use. `mm` is a reference, so it is not freed during the call.
         to_result(unsafe { bindings::tlb_batch_ring_add(mm.as_raw()) })
     }
 }
