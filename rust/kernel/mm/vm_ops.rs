@@ -61,7 +61,6 @@ pub use super::fault::{
 use super::{
     virt::{
         flags,
-        vm_flags_t,
         VmaMixedMap,
         VmaNew, //
     },
@@ -483,6 +482,7 @@ impl VmaNew {
 mod tests {
     use super::*;
     use crate::{
+        mm::virt::vm_flags_t,
         module::ModuleMetadata,
         ThisModule, //
     };

@@ -89,6 +89,14 @@ impl Window {
         )
     }
 
+    /// Returns what the page table maps whose first entry is that of `addr`; [`None`] if there can be none,
+    /// or if the window does not show all of it.
+    pub fn whole_table_at(&self, addr: usize) -> Option<PageRange> {
+        let table = self.table_of(addr)?;
+        let is_whole = table.start() == addr && table.span_pages() == PTRS_PER_PTE;
+        is_whole.then_some(table)
+    }
+
     /// Returns which pages of the file a leaf would map that is in the place of the page table of
     /// `addr`; [`None`] if there can be none: the window has to show all of it, to its end, and the
     /// offset in the file to be aligned as the address is.
@@ -163,6 +171,27 @@ mod tests {
         );
         assert_eq!(w.table_of((2 * n + 1) * P), None);
         assert_eq!(w.table_of(0), None);
+    }
+
+    #[test]
+    fn a_whole_table_begins_at_its_first_entry_and_is_shown_to_its_end() {
+        let n = PTRS_PER_PTE;
+        let w = window(n - 2, 3 * n - 1, 0);
+        let whole = PageRange::new(n * P, 2 * n * P);
+        for (addr, expected) in [
+            (0, None),
+            ((n - 2) * P, None),
+            ((n - 1) * P, None),
+            (n * P, whole),
+            (n * P + 8, None),
+            ((n + 1) * P, None),
+            ((2 * n - 1) * P, None),
+            (2 * n * P, None),
+            (3 * n * P, None),
+        ] {
+            assert_eq!(w.whole_table_at(addr), expected);
+        }
+        assert_eq!(window(n, 2 * n, 7).whole_table_at(n * P), whole);
     }
 
     #[test]

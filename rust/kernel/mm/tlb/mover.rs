@@ -37,7 +37,6 @@ use kernel::{
             PTRS_PER_PTE, //
         }, //
     },
-    page::PAGE_SIZE,
     prelude::*, //
 };
 
@@ -200,11 +199,10 @@ where
         let (first, last) = (*pgoffs.first()?, *pgoffs.last()?);
         let old = at.page(first)?.union(at.page(last)?);
         let new = self.page(first)?.union(self.page(last)?);
-        let is_whole = |range: PageRange| {
-            let span = PTRS_PER_PTE * PAGE_SIZE;
-            range.start() & (span - 1) == 0 && range.span_pages() == PTRS_PER_PTE
-        };
-        (is_whole(old) && is_whole(new)).then_some((old, new))
+        let is_whole =
+            |window: Window, range: PageRange| window.whole_table_at(range.start()) == Some(range);
+        let are_whole = is_whole(at.mapping.window()?, old) && is_whole(self.window, new);
+        are_whole.then_some((old, new))
     }
 
     /// Those of `pgoffs` at the front that one page table of the new mapping maps, and the others.

@@ -64,7 +64,6 @@ use crate::{
         Mm,
         MmWithUser, //
     },
-    page::PAGE_SHIFT,
     prelude::*,
     sync::ArcBorrow,
     types::NotThreadSafe, //
@@ -386,16 +385,9 @@ impl Move for Movable<'_> {
 
     #[inline(never)]
     fn lock_whole<'m>(&'m self, old: usize, to: &'m Self, new: usize) -> Option<WholeTable<'m>> {
-        let holds = |vma: &Vma, start: usize| {
-            let len_bytes = PTRS_PER_PTE << PAGE_SHIFT;
-            let end = start.checked_add(len_bytes)?;
-            let range = vma.window()?.range();
-            let is_whole = start % len_bytes == 0 && range.contains(start) && end <= range.end();
-            is_whole.then_some(())
-        };
         self.check(to).ok()?;
-        holds(self.vma, old)?;
-        holds(to.vma, new)?;
+        self.vma.window()?.whole_table_at(old)?;
+        to.vma.window()?.whole_table_at(new)?;
         let rmap = RmapLocked::lock(self.vma);
         let mut raw = bindings::tlb_move_whole::default();
         let (from, to) = (self.vma.as_raw(), to.vma.as_raw());
