@@ -510,9 +510,9 @@ static __always_inline bool add_cleared(struct tlb_batch_changed *changed,
 {
 	if (!cleared.nr)
 		return false;
-	if (!changed->cleared.nr)
+	if (!changed->cleared.nr || addr < changed->start)
 		changed->start = addr;
-	changed->end = addr + cleared.nr * PAGE_SIZE;
+	changed->end = max(changed->end, addr + cleared.nr * PAGE_SIZE);
 	changed->cleared.nr += cleared.nr;
 	changed->cleared.nr_dirty += cleared.nr_dirty;
 	changed->cleared.nr_writable += cleared.nr_writable;
@@ -552,8 +552,8 @@ static noinline bool clear_many(struct tlb_batch_table *table,
 /*
  * Clear those PTEs of @nr @parts that map what they should; undo what their
  * insertion accounted (rss, rmap), once for all that are next to each other, and
- * put the references that they owned, if they are of the kind that owns them. They
- * are in ascending order.
+ * put the references that they owned, if they are of the kind that owns them. A part
+ * of no pages is missing, whatever its address.
  *
  * Context: @table is locked for @addr, and no leaf, in a VM_MIXEDMAP or VM_PFNMAP
  * mapping that is not copy-on-write; it has the entries of all parts. The caller
@@ -570,7 +570,7 @@ tlb_batch_clear_parts(struct tlb_batch_table *table, unsigned long addr,
 
 	for (i = 0; i < nr; i++, parts++) {
 		pte_t *pte = base + pte_index(parts->addr);
-		bool is_complete = !parts->nr;
+		bool is_complete = false;
 
 		if (likely(parts->nr == 1))
 			is_complete = add_cleared(&changed, parts->addr,

@@ -52,6 +52,7 @@ use super::{
         Changed,
         Cleared,
         Part,
+        Parts,
         Which,
         MAX_PARTS, //
     },
@@ -66,6 +67,7 @@ use crate::{
     types::NotThreadSafe, //
 };
 use core::{
+    iter,
     mem::MaybeUninit,
     ptr::NonNull,
     slice, //
@@ -88,13 +90,6 @@ struct First {
     list: *const *mut bindings::page,
 }
 
-impl First {
-    const NONE: Self = Self {
-        page: core::ptr::null_mut(),
-        list: core::ptr::null(),
-    };
-}
-
 /// Parts of a page table that are to be cleared.
 ///
 /// # Invariants
@@ -103,8 +98,6 @@ impl First {
 struct PartList {
     list: [MaybeUninit<RawPart>; MAX_PARTS],
     nr: usize,
-    /// Those that the table does not have.
-    strange: Which,
 }
 
 impl PartList {
@@ -113,32 +106,30 @@ impl PartList {
         Self {
             list: [const { MaybeUninit::uninit() }; MAX_PARTS],
             nr: 0,
-            strange: Which::default(),
         }
     }
 
-    /// Adds one, if there is room: at `pages` there should be those that `at` says; [`None`] if the table
-    /// does not have them.
-    fn push(&mut self, pages: PageRange, at: Option<First>) {
-        let Some(place) = self.list.get_mut(self.nr) else {
-            return;
-        };
-        let nr_pages = match at {
-            Some(_) => pages.span_pages() as u32,
-            None => {
-                self.strange.add(self.nr);
-                0
-            }
-        };
-        let First { page, list } = at.unwrap_or(First::NONE);
-        place.write(RawPart {
-            addr: pages.start(),
-            page,
-            pages: list,
-            nr: nr_pages,
-        });
-        // INVARIANT: One more.
-        self.nr += 1;
+    /// Takes as many of `parts` as there is room for. Unless they are all `here`, none of them is.
+    fn fill<'a, P>(&mut self, parts: impl Iterator<Item = Part<'a, P>>, here: bool)
+    where
+        P: StalePage + 'a,
+    {
+        let mut nr = 0;
+        // The room first: nothing is taken that there is none for.
+        for (place, part) in self.list.iter_mut().zip(parts) {
+            match first_of(&part) {
+                Some(First { page, list }) if here => place.write(RawPart {
+                    addr: part.pages.start(),
+                    page,
+                    pages: list,
+                    nr: part.pages.span_pages() as u32,
+                }),
+                _ => place.write(RawPart::default()),
+            };
+            nr += 1;
+        }
+        // INVARIANT: So many were written.
+        self.nr = nr;
     }
 
     fn as_slice(&self) -> &[RawPart] {
@@ -301,8 +292,29 @@ impl<'v> PageTable<'v> {
     /// # Safety
     ///
     /// The entry of each part is not dropped before what was cleared is flushed.
-    pub(super) unsafe fn clear<'a, P: StalePage + 'a>(
+    pub(super) unsafe fn clear<P: StalePage>(&mut self, parts: &mut Parts<'_, P>) -> Changed {
+        // SAFETY: By the type invariants of `Parts`; the rest is as promised by the caller.
+        unsafe { self.clear_in(parts.table(), parts) }
+    }
+
+    /// As [`PageTable::clear`], of one part.
+    ///
+    /// # Safety
+    ///
+    /// As [`PageTable::clear`].
+    pub(super) unsafe fn clear_one<P: StalePage>(&mut self, part: Part<'_, P>) -> Cleared {
+        // SAFETY: It lies where it is; the rest is as promised by the caller.
+        unsafe { self.clear_in(part.pages, iter::once(part)).cleared }
+    }
+
+    /// As [`PageTable::clear`]. If not all of `range` lies in this table, no part is there.
+    ///
+    /// # Safety
+    ///
+    /// As [`PageTable::clear`]; all of `parts` lie in `range`.
+    unsafe fn clear_in<'a, P: StalePage + 'a>(
         &mut self,
+        range: PageRange,
         parts: impl Iterator<Item = Part<'a, P>>,
     ) -> Changed {
         if self.leaf().is_some() {
@@ -310,19 +322,16 @@ impl<'v> PageTable<'v> {
             return unsafe { self.clear_leaf(parts) };
         }
         let mut list = PartList::new();
-        for part in parts.take(MAX_PARTS) {
-            list.push(part.pages, self.first_of(&part));
-        }
+        list.fill(parts, self.range.covers(range));
         // SAFETY:
         // - By the type invariants the table is that of `_vma`, which is valid, and locked for `addr`;
         //   it is no leaf.
         // - A `Vma` is a VM_MIXEDMAP or a VM_PFNMAP mapping that is not copy-on-write.
-        // - They are as many as fit in. `first_of` has seen to it that the pages lie in `range`, and so
-        //   in the table, or there are none; and that the entry has as many, which are a folio or a list:
-        //   it owns references (`StalePage`), and is kept until the flush, as the caller promises.
-        let mut changed = unsafe { clear_parts(&mut self.table, self.addr, list.as_slice()) };
-        changed.missing.0 |= list.strange.0;
-        changed
+        // - They are as many as fit in. Those that have pages lie in `range`, as the caller promises, and so
+        //   in the table, which covers it. `first_of` has seen to it that the entry has as many, which are
+        //   a folio or a list: it owns references (`StalePage`), and is kept until the flush, as the caller
+        //   promises.
+        unsafe { clear_parts(&mut self.table, self.addr, list.as_slice()) }
     }
 
     /// As [`PageTable::clear`], of a leaf.
@@ -336,7 +345,8 @@ impl<'v> PageTable<'v> {
     ) -> Changed {
         let mut changed = Changed::default();
         for (number, part) in parts.take(MAX_PARTS).enumerate() {
-            let cleared = match self.first_of(&part) {
+            let is_here = self.range.covers(part.pages);
+            let cleared = match first_of(&part).filter(|_| is_here) {
                 // SAFETY:
                 // - By the type invariants it is a leaf of `_vma`, which is valid, and locked; it maps
                 //   all of `pages`.
@@ -362,34 +372,34 @@ impl<'v> PageTable<'v> {
     /// The entry of `part` is not dropped before what was protected is flushed.
     pub(super) unsafe fn protect<P: StalePage>(&mut self, part: Part<'_, P>) -> bool {
         let addr = part.pages.start();
-        let Some((pte, First { page, .. })) = self.pte(addr).zip(self.first_of(&part)) else {
+        let Some((pte, First { page, .. })) = self.pte(addr).zip(first_of(&part)) else {
             return false;
         };
-        // SAFETY: As for `clear`.
+        // SAFETY: As for `clear`; `pte` is the entry of the one page.
         unsafe { protect_pte(&self.table, addr, pte.as_ptr(), page) }
     }
+}
 
-    /// Returns where `part` begins, if all of it lies in this table, and the entry has as many pages.
-    fn first_of<P: StalePage>(&self, part: &Part<'_, P>) -> Option<First> {
-        let pages = part.entry.pages();
-        let nr_behind = pages.nr().checked_sub(part.nth)?;
-        if !self.range.covers(part.pages) || part.pages.span_pages() > nr_behind {
-            return None;
-        }
-        if let Some(pages) = pages.bundle() {
-            let list = pages.get(part.nth..)?;
-            return Some(First {
-                page: list.first()?.as_ptr(),
-                // A list of `NonNull` is one of pointers.
-                list: list.as_ptr().cast(),
-            });
-        }
-        Some(First {
-            // SAFETY: So many `struct page`s are one behind the other, if there is more than one.
-            page: unsafe { pages.first().as_ptr().add(part.nth) },
-            list: core::ptr::null(),
-        })
+/// Returns where `part` begins, if the entry has as many pages.
+#[inline]
+fn first_of<P: StalePage>(part: &Part<'_, P>) -> Option<First> {
+    let pages = part.entry.pages();
+    if part.pages.span_pages() > pages.nr().checked_sub(part.nth)? {
+        return None;
     }
+    if let Some(pages) = pages.bundle() {
+        let list = pages.get(part.nth..)?;
+        return Some(First {
+            page: list.first()?.as_ptr(),
+            // A list of `NonNull` is one of pointers.
+            list: list.as_ptr().cast(),
+        });
+    }
+    Some(First {
+        // SAFETY: So many `struct page`s are one behind the other, if there is more than one.
+        page: unsafe { pages.first().as_ptr().add(part.nth) },
+        list: core::ptr::null(),
+    })
 }
 
 impl Drop for PageTable<'_> {
@@ -430,9 +440,9 @@ fn cleared(found: bindings::tlb_batch_cleared) -> Cleared {
 ///
 /// - `table` must be locked by this task, for `addr`, and its VMA be valid. It must not be a leaf.
 /// - That VMA must be a `VM_MIXEDMAP` or a `VM_PFNMAP` mapping that is not copy-on-write.
-/// - `parts` must be [`MAX_PARTS`] at most, and the table map all of them. The pages of each must be of
-///   one folio, or in the list that it has, and the caller's own references to them must be kept until
-///   the flush.
+/// - `parts` must be [`MAX_PARTS`] at most, and the table map all of those that have pages. The pages of
+///   each must be of one folio, or in the list that it has, and the caller's own references to them must
+///   be kept until the flush.
 #[inline(never)]
 unsafe fn clear_parts(table: &mut RawTable, addr: usize, parts: &[RawPart]) -> Changed {
     let nr = parts.len() as u32;

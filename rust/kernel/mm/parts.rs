@@ -54,6 +54,10 @@ impl<'a, P> Part<'a, P> {
 }
 
 /// What one page table shows of entries of a batch, one after the other.
+///
+/// # Invariants
+///
+/// All that it returns lie in `table`.
 pub struct Parts<'a, P> {
     table: PageRange,
     /// The page of the file that is at its start.
@@ -74,11 +78,17 @@ impl<'a, P> Parts<'a, P> {
     /// Of `entries`. `table` is what the page table maps of the mapping; at its start is page `pgoff` of
     /// the file.
     pub(super) fn new(table: PageRange, pgoff: usize, entries: &'a [Entry<P>]) -> Self {
+        // INVARIANT: None was returned yet.
         Self {
             table,
             pgoff,
             entries: entries.iter(),
         }
+    }
+
+    /// Returns what the page table maps.
+    pub fn table(&self) -> PageRange {
+        self.table
     }
 
     /// Returns whether none is left.
@@ -96,6 +106,7 @@ impl<'a, P: Stale> Iterator for Parts<'a, P> {
             let nth = self.pgoff.saturating_sub(entry.pgoff);
             let nr_before = entry.pgoff.saturating_sub(self.pgoff);
             let nr_pages = entry.page.nr_pages().saturating_sub(nth);
+            // INVARIANT: It is a part of it.
             if let Some(pages) = self.table.part(nr_before, nr_pages) {
                 let entry = &entry.page;
                 return Some(Part { pages, entry, nth });

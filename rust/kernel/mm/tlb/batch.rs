@@ -400,7 +400,7 @@ impl<'b, P: Stale, F: Flush + ?Sized> Staging<'b, P, F> {
         };
         let entries = walked.entries();
         // Mostly they came in ascending order.
-        walked.are_apart = entries.is_sorted_by(|a, b| a.last() < b.pgoff) || {
+        walked.are_apart = entries.is_sorted_by(is_behind) || {
             entries.sort_unstable_by_key(|e| e.pgoff);
             entries.is_sorted_by(|a, b| are_apart(a, b))
         };
@@ -408,10 +408,15 @@ impl<'b, P: Stale, F: Flush + ?Sized> Staging<'b, P, F> {
     }
 }
 
+/// Whether `b` begins behind all of `a`.
+fn is_behind<P: Stale>(a: &Entry<P>, b: &Entry<P>) -> bool {
+    a.pgoff < b.pgoff && b.pgoff - a.pgoff >= a.nr_pages()
+}
+
 /// Whether a walk gets all of `a` and of `b`, which comes next: one that is several pages has to end
 /// before the other begins.
 fn are_apart<P: Stale>(a: &Entry<P>, b: &Entry<P>) -> bool {
-    a.last() < b.pgoff || a.nr_pages().max(b.nr_pages()) <= 1
+    is_behind(a, b) || a.nr_pages().max(b.nr_pages()) <= 1
 }
 
 /// Pages of a batch, from one on, that were walked over together.

@@ -321,7 +321,7 @@ impl Mapping for Vma {
 impl<P: StalePage> Unmap<P> for Vma {
     fn clear(table: &mut PageTable<'_>, part: Part<'_, P>, _permit: &Permit) -> Cleared {
         // SAFETY: As in `clear_each`.
-        unsafe { table.clear(core::iter::once(part)) }.cleared
+        unsafe { table.clear_one(part) }
     }
 
     #[inline]
