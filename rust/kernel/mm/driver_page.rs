@@ -72,6 +72,36 @@ impl Mapped {
     }
 }
 
+/// Its shape, and whether it is unmapped.
+///
+/// A word, as all else in a [`DriverPage`]: what is smaller, and what is left beside it, would be copied each
+/// by itself.
+#[derive(Clone, Copy)]
+struct State(usize);
+
+impl State {
+    const UNMAPPED: usize = 1 << u8::BITS;
+
+    fn new(shape: Shape) -> Self {
+        Self(shape.bits().into())
+    }
+
+    #[inline]
+    fn shape(self) -> Shape {
+        Shape::of_bits(self.0 as u8)
+    }
+
+    fn is_unmapped(self) -> bool {
+        self.0 & Self::UNMAPPED != 0
+    }
+
+    #[inline]
+    fn unmapped(self, is: bool) -> Self {
+        let bit = if is { Self::UNMAPPED } else { 0 };
+        Self(self.0 & !Self::UNMAPPED | bit)
+    }
+}
+
 /// An entry of a batch is copied a few times for each page.
 const _: () = assert!(size_of::<DriverPage>() == 5 * size_of::<usize>());
 
@@ -90,15 +120,15 @@ const _: () = assert!(size_of::<DriverPage>() == 5 * size_of::<usize>());
 ///
 /// # Invariants
 ///
-/// `page` and `shape` are the parts of a `Folio`. It may be mapped by its frame numbers where `mapped`
-/// says, from there on in mappings of that file over that data, and nowhere else. If `unmapped`, their
-/// PTEs were cleared after the last insertion, and the flush is owed.
+/// `page` and the shape in `state` are the parts of a `Folio`. It may be mapped by its frame numbers where
+/// `mapped` says, from there on in mappings of that file over that data, and nowhere else. If `state` says
+/// that it is unmapped, it is `mapped` still, but their PTEs were cleared after the last insertion, and the
+/// flush is owed.
 pub struct DriverPage {
     page: ManuallyDrop<Page>,
     /// Who maps pages has several of them borrowed, under the driver's lock, and none for itself.
     mapped: Cell<Option<Mapped>>,
-    unmapped: bool,
-    shape: Shape,
+    state: State,
 }
 
 impl DriverPage {
@@ -114,8 +144,7 @@ impl DriverPage {
         Self {
             page,
             mapped: Cell::new(None),
-            unmapped: false,
-            shape,
+            state: State::new(shape),
         }
     }
 
@@ -128,7 +157,7 @@ impl DriverPage {
     #[inline]
     pub(super) fn all(&self) -> Pages<'_> {
         // SAFETY: By the type invariants.
-        unsafe { Pages::new(&self.page, self.shape) }
+        unsafe { Pages::new(&self.page, self.state.shape()) }
     }
 
     /// Returns how many pages it is.
@@ -163,7 +192,7 @@ impl DriverPage {
     unsafe fn take(&mut self) -> Folio {
         // SAFETY: Of what is a folio by the type invariants the parts are taken once, as the caller
         // promises.
-        unsafe { Folio::from_parts(core::ptr::read(&self.page), self.shape) }
+        unsafe { Folio::from_parts(core::ptr::read(&self.page), self.state.shape()) }
     }
 
     fn may_be_mapped(&self) -> bool {
@@ -191,15 +220,18 @@ impl Stale for DriverPage {
 
     #[inline]
     fn unmapped(&mut self, from: Place, pgoff: usize, _proof: Proof) {
-        let there = self.mapped.get();
-        // INVARIANT: Only if these are the mappings that it is in, and the place in the file.
-        self.unmapped = there.is_some() && there == Mapped::new(from, pgoff);
+        if let Some(there) = self.mapped.get() {
+            // INVARIANT: Only if these are the mappings that it is in, and the place in the file.
+            let is_here = Mapped::new(from, pgoff) == Some(there);
+            self.state = self.state.unmapped(is_here);
+        }
     }
 
     #[inline]
     fn flushed(&mut self, _proof: Proof) {
-        if core::mem::take(&mut self.unmapped) {
+        if self.state.is_unmapped() {
             // INVARIANT: Its PTEs were cleared, and now they are flushed.
+            self.state = self.state.unmapped(false);
             self.mapped.set(None);
         }
     }
@@ -209,7 +241,7 @@ impl Stale for DriverPage {
 // - The pages are the same each time; their references are put only when this is dropped,
 //   or by `into_exclusive`, which consumes it.
 // - By the invariants there are PTEs without a reference only at the place that is noted here, and
-//   they were cleared if `unmapped`.
+//   they were cleared if `state` says so.
 // - This is what keeps account of them.
 unsafe impl StalePage for DriverPage {
     #[inline]
@@ -218,7 +250,7 @@ unsafe impl StalePage for DriverPage {
     }
 
     fn is_unmapped(&self) -> bool {
-        self.unmapped || !self.may_be_mapped()
+        self.state.is_unmapped() || !self.may_be_mapped()
     }
 }
 

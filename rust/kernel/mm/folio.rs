@@ -33,6 +33,17 @@ impl Shape {
     const PAGE: Self = Self(0);
     const BUNDLE: u8 = 1 << 7;
 
+    /// Returns it as bits, and [back](Self::of_bits): for who has others beside them.
+    #[inline]
+    pub(super) fn bits(self) -> u8 {
+        self.0
+    }
+
+    #[inline]
+    pub(super) fn of_bits(bits: u8) -> Self {
+        Self(bits)
+    }
+
     #[inline]
     fn is_bundle(self) -> bool {
         self.0 & Self::BUNDLE != 0
