@@ -351,11 +351,12 @@ impl Pages {
         let released = flushed.iter().take(nr_released);
         self.slots
             .settle(released.map(|(pgoff, page)| (pgoff, keep && !page.is_bad())));
+        self.mark_for_later(flushed.iter().map(|(pgoff, _)| pgoff));
         for (pgoff, page) in flushed.drain() {
-            self.mark_for_later(pgoff);
-            match some_stay && self.slots.find(pgoff) == Found::Pending {
-                true => self.slots.put_back(pgoff, page),
-                false => self.release(page, work.free),
+            if some_stay && self.slots.find(pgoff) == Found::Pending {
+                self.slots.put_back(pgoff, page);
+            } else {
+                self.release(page, work.free);
             }
         }
         if let Some(used) = self.used.get_mut(work.strategy as usize) {
@@ -423,10 +424,12 @@ impl Pages {
         })
     }
 
-    /// The page at `pgoff` was unmapped: its page tables are to be looked at later, if that is wanted.
-    pub(crate) fn mark_for_later(&mut self, pgoff: usize) {
+    /// The pages at `pgoffs` were unmapped: their page tables are to be looked at later, if that is
+    /// wanted.
+    pub(crate) fn mark_for_later(&mut self, pgoffs: impl Iterator<Item = usize>) {
         if self.setup.empty_tables == EmptyTables::FreeLater {
-            self.counters.nr_tables_later += u64::from(self.marks.set(pgoff));
+            let nr_new = pgoffs.filter(|pgoff| self.marks.set(*pgoff)).count();
+            self.counters.nr_tables_later += nr_new as u64;
         }
     }
 

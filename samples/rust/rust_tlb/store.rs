@@ -290,8 +290,8 @@ impl Store {
         if nr_evicted > 0 {
             STATISTICS.batch(nr_evicted, report.nr_mms, Why::Pressure);
         }
-        for (pgoff, page) in flushed.drain() {
-            pages.mark_for_later(pgoff);
+        pages.mark_for_later(flushed.iter().map(|(pgoff, _)| pgoff));
+        for (_, page) in flushed.drain() {
             // Someone holds a reference: it is freed when the last one lets go (H7).
             let is_shared = page.into_exclusive().is_err();
             pages.counters.nr_shared += if is_shared { nr_per_slot as u64 } else { 0 };

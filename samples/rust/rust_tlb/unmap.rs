@@ -15,9 +15,13 @@ use crate::{
         UnmapRequest,
         WriteBack, //
     },
-    slots::Until,
+    slots::{
+        Slots,
+        Until, //
+    },
     statistics::STATISTICS,
-    store::Store, //
+    store::Store,
+    strategy::BatchOfPages, //
 };
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
@@ -114,31 +118,11 @@ impl Target<'_> {
             work.batch.defer_leaves();
         }
         let nr_before = work.nr_entries();
-        let mut staging = work.batch.stage();
-        for pgoff in pages.slots.firsts_of(self.pgoffs) {
-            let Some(page) = pages.slots.take(pgoff, Until::Settled) else {
-                continue;
-            };
-            if let Err(tlb::Full(page)) = staging.push(pgoff, page) {
-                pages.slots.put_back(pgoff, page);
-            }
-        }
+        let staging = self.stage(&mut pages.slots, &mut work.batch);
         let mappings = self.store.mapping().over_until_killed(self.store);
         let done = Self::unmap_staged(&mappings, staging, request);
-        out.nr_ptes = done.nr_ptes as u64;
-        out.nr_protected = done.nr_protected as u64;
-        out.nr_redirtied = done.nr_redirtied as u64;
-        let nr_entries = work.nr_entries() - nr_before;
-        out.nr_pages = (nr_entries * pages.slots.nr_per_slot()) as u64;
-        let early = work.batch.flushed_early();
-        let nr_mms = work.batch.owed().nr_mms.max(early.nr_mms);
-        out.nr_mms = nr_mms.max(done.report.nr_mms) as u64;
-        for (report, why) in [(early, Why::Leaf), (done.report, Why::Phase)] {
-            self.count_calls(pages, report.nr_calls, out);
-            if report.nr_calls > 0 {
-                STATISTICS.why(why);
-            }
-        }
+        let nr_slots = work.nr_entries() - nr_before;
+        self.count(pages, &mut work.batch, nr_slots, &done, out);
         if mappings.is_cut_short() {
             pages.counters.nr_ptes += out.nr_ptes;
             pages.put_back(work, nr_before);
@@ -159,6 +143,24 @@ impl Target<'_> {
         Ok(())
     }
 
+    /// Moves the pages out of their slots, into `batch`.
+    fn stage<'b>(
+        &self,
+        slots: &mut Slots<DriverPage, ExclusivePage>,
+        batch: &'b mut BatchOfPages,
+    ) -> Staging<'b, DriverPage, tlb::AnyPolicy> {
+        let mut staging = batch.stage();
+        for pgoff in slots.firsts_of(self.pgoffs) {
+            let Some(page) = slots.take(pgoff, Until::Settled) else {
+                continue;
+            };
+            if let Err(tlb::Full(page)) = staging.push(pgoff, page) {
+                slots.put_back(pgoff, page);
+            }
+        }
+        staging
+    }
+
     /// Clears the PTEs, in one phase or two.
     fn unmap_staged(
         mappings: &tlb::FileMappings<'_, Store>,
@@ -172,6 +174,30 @@ impl Target<'_> {
         Phases {
             nr_ptes: staging.unmap(mappings),
             ..Phases::default()
+        }
+    }
+
+    /// Tells of what was `done` with the pages of `nr_slots`, and flushed on the way.
+    fn count(
+        &self,
+        pages: &mut Pages,
+        batch: &mut BatchOfPages,
+        nr_slots: usize,
+        done: &Phases,
+        out: &mut Unmap,
+    ) {
+        out.nr_ptes = done.nr_ptes as u64;
+        out.nr_protected = done.nr_protected as u64;
+        out.nr_redirtied = done.nr_redirtied as u64;
+        out.nr_pages = (nr_slots * pages.slots.nr_per_slot()) as u64;
+        let early = batch.flushed_early();
+        let nr_mms = batch.owed().nr_mms.max(early.nr_mms);
+        out.nr_mms = nr_mms.max(done.report.nr_mms) as u64;
+        for (report, why) in [(early, Why::Leaf), (done.report, Why::Phase)] {
+            self.count_calls(pages, report.nr_calls, out);
+            if report.nr_calls > 0 {
+                STATISTICS.why(why);
+            }
         }
     }
 
