@@ -10,6 +10,8 @@ use anyhow::{Context, Result};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
+use crate::tlb_events::counter;
+
 const ROOT: &str = "/sys/fs/cgroup";
 
 /// A group with this process in it. The process leaves when it goes out of scope.
@@ -39,6 +41,13 @@ impl Group {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Pages that were reclaimed so far of what is charged to the group.
+    pub fn nr_reclaimed(&self) -> Result<u64> {
+        let file = self.folder.join("memory.stat");
+        let counts = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        counter(&counts, "pgsteal").context("a group without a count of what was reclaimed")
     }
 
     fn leave(&self) -> io::Result<()> {

@@ -69,7 +69,7 @@ fn expect_working(device: &Device) -> Result<()> {
 fn fork_and_exit(_: &Options) -> Result<()> {
     let device = Device::open()?;
     let mapping = device.map(NR_PAGES)?;
-    for round in 0..50 {
+    for round in 0..20 {
         (0..NR_PAGES).for_each(|page| mapping.word(page, 0).store(round + 1, Relaxed));
         let child = Child::fork(|| {
             let kept = (0..NR_PAGES).all(|page| mapping.word(page, 0).load(Relaxed) == round + 1);

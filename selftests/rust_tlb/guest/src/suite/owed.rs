@@ -30,8 +30,8 @@ crate::tests! {
     who_ignores_what_others_owe_is_caught_every_time,
 }
 
-/// The pages of several page tables, and the last of them.
-const NR_PAGES: u64 = 2048;
+/// The pages of two page tables, and the last of them.
+const NR_PAGES: u64 = 1024;
 const LAST: u64 = NR_PAGES - 1;
 /// The last of the first page table, and of a folio that is in no other.
 const END_OF_TABLE: u64 = PAGES_PER_TABLE - 1;

@@ -232,7 +232,7 @@ fn first_of(leaf: u64) -> u64 {
 /// A fork copies leaves while a batch takes them out: of no page that was released a child has one.
 pub fn forks_while_leaves_are_taken(options: &Options) -> Result<()> {
     const NR_LEAVES: u64 = 4;
-    let nr_forks = 60 * options.effort;
+    let nr_forks = 30 * options.effort;
     let (device, mapping) = mapped(NR_LEAVES)?;
     let is_over = AtomicBool::new(false);
     let look = || {
