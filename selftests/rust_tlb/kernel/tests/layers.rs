@@ -2,10 +2,17 @@
 
 //! The layers of the design, checked in the sources: who may know what.
 
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use quote::{quote, ToTokens};
 use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+};
+use syn::{
+    visit::{self, Visit},
+    Attribute, Block, GenericParam, Generics, ImplItemFn, ItemFn, ItemImpl, ItemMacro, ItemMod,
+    ItemTrait, Signature, TraitItemFn, TypeImplTrait,
 };
 
 fn top() -> PathBuf {
@@ -106,15 +113,31 @@ fn functions_of_c() -> BTreeSet<String> {
     found
 }
 
-/// Whether a function of C is called, or handed on: one of ours, another of the bindings, as in
-/// `bindings::name(`, or an event.
-fn calls_c(text: &str, ours: &BTreeSet<String>) -> bool {
-    let mut words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
-    text.split("bindings::").skip(1).any(|rest| {
-        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
-        end.is_some_and(|end| rest[end..].starts_with('('))
-    }) || text.contains("unsafe { rust_tlb_")
-        || words.any(|word| ours.contains(word))
+/// Whether a function of C is called, or handed on: one of `ours`, another of the bindings, as in
+/// `bindings::name(`, or an event. Also by a macro.
+fn calls_c(code: TokenStream, ours: &BTreeSet<String>) -> bool {
+    let code: Vec<_> = code.into_iter().collect();
+    let is_word =
+        |at: usize, word: &str| matches!(code.get(at), Some(TokenTree::Ident(i)) if i == word);
+    let is_colon =
+        |at: usize| matches!(code.get(at), Some(TokenTree::Punct(p)) if p.as_char() == ':');
+    (0..code.len()).any(|at| {
+        let is_called = match code.get(at + 1) {
+            Some(TokenTree::Group(group)) => group.delimiter() == Delimiter::Parenthesis,
+            _ => false,
+        };
+        match &code[at] {
+            TokenTree::Group(group) => calls_c(group.stream(), ours),
+            TokenTree::Ident(name) => {
+                let name = name.to_string();
+                let is_of_bindings =
+                    at >= 3 && is_word(at - 3, "bindings") && is_colon(at - 2) && is_colon(at - 1);
+                let is_other = is_of_bindings || name.starts_with("rust_tlb_");
+                ours.contains(&name) || is_other && is_called
+            }
+            _ => false,
+        }
+    })
 }
 
 /// All folders of the abstractions.
@@ -138,8 +161,14 @@ fn callers_of_c() -> Vec<(String, String)> {
     let folders = folders("rust/kernel/mm");
     let files = folders.iter().flat_map(|folder| sources(folder));
     let ours = functions_of_c();
+    let calls_it = |text: &str| {
+        let code = syn::parse_file(text).expect("is Rust");
+        functions(&code, &ours)
+            .iter()
+            .any(|function| function.calls_c)
+    };
     files
-        .filter(|(file, text)| !others.contains(&file.as_str()) && calls_c(text, &ours))
+        .filter(|(file, text)| !others.contains(&file.as_str()) && calls_it(text))
         .collect()
 }
 
@@ -168,64 +197,118 @@ fn few_files_call_the_kernel() {
     assert_eq!(files, expected);
 }
 
-/// A function of a file, and the first line of the block that it is in.
-struct Function<'a> {
-    attributes: String,
-    signature: String,
-    within: &'a str,
-    body: String,
+/// A function, or a macro, that is built when the kernel is not tested.
+#[derive(Debug, PartialEq, Eq)]
+struct Function {
+    name: String,
+    calls_c: bool,
+    is_never_inlined: bool,
+    /// Or in a block that is, or a trait's: whoever uses it has it built again.
+    is_generic: bool,
 }
 
-/// The functions of a file, as rustfmt has them: those of a block are indented once.
-fn functions(text: &str) -> Vec<Function<'_>> {
-    let mut found: Vec<Function<'_>> = Vec::new();
-    let (mut attributes, mut within, mut is_signature) = (String::new(), "", false);
-    for line in text.lines() {
-        let word = line.trim();
-        let block = line
-            .trim_start_matches("pub ")
-            .trim_start_matches("unsafe ");
-        if block.starts_with("impl") || block.starts_with("trait") {
-            within = block;
-        } else if line == "}" {
-            within = "";
-        }
-        if word.starts_with("#[") {
-            attributes.push_str(word);
-        } else if ["    ", ""].contains(&&line[..line.len() - line.trim_start().len()])
-            && word.split_whitespace().any(|w| w == "fn")
-            && !word.starts_with("type ")
-        {
-            is_signature = true;
-            found.push(Function {
-                attributes: std::mem::take(&mut attributes),
-                signature: String::new(),
-                within,
-                body: String::new(),
-            });
-        } else if !word.is_empty() {
-            attributes.clear();
-        }
-        if let Some(function) = found.last_mut() {
-            let part = match is_signature {
-                true => &mut function.signature,
-                false => &mut function.body,
-            };
-            part.push_str(line);
-            part.push('\n');
-            is_signature &= !(word.ends_with('{') || word.ends_with(';'));
+/// Goes through a file.
+struct Functions<'o> {
+    ours: &'o BTreeSet<String>,
+    is_in_generic: bool,
+    found: Vec<Function>,
+}
+
+fn functions(file: &syn::File, ours: &BTreeSet<String>) -> Vec<Function> {
+    let mut functions = Functions {
+        ours,
+        is_in_generic: false,
+        found: Vec::new(),
+    };
+    functions.visit_file(file);
+    functions.found
+}
+
+impl Functions<'_> {
+    fn within(&mut self, is_generic: bool, visit: impl FnOnce(&mut Self)) {
+        let before = self.is_in_generic;
+        self.is_in_generic |= is_generic;
+        visit(self);
+        self.is_in_generic = before;
+    }
+
+    fn add(&mut self, attributes: &[Attribute], signature: &Signature, body: &Block) {
+        let never = quote!(#[inline(never)]).to_string();
+        let is_never = |one: &Attribute| one.to_token_stream().to_string() == never;
+        let mut types = HasImpl(false);
+        types.visit_signature(signature);
+        self.found.push(Function {
+            name: signature.ident.to_string(),
+            calls_c: calls_c(body.to_token_stream(), self.ours),
+            is_never_inlined: attributes.iter().any(is_never),
+            is_generic: self.is_in_generic || has_type_parameter(&signature.generics) || types.0,
+        });
+    }
+}
+
+impl<'f> Visit<'f> for Functions<'_> {
+    fn visit_item_mod(&mut self, module: &'f ItemMod) {
+        let is_test =
+            |one: &Attribute| one.path().segments.iter().any(|s| s.ident == "kunit_tests");
+        if !module.attrs.iter().any(is_test) {
+            visit::visit_item_mod(self, module);
         }
     }
-    found
+
+    fn visit_item_impl(&mut self, block: &'f ItemImpl) {
+        self.within(has_type_parameter(&block.generics), |functions| {
+            visit::visit_item_impl(functions, block);
+        });
+    }
+
+    fn visit_item_trait(&mut self, item: &'f ItemTrait) {
+        self.within(true, |functions| visit::visit_item_trait(functions, item));
+    }
+
+    fn visit_item_fn(&mut self, function: &'f ItemFn) {
+        self.add(&function.attrs, &function.sig, &function.block);
+        visit::visit_item_fn(self, function);
+    }
+
+    fn visit_impl_item_fn(&mut self, function: &'f ImplItemFn) {
+        self.add(&function.attrs, &function.sig, &function.block);
+        visit::visit_impl_item_fn(self, function);
+    }
+
+    fn visit_trait_item_fn(&mut self, function: &'f TraitItemFn) {
+        if let Some(body) = &function.default {
+            self.add(&function.attrs, &function.sig, body);
+        }
+        visit::visit_trait_item_fn(self, function);
+    }
+
+    fn visit_item_macro(&mut self, item: &'f ItemMacro) {
+        // Declares events, and calls none.
+        if item.mac.path.is_ident("declare_trace") {
+            return;
+        }
+        self.found.push(Function {
+            name: format!("{}!", item.mac.path.to_token_stream()),
+            calls_c: calls_c(item.mac.tokens.clone(), self.ours),
+            is_never_inlined: false,
+            is_generic: true,
+        });
+    }
 }
 
-/// Whether `<...>`, if `text` begins with that, has a type in it, or a constant, and not only lifetimes.
-fn has_type_parameter(text: &str) -> bool {
-    let Some(list) = text.strip_prefix('<') else {
-        return false;
-    };
-    let list = list.split('>').next().unwrap_or("");
-    list.split(',').any(|one| !one.trim().starts_with('\''))
+/// Whether a signature says `impl Trait`.
+struct HasImpl(bool);
+
+impl<'f> Visit<'f> for HasImpl {
+    fn visit_type_impl_trait(&mut self, _: &'f TypeImplTrait) {
+        self.0 = true;
+    }
+}
+
+/// Whether there is a type among them, or a constant, and not only lifetimes.
+fn has_type_parameter(generics: &Generics) -> bool {
+    let is_lifetime = |one: &GenericParam| matches!(one, GenericParam::Lifetime(_));
+    !generics.params.iter().all(is_lifetime)
 }
 
 /// Inlined or generic code would be compiled into the module, and not find what is not exported.
@@ -242,24 +325,10 @@ fn what_calls_the_kernel_stays_in_it() {
         ] {
             assert!(!text.contains(renamed), "{file}: {renamed}");
         }
-        for function in functions(&text).iter().filter(|f| calls_c(&f.body, &ours)) {
-            let Function {
-                attributes,
-                signature,
-                within,
-                ..
-            } = function;
-            assert!(attributes.contains("inline(never)"), "{file}: {signature}");
-            let name = signature.split("fn ").nth(1).unwrap_or("");
-            let behind = name.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_');
-            assert!(!has_type_parameter(behind), "generic, {file}: {signature}");
-            assert!(!signature.contains("impl "), "generic, {file}: {signature}");
-            assert!(
-                !within.starts_with("trait"),
-                "{file}: {within}: {signature}"
-            );
-            let block = within.trim_start_matches("impl");
-            assert!(!has_type_parameter(block), "{file}: {within}: {signature}");
+        let code = syn::parse_file(&text).expect("is Rust");
+        for function in functions(&code, &ours).iter().filter(|f| f.calls_c) {
+            assert!(function.is_never_inlined, "inlined, {file}: {function:?}");
+            assert!(!function.is_generic, "generic, {file}: {function:?}");
             nr += 1;
         }
     }
@@ -267,16 +336,41 @@ fn what_calls_the_kernel_stays_in_it() {
 }
 
 #[test]
-fn generic_functions_are_recognised() {
-    let text = "impl<'a> S<'a> {\n    #[inline(never)]\n    fn f<'b, T>(\n        t: T,\n    ) {\n        \
-                g()\n    }\n}\n\nfn g() {\n}\n";
-    let found = functions(text);
-    assert_eq!(found.len(), 2);
-    assert!(found[0].attributes.contains("never") && found[1].attributes.is_empty());
-    assert_eq!((found[0].within, found[1].within), ("impl<'a> S<'a> {", ""));
-    assert!(found[0].signature.contains("t: T") && found[0].body.contains("g()"));
-    assert!(has_type_parameter("<'b, T>(") && has_type_parameter("<const N: usize>"));
-    assert!(!has_type_parameter("<'b>(") && !has_type_parameter("(a: A<T>)"));
+fn functions_that_call_c_are_recognised() {
+    let ours = BTreeSet::from(["tlb_x".to_string()]);
+    let file: syn::File = syn::parse_quote! {
+        impl<'a> S<'a> {
+            #[inline(never)]
+            fn a<'b>(&'b self) { unsafe { bindings::f(0) } }
+            #[inline]
+            fn b<T>(t: T) { T::each(tlb_x) }
+            fn c() -> impl Iterator { bindings::CONSTANT }
+        }
+        impl<T> S<T> { fn d() { assert!(unsafe { rust_tlb_event(bindings::CONSTANT) }) } }
+        trait E { fn e() { tlb_x() } fn none(); }
+        mod inner { #[inline(never)] fn f<const N: usize>() { tlb_x() } }
+        #[macros::kunit_tests(rust_tlb_s)]
+        mod tests { fn g() { tlb_x() } }
+        macro_rules! h { ($($x:tt)*) => { tlb_x($($x)*) } }
+        declare_trace! { unsafe fn rust_tlb_event(x: u8); }
+        fn i() { x(bindings::kind::default()) }
+    };
+    let found: Vec<_> = functions(&file, &ours)
+        .into_iter()
+        .map(|f| (f.name, [f.calls_c, f.is_never_inlined, f.is_generic]))
+        .collect();
+    let expected = [
+        ("a", [true, true, false]),
+        ("b", [true, false, true]),
+        ("c", [false, false, true]),
+        ("d", [true, false, true]),
+        ("e", [true, false, true]),
+        ("f", [true, true, true]),
+        ("macro_rules!", [true, false, true]),
+        ("i", [false, false, false]),
+    ];
+    let expected = expected.map(|(name, is)| (name.to_string(), is));
+    assert_eq!(found, expected);
 }
 
 /// A global lock has to be initialised, and `global_lock!` leaves no other way to say when.
