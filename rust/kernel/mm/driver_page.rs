@@ -175,7 +175,8 @@ impl DriverPage {
     ///
     /// # Errors
     ///
-    /// Gives the page back if it may be mapped, or if someone else holds a reference to it.
+    /// Gives the page back if it may be mapped, if someone else holds a reference to it, or if its
+    /// memory is bad.
     pub fn into_exclusive(mut self) -> Result<ExclusivePage, Self> {
         if self.may_be_mapped() {
             return Err(self);
@@ -277,7 +278,10 @@ mod tests {
             mechanism, //
         }, //
     };
-    use core::ptr::NonNull;
+    use core::ptr::{
+        self,
+        NonNull, //
+    };
 
     const HERE: Place = Place {
         mapping: 0x1000,
@@ -441,5 +445,17 @@ mod tests {
         let leaked = ManuallyDrop::new(unsafe { owned(NonNull::new(raw).unwrap()) });
         assert!(mechanism::page_exclusive(&leaked));
         drop(ManuallyDrop::into_inner(leaked));
+    }
+
+    #[test]
+    fn a_bundle_is_leaked_if_it_is_dropped_mapped() {
+        let bundle = DriverPage::new(ExclusivePage::alloc_bundle(3, GFP_KERNEL).unwrap());
+        assert!(bundle.note_mapped(HERE, PGOFF));
+        // SAFETY: `bundle` is not used but to be dropped, and that leaks what it owns: this owns it then.
+        let leaked = ManuallyDrop::new(unsafe { ptr::read(&bundle) });
+        drop(bundle);
+        // If it was not leaked, nobody owns its pages, and to look at them is all that may be done.
+        assert!(leaked.all().are_exclusive());
+        release(ManuallyDrop::into_inner(leaked));
     }
 }

@@ -26,8 +26,8 @@ use crate::tlb_events::{most_common, TlbEvents};
 use crate::workers::{Shape, Workers};
 
 use failures::{
-    a_fork_may_fail_halfway, each_allocation_may_fail, many_allocations_may_fail,
-    no_allocation_is_needed_to_take_pages,
+    a_fork_may_fail_halfway, each_allocation_may_fail, each_allocation_of_a_bundle_may_fail,
+    many_allocations_may_fail, no_allocation_is_needed_to_take_pages,
 };
 use watched::{idle_pages_of_processes_are_watched, idle_pages_of_threads_are_watched};
 
@@ -47,6 +47,7 @@ crate::tests! {
     idle_pages_of_processes_are_watched,
     no_allocation_is_needed_to_take_pages,
     each_allocation_may_fail within 120,
+    each_allocation_of_a_bundle_may_fail within 120,
     many_allocations_may_fail,
     a_fork_may_fail_halfway within 120,
 }

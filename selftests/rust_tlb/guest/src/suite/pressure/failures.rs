@@ -66,8 +66,21 @@ fn judge(operation: &Operation, done: Result<Left, Errno>) -> Result<bool> {
 
 /// One allocation fails, the first of the call, then the second, and so on.
 pub fn each_allocation_may_fail(_: &Options) -> Result<()> {
+    fail_each_of_all(Fixture::new)
+}
+
+/// A bundle is allocated page by page: those that there are go again if one is missing.
+pub fn each_allocation_of_a_bundle_may_fail(_: &Options) -> Result<()> {
+    for flavour in [0, abi::SETUP_NOTIFY] {
+        let setup = abi::SETUP_PFNMAP | abi::SETUP_BUNDLES | flavour;
+        fail_each_of_all(|| Fixture::of_folios(setup, 2))?;
+    }
+    Ok(())
+}
+
+fn fail_each_of_all(fixture: impl FnOnce() -> Result<Fixture>) -> Result<()> {
     where_possible(|failing| {
-        let fixture = Fixture::new()?;
+        let fixture = fixture()?;
         for operation in OPERATIONS {
             let (nr_allocations, nr_errors) = fail_each(failing, &fixture, operation)?;
             let name = operation.name;

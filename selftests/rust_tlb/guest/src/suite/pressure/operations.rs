@@ -52,7 +52,13 @@ pub struct Operation {
 
 impl Fixture {
     pub fn new() -> Result<Self> {
+        Self::of_folios(0, 0)
+    }
+
+    /// Of a device that is set up so, in folios of so many pages, as a power of two.
+    pub fn of_folios(setup: u32, folio_order: u32) -> Result<Self> {
         let device = Device::open()?;
+        device.setup_folios(setup, folio_order)?;
         let mapping = device.map(NR_PAGES)?;
         let fixture = Self { device, mapping };
         fixture.fill();
