@@ -179,8 +179,8 @@ fn fail_over(device: &Device, broken: &Device) -> Result<()> {
 
 /// More than the kernel should do without letting others run.
 fn many_pages_at_once_lock_nothing_up(_: &Options) -> Result<()> {
-    const NR_MANY: u64 = 1 << 16;
-    const PARAMETERS: &str = "pages_per_device=65536 max_list=65536 max_pending=65536";
+    const NR_MANY: u64 = 1 << 15;
+    const PARAMETERS: &str = "pages_per_device=32768 max_list=32768 max_pending=32768";
     const THRESHOLD: &str = "/proc/sys/kernel/watchdog_thresh";
     if kernel_module::path().is_none() {
         return skip(format!("{} is not set", kernel_module::PATH_VARIABLE));
