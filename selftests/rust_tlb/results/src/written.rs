@@ -169,7 +169,7 @@ pub struct Row {
     pub instructions_per_page_min: f64,
     /// the greatest
     pub instructions_per_page_max: f64,
-    /// Of that, as for time
+    /// What all of the device's strategies do beside unmapping and flushing, as for time: the least
     pub instructions_per_page_release: Option<f64>,
     /// The part of another thread's 64 hot translations that were still in its CPU's TLB: the median
     #[cfg_attr(test, schemars(range(min = 0, max = 1)))]
