@@ -71,7 +71,7 @@ void flush_rings_put(void)
  *
  * CPUs that run @mm need not be told: what they published before is missing,
  * and so everything. cmpxchg() is a full barrier: who sees the pointer sees the
- * zeroes (litmus: ring-enable).
+ * zeroes (litmus: tlb-ring-enable).
  * Context: may sleep.
  */
 int flush_ring_add(struct mm_struct *mm)
@@ -276,7 +276,7 @@ struct flush_ring_caught __flush_ring_catch_up(struct mm_struct *mm, u64 local,
  * It is should_flush_tlb()'s own reasoning, a little earlier. A CPU that has
  * something else loaded when it is looked at here says that it is switching
  * before it comes back, and reads the generation after that: it sees the new
- * one (litmus: ring-running).
+ * one (litmus: tlb-ring-running).
  * Context: after the last increment of the generation, which is a full barrier.
  */
 void flush_ring_note_cpus(struct mm_struct *mm, struct cpumask *cpus)

@@ -44,8 +44,8 @@ impl ExclusivePage {
     ///
     /// # Errors
     ///
-    /// Gives the page back if someone else holds a reference. To drop it is then right: the last
-    /// one to let go frees it.
+    /// Gives the page back if someone else holds a reference, or if its memory is bad. To drop it is
+    /// then right: the last one to let go frees it.
     pub fn new(page: Page) -> Result<Self, Page> {
         if !mechanism::page_exclusive(&page) {
             return Err(page);
@@ -116,7 +116,7 @@ impl ExclusivePage {
     /// # Errors
     ///
     /// - `EINVAL` if `order` is 0, or above [`MAX_ORDER`](super::folio::MAX_ORDER).
-    /// - `ENOMEM` if there is no memory.
+    /// - `ENOMEM` if there is no memory, or if the task is being killed.
     ///
     /// # Context
     ///

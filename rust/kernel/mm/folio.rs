@@ -100,7 +100,7 @@ impl Folio {
     /// # Errors
     ///
     /// - `EINVAL` if the `order` is 0 or above [`MAX_ORDER`].
-    /// - `ENOMEM` if there is no memory.
+    /// - `ENOMEM` if there is no memory, or if the task is being killed.
     pub(super) fn alloc_bundle(order: u32, flags: Flags) -> Result<Self> {
         if order == 0 || order > MAX_ORDER {
             return Err(EINVAL);

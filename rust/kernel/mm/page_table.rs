@@ -232,7 +232,9 @@ impl<'v> PageTable<'v> {
     ///
     /// # Safety
     ///
-    /// - `to` is of the same process, whose `mmap_lock` is held for writing.
+    /// - `to` is of the same process, whose `mmap_lock` is held for writing, and both VMAs are
+    ///   write-locked.
+    /// - Both are of one kind, and show the same page of the same file at `old` and `new`.
     /// - The page is not reused before `old` is flushed.
     #[inline(never)]
     pub(super) unsafe fn move_to(&self, old: usize, to: &mut PageTable<'_>, new: usize) -> bool {
@@ -349,7 +351,7 @@ impl<'v> PageTable<'v> {
             let cleared = match first_of(&part).filter(|_| is_here) {
                 // SAFETY:
                 // - By the type invariants it is a leaf of `_vma`, which is valid, and locked; it maps
-                //   all of `pages`.
+                //   all of `pages`. A `Vma` is of one of those kinds.
                 // - As for a table. A leaf is that folio, or made of `DriverPage`s: each of the others is
                 //   kept until a batch over the same mappings has taken it out, and flushed what this
                 //   one owes (H2).
@@ -461,7 +463,8 @@ unsafe fn clear_parts(table: &mut RawTable, addr: usize, parts: &[RawPart]) -> C
 ///
 /// # Safety
 ///
-/// - `table` must be a leaf, locked by this task, and its VMA be valid.
+/// - `table` must be a leaf, locked by this task, and its VMA be valid: a `VM_MIXEDMAP` or a `VM_PFNMAP`
+///   mapping that is not copy-on-write.
 /// - `pages` must lie in what the leaf maps.
 /// - `page` and those behind it, as many, must be of one folio. The caller's own reference to that must
 ///   be kept until the flush, and so must be all pages that the leaf maps.

@@ -24,7 +24,8 @@
 //! Release before flush, and another process's data turns up in this one. Record after the lock
 //! is gone, and a munmap in between frees what it believes nobody can reach. Steps 1, 4 and 5 are
 //! in the types: [`batch`]. Steps 2 and 3 are in one loop: [`walk`]. Which flush, and when,
-//! is the [`policy`]'s to say: [`Broadcast`], [`Precise`] or [`PerPage`]. The whole argument, with
+//! is the [`policy`]'s to say: [`Broadcast`], [`Precise`], [`PerPage`] or
+//! [`Ringed`](ringed::Ringed). The whole argument, with
 //! locks and barriers, is in
 //! [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst).
 //!

@@ -133,8 +133,8 @@ pub trait VmOperations: 'static {
     fn close(_data: ArcBorrow<'_, Self::Data>) {}
 
     /// A mapping of `nr_pages` was moved by mremap: all its PTEs are at the new address, and no CPU
-    /// knows an old one still. The copy was opened before; the old mapping, if it does not stay
-    /// (`MREMAP_DONTUNMAP`), is closed after. Without this function every move is allowed.
+    /// knows an old one still. The copy was opened before; the old mapping is closed after
+    /// (`MREMAP_DONTUNMAP` is refused). Without this function every move is allowed.
     ///
     /// # Errors
     ///
@@ -394,7 +394,7 @@ impl VmaNew {
     ///   driver knows nothing of. One that can never be written to
     ///   ([`try_clear_maywrite`](VmaNew::try_clear_maywrite)) may be private.
     ///   Or `T` is not of the module that the file pins, which could be unloaded before the mapping
-    ///   is gone.
+    ///   is gone. Or the VMA is `VM_PFNMAP` already.
     /// - `EBUSY`: this VMA has VM operations, or private data, already.
     ///
     /// # Context

@@ -10,7 +10,7 @@
 //! Errors that every call can return: `ENOTTY` (no such ioctl), `EFAULT` (a pointer that cannot be
 //! read or written), `EINVAL` (unknown flag or strategy, non-zero reserved field, an offset, length
 //! or stride that is not a multiple of the page size, an empty range), `ENXIO` (a range that ends
-//! behind the device), `E2BIG` (more pages in one call than `max_list`), `ENOMEM`. Flags that do
+//! behind the device), `E2BIG` (more pages named in one call than `max_list`), `ENOMEM`. Flags that do
 //! not go together are `EINVAL`, too.
 
 #![allow(
@@ -439,7 +439,7 @@ pub struct Invalidate {
     pub offset: u64,
     /// In: bytes, a multiple of the page size.
     pub len: u64,
-    /// In: a strategy that can be deferred ([`UNMAP_DEFER`]).
+    /// In: a strategy that can be deferred ([`UNMAP_DEFER`]); `EOPNOTSUPP`: one that was not built.
     pub strategy: u32,
     /// In: `INVALIDATE_*`.
     pub flags: u32,
@@ -520,7 +520,8 @@ pub const SCOPE_NO_FILE: i32 = -1;
 /// next used. Leaving happens by itself at the last close.
 ///
 /// Errors: `EINVAL`: unknown `op`; a strategy that cannot be deferred, or is not the scope's; left
-/// without having entered; `outer` is not in a scope. `EBADF`: `outer` is not an open file;
+/// without having entered; `outer` is not in a scope. `EOPNOTSUPP`: a strategy that was not built.
+/// `EBADF`: `outer` is not an open file;
 /// `EXDEV`: not one of this device. `EBUSY`: this file is in another scope. `EOVERFLOW`: this file is
 /// in [`SCOPE_MAX_DEPTH`] levels. An unmap in a scope by another strategy is `EINVAL`.
 #[repr(C)]

@@ -32,7 +32,7 @@
 //!
 //! # Locks
 //!
-//! `i_mmap_rwsem` → notifiers → (`mmap_lock`, tried) → page-table locks. The `mmap_lock` comes
+//! `i_mmap_rwsem` → (`mmap_lock`, tried) → notifiers → page-table locks. The `mmap_lock` comes
 //! before `i_mmap_rwsem` everywhere else, so it is tried, and the tables stay if it is not to be
 //! had. Who removes a table needs it: mremap moves PTEs into a table that it has looked up before,
 //! and fork copies them out of one, both with the lock held for writing. It is let go before the
@@ -84,8 +84,8 @@ impl Gather<'_> {
     ///
     /// # Context
     ///
-    /// May sleep. IRQs enabled, no spinlock held. `i_mmap_rwsem` may be held, and is if anything is
-    /// zapped.
+    /// May sleep. IRQs enabled, no spinlock held. `i_mmap_rwsem` may be held; if anything is zapped,
+    /// whatever the [`Vma`] is held by is.
     pub fn with(mm: &Mm, zaps: impl FnOnce(&mut Gather<'_>)) {
         let mut call = Call {
             mm,

@@ -26,8 +26,9 @@ use kernel::{
     prelude::*, //
 };
 
-/// Says that the page of a PTE is pinned until its old address is flushed, or that this is flushed
-/// before its page table is unlocked. Only a move makes one.
+/// Says that both addresses of a PTE show the same page of the file, and that this page is pinned until
+/// the old one is flushed, or that this is flushed before its page table is unlocked. Only a move makes
+/// one.
 pub struct Permit(pub(super) ());
 
 /// A mapping that PTEs can be moved out of, or into. Its process' page tables do not change but by

@@ -435,9 +435,11 @@ impl Move for Movable<'_> {
         _permit: &Permit,
     ) -> bool {
         // SAFETY:
-        // - By the invariants of `Movable` the `mmap_lock` is held for writing, and both tables are of
-        //   mappings that were checked to be of one process.
-        // - The page is pinned until `old` is flushed, or that comes before the unlock (`Permit`).
+        // - By the invariants of `Movable` the `mmap_lock` is held for writing, and the VMAs are
+        //   write-locked. Those of both tables were checked to be of one process, file and kind
+        //   (`lock_beside`).
+        // - The mover finds both addresses by one page of the file, and the page is pinned until `old` is
+        //   flushed, or that comes before the unlock (`Permit`).
         unsafe { from.table.move_to(old, to, new) }
     }
 

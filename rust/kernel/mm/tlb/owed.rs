@@ -17,7 +17,7 @@
 //!
 //! The count goes up before the page-table lock is taken, and so before whoever finds the PTE gone
 //! takes it after; it goes down by a full barrier, whose partner is the acquire. Litmus:
-//! `ring-pending`.
+//! `tlb-ring-pending`.
 
 #![cfg_attr(CONFIG_KUNIT, deny(unsafe_code))]
 #![cfg_attr(not(CONFIG_KUNIT), forbid(unsafe_code))]

@@ -26,8 +26,8 @@ use kernel::mm::range::{
 };
 
 /// Address spaces that get a round each. What a round more costs is measured in
-/// `Documentation/mm/tlb_batch.rst`; it does not depend on how many there are, so that this bounds
-/// only how long the caller waits.
+/// `Documentation/mm/tlb_batch.rst`; it grows a little with their number. This bounds how long the
+/// caller waits.
 pub const MAX_PRECISE_MMS: usize = 8;
 
 // The table has room for one more, with which a batch outgrows this: until the spill, nothing is

@@ -36,7 +36,7 @@
 //! The store-release is the partner of the load-acquire: who sees g sees the runs. The barrier of
 //! the cmpxchg is the partner of the read barrier: who read a run of a later generation sees BUSY,
 //! or that generation, in the tag. No tag value is stored twice, because a generation has one
-//! owner. Litmus: `ring-slot`, `ring-claim` in `Documentation/litmus-tests/tlb/`.
+//! owner. Litmus: `tlb-ring-slot`, `tlb-ring-claim` in `Documentation/litmus-tests/tlb/`.
 //!
 //! Without the claim, generations g and g + N, which share a slot, could mix their runs under a
 //! tag that looks right.

@@ -10,7 +10,8 @@ use crate::mm::{
 
 impl<P: StalePage> Settled<'_, P> {
     /// Returns the pages with their page offsets, and [`None`] for one that someone else holds a
-    /// reference to, and so may write to, for example by direct I/O.
+    /// reference to, and so may write to, for example by direct I/O; that may be mapped still; or
+    /// whose memory is bad.
     pub fn pages(&self) -> impl Iterator<Item = (usize, Option<Unwritable<'_>>)> {
         self.entries().map(|(pgoff, entry)| {
             // SAFETY: The batch has flushed if there was a dirty translation; a write through a clean
