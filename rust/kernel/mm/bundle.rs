@@ -16,7 +16,10 @@ use crate::{
     prelude::*, //
 };
 use core::{
-    mem::ManuallyDrop,
+    mem::{
+        offset_of,
+        ManuallyDrop, //
+    },
     ptr::NonNull, //
 };
 
@@ -59,15 +62,15 @@ impl Bundle {
         let first = *bundle.0.first().ok_or(EINVAL)?;
         let bundle = KBox::into_raw(bundle);
         // SAFETY: It is valid, nobody else knows of it, and what it has there is its owner's.
-        unsafe { *private_of(first) = bundle.expose_provenance() };
+        unsafe { *private_of(first.as_ptr()) = bundle.expose_provenance() };
         // SAFETY: It is valid until `take`. Its reference is that of the list: who gets this does not
         // put it.
         Ok(ManuallyDrop::new(unsafe { owned(first) }))
     }
 
     fn push(&mut self, page: Page) -> Result {
-        // SAFETY: A `Page` is never null.
-        let raw = unsafe { NonNull::new_unchecked(page.as_ptr()) };
+        // A `Page` is never null.
+        let raw = NonNull::new(page.as_ptr()).ok_or(ENOMEM)?;
         self.0.push_within_capacity(raw).map_err(|_| ENOMEM)?;
         // INVARIANT: Its reference goes with it.
         core::mem::forget(page);
@@ -99,20 +102,16 @@ impl Bundle {
     ///
     /// `first` must come from [`Bundle::alloc_zeroed`], and the bundle not have been taken.
     unsafe fn of(first: &Page) -> *mut Self {
-        // SAFETY: A `Page` is valid, and never null. It was written before anybody else knew of it.
-        let addr = unsafe { *private_of(NonNull::new_unchecked(first.as_ptr())) };
+        // SAFETY: A `Page` is valid. It was written before anybody else knew of it.
+        let addr = unsafe { *private_of(first.as_ptr()) };
         core::ptr::with_exposed_provenance_mut(addr)
     }
 }
 
 /// Returns where the owner of `page` may put a word (`page->private`).
-///
-/// # Safety
-///
-/// `page` must be valid.
-unsafe fn private_of(page: NonNull<bindings::page>) -> *mut usize {
-    // SAFETY: As promised by the caller.
-    unsafe { &raw mut (*page.as_ptr()).__bindgen_anon_1.__bindgen_anon_1.private }
+fn private_of(page: *mut bindings::page) -> *mut usize {
+    const OFFSET: usize = offset_of!(bindings::page, __bindgen_anon_1.__bindgen_anon_1.private);
+    page.wrapping_byte_add(OFFSET).cast()
 }
 
 /// Makes a `Page` of a reference to one.
@@ -130,7 +129,7 @@ impl Drop for Bundle {
     fn drop(&mut self) {
         if let Some(first) = self.0.first() {
             // SAFETY: It is valid, and ours.
-            unsafe { *private_of(*first) = 0 };
+            unsafe { *private_of(first.as_ptr()) = 0 };
         }
         for &page in self.0.iter() {
             // SAFETY: By the type invariants the reference is ours, and it is put once.

@@ -177,23 +177,14 @@ impl DriverPage {
     ///
     /// Gives the page back if it may be mapped, if someone else holds a reference to it, or if its
     /// memory is bad.
-    pub fn into_exclusive(mut self) -> Result<ExclusivePage, Self> {
+    pub fn into_exclusive(self) -> Result<ExclusivePage, Self> {
         if self.may_be_mapped() {
             return Err(self);
         }
-        // SAFETY: `self` is forgotten below, or made anew: the folio is taken once.
-        let folio = unsafe { self.take() };
-        core::mem::forget(self);
+        let this = ManuallyDrop::new(self);
+        // SAFETY: It is a folio by the type invariants; `this` is neither used afterwards, nor dropped.
+        let folio = unsafe { Folio::from_parts(core::ptr::read(&this.page), this.state.shape()) };
         ExclusivePage::of_folio(folio).map_err(Self::unmapped_anywhere)
-    }
-
-    /// # Safety
-    ///
-    /// `self` must not be used afterwards, nor dropped.
-    unsafe fn take(&mut self) -> Folio {
-        // SAFETY: Of what is a folio by the type invariants the parts are taken once, as the caller
-        // promises.
-        unsafe { Folio::from_parts(core::ptr::read(&self.page), self.state.shape()) }
     }
 
     fn may_be_mapped(&self) -> bool {
@@ -261,9 +252,9 @@ impl Drop for DriverPage {
             pr_warn!("a page was dropped without being unmapped: leaked\n");
             return;
         }
-        // SAFETY: It is not used afterwards. By the invariants no PTE maps it that does not own a
-        // reference, and no TLB.
-        drop(unsafe { self.take() })
+        // SAFETY: It is a folio by the type invariants, and not used afterwards. No PTE maps it that does
+        // not own a reference, and no TLB.
+        drop(unsafe { Folio::from_parts(core::ptr::read(&self.page), self.state.shape()) })
     }
 }
 

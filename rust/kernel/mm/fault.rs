@@ -8,16 +8,12 @@
 use super::{
     driver_page::DriverPage,
     folio::Pages,
-    place::Place,
-    range::PageRange,
+    rmap::Vma,
     virt::{
         flags,
         vm_flags_t, //
     },
-    window::{
-        Window,
-        PTRS_PER_PTE, //
-    }, //
+    window::PTRS_PER_PTE, //
 };
 use crate::{
     alloc::AllocError,
@@ -87,30 +83,33 @@ impl<'a> VmFault<'a> {
         }
     }
 
+    fn raw(&self) -> &bindings::vm_fault {
+        // SAFETY: By the type invariants. Only what this task calls writes to it: who asks for it copies a
+        // field out, and calls nothing before.
+        unsafe { self.vmf.as_ref() }
+    }
+
     /// Returns which page of the file was touched.
     pub fn pgoff(&self) -> usize {
-        // SAFETY: By the type invariants; the field does not change during the fault.
-        unsafe { (*self.vmf.as_ptr()).__bindgen_anon_1.pgoff }
+        self.raw().__bindgen_anon_1.pgoff
     }
 
     /// Returns whether the access was a write.
     pub fn is_write(&self) -> bool {
-        // SAFETY: By the type invariants; the field does not change during the fault.
-        let bits = unsafe { (*self.vmf.as_ptr()).flags };
-        bits & bindings::fault_flag_FAULT_FLAG_WRITE != 0
+        self.raw().flags & bindings::fault_flag_FAULT_FLAG_WRITE != 0
     }
 
-    fn vma(&self) -> *mut bindings::vm_area_struct {
-        // SAFETY: By the type invariants; the field does not change during the fault.
-        unsafe { (*self.vmf.as_ptr()).__bindgen_anon_1.vma }
+    fn vma(&self) -> &Vma {
+        let vma: *const Vma = self.raw().__bindgen_anon_1.vma.cast();
+        // INVARIANT: By those of `self`, `set_vm_ops` set it up; a fault holds the `mmap_lock`, or the VMA's
+        // own lock.
+        // SAFETY: For the same reason it is valid during the fault.
+        unsafe { &*vma }
     }
 
     /// Returns whether the VMA is of `kind` alone.
     fn is_in(&self, kind: vm_flags_t) -> bool {
-        // SAFETY: The VMA of a fault is valid, and its flags do not change under the `mmap_lock`, or
-        // its own lock.
-        let vm_flags = unsafe { (*self.vma()).__bindgen_anon_2.vm_flags };
-        vm_flags & (flags::MIXEDMAP | flags::PFNMAP) == kind
+        self.vma().kind() == kind
     }
 
     /// Maps `page` where the fault happened. The PTE gets a reference of its own. It is writable if
@@ -197,7 +196,7 @@ impl<'a> VmFault<'a> {
     #[inline(never)]
     pub fn insert_pfn(&self, page: &DriverPage, first: usize) -> Result<(), FaultError> {
         let around = self.around(page.all(), first).ok_or(FaultError::Sigbus)?;
-        if !self.is_in(flags::PFNMAP) || !page.note_mapped(self.place(), first) {
+        if !self.is_in(flags::PFNMAP) || !page.note_mapped(self.vma().place(), first) {
             return Err(FaultError::Sigbus);
         }
         let vmf = self.vmf.as_ptr();
@@ -225,17 +224,8 @@ impl<'a> VmFault<'a> {
     /// cannot be: the VMA does not cover all of it, at its start or at its end, or the offset in the
     /// file is not aligned as the address is.
     pub fn leaf_pgoffs(&self) -> Option<Range<usize>> {
-        // SAFETY: By the type invariants `vmf` is valid, and so is its VMA; that keeps its place and
-        // offset during the fault, under the `mmap_lock` or its own lock.
-        let (address, bounds, pgoff) = unsafe {
-            (
-                (*self.vmf.as_ptr()).__bindgen_anon_1.address,
-                (*self.vma()).__bindgen_anon_1.__bindgen_anon_1,
-                (*self.vma()).vm_pgoff,
-            )
-        };
-        let range = PageRange::new(bounds.vm_start, bounds.vm_end)?;
-        Window::new(range, pgoff).leaf_of(address)
+        let address = self.raw().__bindgen_anon_1.address;
+        self.vma().window()?.leaf_of(address)
     }
 
     /// Maps all that a page table would map around the fault, as a whole; for
@@ -285,26 +275,45 @@ impl<'a> VmFault<'a> {
         else {
             return Ok(false);
         };
-        let fault = if self.is_in(flags::PFNMAP) {
-            if !self.note_huge(first, pgoffs, page_at)? {
-                return Ok(false);
-            }
-            // SAFETY:
-            // - By the type invariants, and the VMA is VM_PFNMAP. All that the leaf maps lies in it.
-            // - So many pages, which are one behind the other from `first` on, have just noted that they
-            //   are mapped: none of them is freed before it is unmapped and flushed.
-            unsafe { insert_huge(self.vmf.as_ptr(), first.page()) }
+        let can_be = if self.is_in(flags::PFNMAP) {
+            self.note_huge(first, pgoffs, page_at)?
         } else {
-            if !self.is_in(flags::MIXEDMAP) || first.nr_pages() != PTRS_PER_PTE {
-                return Ok(false);
-            }
-            // SAFETY: By the type invariants, and the VMA is VM_MIXEDMAP. All that the leaf maps lies in
-            // it. `first` is a folio of so many pages.
-            unsafe { insert_huge_folio(self.vmf.as_ptr(), first.page(), self.is_write()) }
+            self.is_in(flags::MIXEDMAP) && first.nr_pages() == PTRS_PER_PTE
         };
-        match fault {
+        if !can_be {
+            return Ok(false);
+        }
+        // SAFETY:
+        // - By `leaf_pgoffs`, all that the leaf maps lies in the VMA.
+        // - In one that is VM_PFNMAP, so many pages, which are one behind the other from `first` on, have
+        //   just noted that they are mapped: none of them is freed before it is unmapped and flushed.
+        // - In another, which is VM_MIXEDMAP, `first` is a folio of so many pages.
+        match unsafe { self.insert_leaf(first.page()) } {
             bindings::vm_fault_reason_VM_FAULT_FALLBACK => Ok(false),
             fault => inserted(fault).map(|()| true),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// - All that a page table maps around the address must lie in the VMA, which is `VM_PFNMAP` or
+    ///   `VM_MIXEDMAP`, and not both.
+    /// - If it is `VM_PFNMAP`, `first` and the pages behind it, as many as a page table maps, must be kept
+    ///   until the leaf, and its copies, are gone and flushed.
+    /// - If not, `first` must be the first of a folio of so many pages.
+    #[inline(never)]
+    unsafe fn insert_leaf(&self, first: &Page) -> bindings::vm_fault_t {
+        let (vmf, page, write) = (self.vmf.as_ptr(), first.as_ptr(), self.is_write());
+        let is_pfnmap = self.is_in(flags::PFNMAP);
+        // SAFETY: By the type invariants, and those of `Vma`: it is not copy-on-write. The rest is as
+        // promised by the caller. What is mapped by reference gets one of its own. That nobody maps anything there meanwhile keeps sizes apart in
+        // TLBs; no memory depends on it, for a leaf goes in only where the PMD is empty under its lock.
+        unsafe {
+            if is_pfnmap {
+                bindings::tlb_batch_insert_huge(vmf, page)
+            } else {
+                bindings::tlb_batch_insert_huge_folio(vmf, page, write)
+            }
         }
     }
 
@@ -317,7 +326,7 @@ impl<'a> VmFault<'a> {
         pgoffs: Range<usize>,
         page_at: impl Fn(usize) -> Option<&'p DriverPage>,
     ) -> Result<bool, FaultError> {
-        let place = self.place();
+        let place = self.vma().place();
         let noted = |all: bool| all.then_some(true).ok_or(FaultError::Sigbus);
         if first.nr_pages() == PTRS_PER_PTE {
             return noted(first.note_mapped(place, pgoffs.start));
@@ -338,48 +347,6 @@ impl<'a> VmFault<'a> {
         let note = |(nr, pgoff)| right(nr, pgoff).is_some_and(|p| p.note_mapped(place, pgoff));
         noted(pgoffs.enumerate().all(note))
     }
-
-    fn place(&self) -> Place {
-        // SAFETY: By the type invariants `set_vm_ops` set the VMA up, in a file's `mmap`: the file
-        // and the data stay while the VMA does.
-        let (mapping, data) = unsafe {
-            let vma = self.vma();
-            ((*(*vma).vm_file).f_mapping, (*vma).vm_private_data)
-        };
-        Place {
-            mapping: mapping.addr(),
-            data: data.addr(),
-        }
-    }
-}
-
-/// # Safety
-///
-/// - `vmf` must belong to a fault that is being handled in this task, and have the PMD of its address:
-///   in a `VM_PFNMAP` VMA that is not copy-on-write.
-/// - All that a page table maps around its address must lie in that VMA.
-/// - `first` and the pages behind it, as many as a page table maps, must be kept until the leaf, and
-///   its copies, are gone and flushed.
-#[inline(never)]
-unsafe fn insert_huge(vmf: *mut bindings::vm_fault, first: &Page) -> bindings::vm_fault_t {
-    // SAFETY: As promised by the caller. That nobody maps anything there meanwhile keeps sizes apart
-    // in TLBs; no memory depends on it, for a leaf goes in only where the PMD is empty under its lock.
-    unsafe { bindings::tlb_batch_insert_huge(vmf, first.as_ptr()) }
-}
-
-/// # Safety
-///
-/// As [`insert_huge`], in a `VM_MIXEDMAP` VMA, but for the last point: `first` must be the first page of
-/// a folio of as many pages as a page table maps.
-#[inline(never)]
-unsafe fn insert_huge_folio(
-    vmf: *mut bindings::vm_fault,
-    first: &Page,
-    write: bool,
-) -> bindings::vm_fault_t {
-    // SAFETY: As promised by the caller. The leaf gets a reference of its own. As for `insert_huge`, no
-    // memory depends on who else maps what there meanwhile.
-    unsafe { bindings::tlb_batch_insert_huge_folio(vmf, first.as_ptr(), write) }
 }
 
 fn inserted(fault: bindings::vm_fault_t) -> Result<(), FaultError> {

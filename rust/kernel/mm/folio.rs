@@ -228,9 +228,11 @@ impl<'a> Pages<'a> {
         if let Some(pages) = self.bundle() {
             return pages.get(nth).copied();
         }
-        let first = self.first.as_ptr();
-        // SAFETY: `struct page`s of a folio are one behind the other, and it has as many.
-        (nth < self.nr()).then(|| unsafe { NonNull::new_unchecked(first.add(nth)) })
+        if nth >= self.nr() {
+            return None;
+        }
+        // `struct page`s of a folio are one behind the other, and it has as many.
+        NonNull::new(self.first.as_ptr().wrapping_add(nth))
     }
 
     /// Returns them, one after the other.
@@ -238,8 +240,8 @@ impl<'a> Pages<'a> {
         let (first, bundle) = (self.first.as_ptr(), self.bundle());
         let pages = (0..self.nr()).filter_map(move |nth| match bundle {
             Some(pages) => pages.get(nth).copied(),
-            // SAFETY: `struct page`s of a folio are one behind the other, and it has as many.
-            None => NonNull::new(unsafe { first.add(nth) }),
+            // `struct page`s of a folio are one behind the other, and it has as many.
+            None => NonNull::new(first.wrapping_add(nth)),
         });
         // SAFETY: They are valid for as long as they are kept.
         pages.map(|page| unsafe { BorrowedPage::from_raw(page) })

@@ -52,7 +52,6 @@ use super::{
         Changed,
         Cleared,
         Part,
-        Parts,
         Which,
         MAX_PARTS, //
     },
@@ -67,7 +66,6 @@ use crate::{
     types::NotThreadSafe, //
 };
 use core::{
-    iter,
     mem::MaybeUninit,
     ptr::NonNull,
     slice, //
@@ -263,9 +261,9 @@ impl<'v> PageTable<'v> {
         if self.leaf().is_some() || !self.range.contains(addr) {
             return None;
         }
+        // By the invariants both addresses are mapped by this table, so the entry is in it.
         let index = (addr >> PAGE_SHIFT) as isize - (self.addr >> PAGE_SHIFT) as isize;
-        // SAFETY: By the invariants both addresses are mapped by this table, so the entry is in it.
-        NonNull::new(unsafe { self.table.pte.offset(index) })
+        NonNull::new(self.table.pte.wrapping_offset(index))
     }
 
     /// Returns whether the page at `addr` was accessed, or [`None`] if none is mapped there.
@@ -289,32 +287,13 @@ impl<'v> PageTable<'v> {
 
     /// Clears the PTEs of the first of `parts`, at most [`MAX_PARTS`], that map what they should, and
     /// undoes their accounting. A leaf that maps any of it is cleared as a whole, and answers for each
-    /// page that it mapped.
+    /// page that it mapped. If not all of `range` lies in this table, no part is there.
     ///
     /// # Safety
     ///
-    /// The entry of each part is not dropped before what was cleared is flushed.
-    pub(super) unsafe fn clear<P: StalePage>(&mut self, parts: &mut Parts<'_, P>) -> Changed {
-        // SAFETY: By the type invariants of `Parts`; the rest is as promised by the caller.
-        unsafe { self.clear_in(parts.table(), parts) }
-    }
-
-    /// As [`PageTable::clear`], of one part.
-    ///
-    /// # Safety
-    ///
-    /// As [`PageTable::clear`].
-    pub(super) unsafe fn clear_one<P: StalePage>(&mut self, part: Part<'_, P>) -> Cleared {
-        // SAFETY: It lies where it is; the rest is as promised by the caller.
-        unsafe { self.clear_in(part.pages, iter::once(part)).cleared }
-    }
-
-    /// As [`PageTable::clear`]. If not all of `range` lies in this table, no part is there.
-    ///
-    /// # Safety
-    ///
-    /// As [`PageTable::clear`]; all of `parts` lie in `range`.
-    unsafe fn clear_in<'a, P: StalePage + 'a>(
+    /// - All of `parts` lie in `range`.
+    /// - The entry of each part is not dropped before what was cleared is flushed.
+    pub(super) unsafe fn clear<'a, P: StalePage + 'a>(
         &mut self,
         range: PageRange,
         parts: impl Iterator<Item = Part<'a, P>>,
@@ -398,8 +377,8 @@ fn first_of<P: StalePage>(part: &Part<'_, P>) -> Option<First> {
         });
     }
     Some(First {
-        // SAFETY: So many `struct page`s are one behind the other, if there is more than one.
-        page: unsafe { pages.first().as_ptr().add(part.nth) },
+        // So many `struct page`s are one behind the other, if there is more than one.
+        page: pages.first().as_ptr().wrapping_add(part.nth),
         list: core::ptr::null(),
     })
 }

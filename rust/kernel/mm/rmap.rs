@@ -39,8 +39,11 @@ use super::{
     mechanism,
     place::Place,
     range::PageRange,
-    virt::VmaRef,
-    vm_ops::is_ours,
+    virt::{
+        flags,
+        vm_flags_t,
+        VmaRef, //
+    },
     window::Window,
     Mm, //
 };
@@ -224,14 +227,11 @@ impl RmapGuard<'_> {
         T: Send + Sync + 'static,
     {
         let wanted: *const T = &*data;
-        AllVmas::new(self, first, last)
-            .filter(move |vma| is_over(*vma, wanted.cast()))
-            .map(|vma| {
-                // INVARIANT: `is_over` recognised it.
-                // SAFETY: The VMA is valid while the rmap lock is held, and so while `self` is
-                // borrowed.
-                unsafe { vma.cast().as_ref() }
-            })
+        AllVmas::new(self, first, last).filter_map(move |vma| {
+            // SAFETY: The VMA is valid, with its operations, while the rmap lock is held, and so while `self`
+            // is borrowed.
+            unsafe { Vma::over(vma.as_ptr(), wanted.cast()) }
+        })
     }
 }
 
@@ -241,20 +241,6 @@ impl Drop for RmapGuard<'_> {
         // SAFETY: The lock was taken when the guard was made, by this task: guards are not `Send`.
         unsafe { bindings::tlb_batch_rmap_unlock(self.mapping.0.get()) }
     }
-}
-
-/// Returns whether `set_vm_ops` set `vma` up over `data`.
-#[inline(never)]
-fn is_over(vma: NonNull<bindings::vm_area_struct>, data: *const c_void) -> bool {
-    // SAFETY: `AllVmas` yields valid VMAs, and so is a locked one. Their operations are null or valid while they are
-    // linked; what is not ours may be written meanwhile, hence volatile reads.
-    let (ops, private) = unsafe {
-        let vma = vma.as_ptr();
-        let ops = (&raw const (*vma).vm_ops).read_volatile();
-        let private = (&raw const (*vma).vm_private_data).read_volatile();
-        (ops.as_ref(), private)
-    };
-    ops.is_some_and(is_ours) && core::ptr::eq(private, data)
 }
 
 /// Iterator over all VMAs of a file, of whatever kind.
@@ -301,6 +287,25 @@ impl Iterator for AllVmas<'_> {
     }
 }
 
+/// A VMA of ours may be split. Not generic, so it has one address: by that, [`is_ours`] recognises the
+/// operations that [`set_vm_ops`] installs.
+///
+/// [`set_vm_ops`]: super::virt::VmaNew::set_vm_ops
+#[inline(never)]
+pub(super) extern "C" fn may_split(_vma: *mut bindings::vm_area_struct, _addr: usize) -> c_int {
+    0
+}
+
+/// Returns whether these are the operations that [`set_vm_ops`] installs.
+///
+/// [`set_vm_ops`]: super::virt::VmaNew::set_vm_ops
+#[inline(never)]
+pub(super) fn is_ours(ops: &bindings::vm_operations_struct) -> bool {
+    let ours: unsafe extern "C" fn(_, _) -> _ = may_split;
+    ops.may_split
+        .is_some_and(|f| core::ptr::fn_addr_eq(f, ours))
+}
+
 /// A VMA found through its file, or held by a lock of its process.
 ///
 /// Unlike for a [`VmaRef`], there may be no `mmap_lock`, and the process may be exiting.
@@ -319,12 +324,32 @@ pub struct Vma(Opaque<bindings::vm_area_struct>);
 impl Vma {
     /// Returns `vma`, if [`set_vm_ops`](super::virt::VmaNew::set_vm_ops) set it up over `data`.
     pub(super) fn from_locked<'a, T>(vma: &'a VmaRef, data: ArcBorrow<'_, T>) -> Option<&'a Self> {
-        let vma = NonNull::new(vma.as_ptr())?;
         let wanted: *const T = &*data;
-        // INVARIANT: A `VmaRef` exists only under the VMA's own lock or the `mmap_lock`, which are
-        // held for `'a`; `is_over` recognised it.
-        // SAFETY: For the same reason it is valid for `'a`.
-        is_over(vma, wanted.cast()).then(|| unsafe { vma.cast().as_ref() })
+        // SAFETY: A `VmaRef` exists only under the VMA's own lock or the `mmap_lock`, which are held for
+        // `'a`. A VMA has null or valid operations, from where it is set up.
+        unsafe { Self::over(vma.as_ptr(), wanted.cast()) }
+    }
+
+    /// Returns `vma`, if [`set_vm_ops`](super::virt::VmaNew::set_vm_ops) set it up over `data`.
+    ///
+    /// # Safety
+    ///
+    /// `vma` must be valid for `'a`, by one of the locks of the type invariants, and its operations be null
+    /// or valid.
+    #[inline(never)]
+    unsafe fn over<'a>(
+        vma: *mut bindings::vm_area_struct,
+        data: *const c_void,
+    ) -> Option<&'a Self> {
+        // SAFETY: As promised by the caller. What is not ours may be written meanwhile, hence volatile
+        // reads.
+        unsafe {
+            let ops = (&raw const (*vma).vm_ops).read_volatile();
+            let private = (&raw const (*vma).vm_private_data).read_volatile();
+            let is_over = ops.as_ref().is_some_and(is_ours) && core::ptr::eq(private, data);
+            // INVARIANT: It was just recognised.
+            is_over.then(|| &*vma.cast::<Self>())
+        }
     }
 
     pub(super) fn as_raw(&self) -> *mut bindings::vm_area_struct {
@@ -335,6 +360,29 @@ impl Vma {
     pub fn mm(&self) -> &Mm {
         // SAFETY: By the type invariants the VMA is linked, and `vm_mm` stays valid while it is.
         unsafe { Mm::from_raw((*self.as_raw()).vm_mm) }
+    }
+
+    /// Returns whether it is `VM_MIXEDMAP` or `VM_PFNMAP`.
+    pub(super) fn kind(&self) -> vm_flags_t {
+        // SAFETY: By the type invariants the VMA is valid. Under the rmap lock alone other flags may be
+        // written meanwhile, hence a volatile read; these do not change any more.
+        let all =
+            unsafe { (&raw const (*self.as_raw()).__bindgen_anon_2.vm_flags).read_volatile() };
+        all & (flags::MIXEDMAP | flags::PFNMAP)
+    }
+
+    /// Returns what identifies the mappings over the same data of the same file.
+    pub(super) fn place(&self) -> Place {
+        // SAFETY: By the type invariants `set_vm_ops` set the VMA up, in a file's `mmap`: the file and
+        // the data stay while the VMA does.
+        let (mapping, data) = unsafe {
+            let vma = self.as_raw();
+            ((*(*vma).vm_file).f_mapping, (*vma).vm_private_data)
+        };
+        Place {
+            mapping: mapping.addr(),
+            data: data.addr(),
+        }
     }
 
     /// Returns which part of the file this VMA shows, and where; [`None`] for an empty VMA.

@@ -59,6 +59,10 @@ pub use super::fault::{
 };
 
 use super::{
+    rmap::{
+        is_ours,
+        may_split, //
+    },
     virt::{
         flags,
         VmaMixedMap,
@@ -79,6 +83,7 @@ use crate::{
 };
 use core::{
     marker::PhantomData,
+    mem,
     ptr::NonNull, //
 };
 
@@ -213,10 +218,10 @@ impl<T: VmOperations> VmOperationsVTable<T> {
     ///
     /// `vma` must have been set up by [`VmaNew::set_vm_ops`] for `T`, and not be used afterwards.
     unsafe extern "C" fn close(vma: *mut bindings::vm_area_struct) {
-        // SAFETY: As promised by the caller.
-        T::close(unsafe { Self::data(vma) });
-        // SAFETY: The reference is this VMA's own, from `set_vm_ops` or `open`, and is put once.
-        drop(unsafe { Arc::<T::Data>::from_raw((*vma).vm_private_data.cast_const().cast()) });
+        // SAFETY: By the caller's promise `vma` is valid, and of `T`. The reference is its own, from
+        // `set_vm_ops` or `open`, and is put once, when `data` is dropped.
+        let data = unsafe { Arc::<T::Data>::from_raw((*vma).vm_private_data.cast_const().cast()) };
+        T::close(data.as_arc_borrow());
     }
 
     /// # Safety
@@ -242,11 +247,13 @@ impl<T: VmOperations> VmOperationsVTable<T> {
         vmf: *mut bindings::vm_fault,
         handler: Handler<T, R>,
     ) -> Result<R, FaultError> {
-        // SAFETY: The VMA of a fault is valid during the fault; the `mmap_lock` is held, or its own.
-        let data = unsafe { Self::data((*vmf).__bindgen_anon_1.vma) };
         // INVARIANT: As promised by the caller, for the time of this call.
-        // SAFETY: As promised by the caller.
-        let vmf = unsafe { VmFault::from_raw(NonNull::new_unchecked(vmf)) };
+        // SAFETY: As promised by the caller. The VMA of a fault is valid during the fault; the `mmap_lock`
+        // is held, or the VMA's own lock.
+        let (data, vmf) = unsafe {
+            let data = Self::data((*vmf).__bindgen_anon_1.vma);
+            (data, VmFault::from_raw(NonNull::new_unchecked(vmf)))
+        };
         handler(data, &vmf)
     }
 
@@ -285,16 +292,17 @@ impl<T: VmOperations> VmOperationsVTable<T> {
     /// As `handle`; `vmf` names the page.
     unsafe extern "C" fn page_mkwrite(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
         // The page has no mapping. Not locked, the kernel would take it for truncated, for ever.
-        // SAFETY: The kernel names the page, and holds a reference to it.
-        unsafe { lock_page(vmf) };
+        // SAFETY: The kernel names the page, and holds a reference to it. The fault is being handled for
+        // all of this function.
+        let locked = unsafe { FaultLock::lock(vmf) };
         // SAFETY: As promised by the caller.
         match unsafe { Self::handle(vmf, T::page_mkwrite) } {
-            Ok(()) => bindings::vm_fault_reason_VM_FAULT_LOCKED,
-            Err(error) => {
-                // SAFETY: It was locked above.
-                unsafe { unlock_page(vmf) };
-                error.into_raw()
+            Ok(()) => {
+                // The kernel unlocks it.
+                mem::forget(locked);
+                bindings::vm_fault_reason_VM_FAULT_LOCKED
             }
+            Err(error) => error.into_raw(),
         }
     }
 
@@ -338,42 +346,39 @@ impl<T: VmOperations> VmOperationsVTable<T> {
     };
 }
 
-/// # Safety
+/// The lock of the page that a `page_mkwrite` is about.
 ///
-/// `vmf` must belong to a `page_mkwrite` that is being handled in this task.
-#[inline(never)]
-unsafe fn lock_page(vmf: *mut bindings::vm_fault) {
-    // SAFETY: The caller promises that `vmf` names a page.
-    unsafe { bindings::tlb_batch_lock_page(vmf) }
+/// # Invariants
+///
+/// The page that the fault names is locked by this task, for this to unlock, and the fault is still being
+/// handled.
+struct FaultLock(*mut bindings::vm_fault);
+
+impl FaultLock {
+    /// # Safety
+    ///
+    /// `vmf` must belong to a `page_mkwrite` that is being handled in this task, until what is returned was
+    /// dropped or forgotten.
+    #[inline(never)]
+    unsafe fn lock(vmf: *mut bindings::vm_fault) -> Self {
+        // SAFETY: The caller promises that `vmf` names a page.
+        unsafe { bindings::tlb_batch_lock_page(vmf) };
+        // INVARIANT: It was just locked.
+        Self(vmf)
+    }
 }
 
-/// # Safety
-///
-/// This task must have called [`lock_page`], and not unlocked the page since.
-#[inline(never)]
-unsafe fn unlock_page(vmf: *mut bindings::vm_fault) {
-    // SAFETY: The caller promises that the page is locked.
-    unsafe { bindings::tlb_batch_unlock_page(vmf) }
+impl Drop for FaultLock {
+    #[inline(never)]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the page is locked, and this unlocks it.
+        unsafe { bindings::tlb_batch_unlock_page(self.0) }
+    }
 }
 
 /// One of the functions of `T` that handle a fault.
 type Handler<T, R> =
     fn(ArcBorrow<'_, <T as VmOperations>::Data>, &VmFault<'_>) -> Result<R, FaultError>;
-
-/// VMAs may be split. Not generic, so it has one address: by that, [`is_ours`] recognises VMAs that
-/// [`VmaNew::set_vm_ops`] set up.
-#[inline(never)]
-extern "C" fn may_split(_vma: *mut bindings::vm_area_struct, _addr: usize) -> c_int {
-    0
-}
-
-/// Returns whether these are the operations that [`VmaNew::set_vm_ops`] installs.
-#[inline(never)]
-pub(super) fn is_ours(ops: &bindings::vm_operations_struct) -> bool {
-    let ours: unsafe extern "C" fn(_, _) -> _ = may_split;
-    ops.may_split
-        .is_some_and(|f| core::ptr::fn_addr_eq(f, ours))
-}
 
 impl VmaNew {
     /// Returns which page of the file is mapped at the start of this VMA.
@@ -401,7 +406,7 @@ impl VmaNew {
     ///
     /// In the `mmap` hook: the `mmap_lock` is held for writing.
     pub fn set_vm_ops<T: VmOperations>(&self, data: Arc<T::Data>) -> Result<&VmaMixedMap> {
-        self.install::<T>(data)?;
+        self.install::<T>(data, false)?;
         self.set_mixedmap()
     }
 
@@ -412,17 +417,13 @@ impl VmaNew {
     ///
     /// As [`VmaNew::set_vm_ops`]; also `EBUSY` if the VMA is `VM_MIXEDMAP` already.
     pub fn set_pfn_vm_ops<T: VmOperations>(&self, data: Arc<T::Data>) -> Result {
-        if self.flags() & flags::MIXEDMAP != 0 {
-            return Err(EBUSY);
-        }
-        self.install::<T>(data)?;
-        // SAFETY: The VMA is being set up, so nobody else reads or writes it. It is not
-        // copy-on-write, as VM_PFNMAP demands, and cannot be made VM_MIXEDMAP any more.
-        unsafe { (*self.as_ptr()).__bindgen_anon_2.vm_flags |= flags::PFNMAP };
-        Ok(())
+        self.install::<T>(data, true)
     }
 
-    fn install<T: VmOperations>(&self, data: Arc<T::Data>) -> Result {
+    fn install<T: VmOperations>(&self, data: Arc<T::Data>, by_pfn: bool) -> Result {
+        if by_pfn && self.flags() & flags::MIXEDMAP != 0 {
+            return Err(EBUSY);
+        }
         // C: `is_cow_mapping()`.
         if self.flags() & (flags::MAYSHARE | flags::MAYWRITE) == flags::MAYWRITE {
             return Err(EINVAL);
@@ -436,10 +437,16 @@ impl VmaNew {
         self.set_dontexpand();
         // SAFETY: The VMA is being set up, so nobody else reads or writes it. The operations are
         // static, in a module that `is_pinning` found to be pinned by the file, which the VMA pins
-        // until after `close`. `data` goes to the VMA, as the contract of `VmOperationsVTable` says.
+        // until after `close`. `data` goes to the VMA, as the contract of `VmOperationsVTable` says. What
+        // becomes VM_PFNMAP is neither copy-on-write nor VM_MIXEDMAP, by the checks above, and
+        // `set_mixedmap` refuses it from here on.
         unsafe {
-            (*self.as_ptr()).vm_private_data = Arc::into_raw(data).cast_mut().cast();
-            (*self.as_ptr()).vm_ops = &VmOperationsVTable::<T>::VTABLE;
+            let vma = self.as_ptr();
+            (*vma).vm_private_data = Arc::into_raw(data).cast_mut().cast();
+            (*vma).vm_ops = &VmOperationsVTable::<T>::VTABLE;
+            if by_pfn {
+                (*vma).__bindgen_anon_2.vm_flags |= flags::PFNMAP;
+            }
         }
         Ok(())
     }
@@ -486,10 +493,7 @@ mod tests {
         module::ModuleMetadata,
         ThisModule, //
     };
-    use core::{
-        mem,
-        ptr, //
-    };
+    use core::ptr;
 
     /// Where a module would be. Nobody looks into it.
     const LOADED: *mut bindings::module = ptr::without_provenance_mut(0x1000);
@@ -523,19 +527,13 @@ mod tests {
         vm_flags: vm_flags_t,
         what: impl FnOnce(&VmaNew) -> T,
     ) -> T {
-        // SAFETY: For all three, zeroes are a valid value.
-        let (mut fops, mut file, mut vma): (
-            bindings::file_operations,
-            KBox<bindings::file>,
-            KBox<bindings::vm_area_struct>,
-        ) = unsafe {
-            (
-                mem::zeroed(),
-                KBox::new(mem::zeroed(), GFP_KERNEL).unwrap(),
-                KBox::new(mem::zeroed(), GFP_KERNEL).unwrap(),
-            )
+        let fops = bindings::file_operations {
+            owner,
+            ..pin_init::zeroed()
         };
-        fops.owner = owner;
+        let mut file: KBox<bindings::file> = KBox::new(pin_init::zeroed(), GFP_KERNEL).unwrap();
+        let mut vma: KBox<bindings::vm_area_struct> =
+            KBox::new(pin_init::zeroed(), GFP_KERNEL).unwrap();
         file.f_op = &fops;
         vma.vm_file = &mut *file;
         vma.__bindgen_anon_2.vm_flags = vm_flags;

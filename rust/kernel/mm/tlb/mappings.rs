@@ -47,6 +47,7 @@ use crate::{
 };
 use core::{
     cell::Cell,
+    iter,
     ptr::NonNull, //
 };
 
@@ -320,8 +321,8 @@ impl Mapping for Vma {
 
 impl<P: StalePage> Unmap<P> for Vma {
     fn clear(table: &mut PageTable<'_>, part: Part<'_, P>, _permit: &Permit) -> Cleared {
-        // SAFETY: As in `clear_each`.
-        unsafe { table.clear_one(part) }
+        // SAFETY: The range is the part's own; the rest is as in `clear_each`.
+        unsafe { table.clear(part.pages, iter::once(part)).cleared }
     }
 
     #[inline]
@@ -330,8 +331,9 @@ impl<P: StalePage> Unmap<P> for Vma {
         parts: &mut Parts<'_, P>,
         _permit: &Permit,
     ) -> Changed {
-        // SAFETY: The entries are in a batch, which keeps them until the flush (`Permit`).
-        unsafe { table.clear(parts) }
+        // SAFETY: They lie there by the type invariants of `Parts`. The entries are in a batch, which
+        // keeps them until the flush (`Permit`).
+        unsafe { table.clear(parts.table(), parts) }
     }
 
     fn protect(table: &mut PageTable<'_>, part: Part<'_, P>, _permit: &Permit) -> bool {
