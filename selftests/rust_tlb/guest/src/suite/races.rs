@@ -5,7 +5,7 @@
 
 pub(super) mod turns;
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{ensure, Result};
@@ -40,7 +40,9 @@ const NR_PAGES: u64 = 8;
 /// Workers of the oracle that do nothing but watch: the rest of the CPUs is the racers'.
 const NR_WATCHING: usize = 2;
 
-/// Unmaps, at least. If more are needed, each racer takes a turn before each of them.
+/// Unmaps, at least. If more are needed, each racer takes a turn before each of them; and if that is
+/// because too few tables went, all racers wait between two turns during every other one: one that holds
+/// the `mmap_lock` nearly always keeps nearly all of them.
 const NR_UNMAPS: u64 = 100;
 /// Unmaps, at most: whatever has not come by then does not come.
 const MAX_UNMAPS: u64 = 10 * NR_UNMAPS;
@@ -124,6 +126,8 @@ struct Racer<'r> {
     number: usize,
     turn: Turn,
     turns: Turns,
+    /// Held, with the other racers, during a turn.
+    gate: &'r RwLock<()>,
 }
 
 impl Racer<'_> {
@@ -133,6 +137,7 @@ impl Racer<'_> {
         let mut mapping = self.ground.map()?;
         let mut watcher = Watcher::new(self.ledger, NR_WATCHING + self.number);
         while !self.ledger.stopped() {
+            let _in_turn = self.gate.read().expect("no racer panics");
             (self.turn)(self.ground, &mut mapping, &mut watcher)?;
             self.turns.count();
         }
@@ -149,12 +154,14 @@ pub(super) fn race(options: &Options, ground: &Ground, turns: &[Turn]) -> Result
     let mapping = Arc::new(ground.map()?);
     let oracle = Oracle::of_threads(&mapping, NR_WATCHING, turns.len(), Access::ReadWrite)?;
     let ledger = oracle.ledger().clone();
+    let gate = RwLock::new(());
     let racer = |(number, &turn)| Racer {
         ground,
         ledger: &ledger,
         number,
         turn,
         turns: Turns::default(),
+        gate: &gate,
     };
     let racers: Vec<Racer<'_>> = turns.iter().enumerate().map(racer).collect();
     let nr_unmaps = thread::scope(|scope| {
@@ -162,7 +169,7 @@ pub(super) fn race(options: &Options, ground: &Ground, turns: &[Turn]) -> Result
             .iter()
             .map(|racer| || racer.turns.run(|| racer.run()));
         let threads: Vec<_> = runs.map(|run| scope.spawn(run)).collect();
-        let driven = drive(options, ground, &oracle, &racers);
+        let driven = drive(options, ground, &oracle, &racers, &gate);
         oracle.stop();
         let join = |thread: ScopedJoinHandle<'_, _>| thread.join().expect("no racer panics");
         let raced: Result<()> = threads.into_iter().try_for_each(join);
@@ -176,23 +183,30 @@ pub(super) fn race(options: &Options, ground: &Ground, turns: &[Turn]) -> Result
 }
 
 /// Unmaps pages until there was enough of everything, or a racer has ended, who says why.
-fn drive(options: &Options, ground: &Ground, oracle: &Oracle, racers: &[Racer<'_>]) -> Result<u64> {
+fn drive(
+    options: &Options,
+    ground: &Ground,
+    oracle: &Oracle,
+    racers: &[Racer<'_>],
+    gate: &RwLock<()>,
+) -> Result<u64> {
     let effort = u64::from(options.effort);
     let nr_turns = match racers.len() {
         1 => NR_TURNS * effort,
         _ => NR_TURNS_OF_MANY * effort,
     };
-    let has_enough = || {
+    let all_went = || {
         let nr_freed = ground.device.counters()?.nr_tables_freed;
-        let all_raced = racers.iter().all(|racer| racer.turns.nr() >= nr_turns);
-        anyhow::Ok(all_raced && nr_freed >= ground.nr_tables * effort)
+        anyhow::Ok(nr_freed >= ground.nr_tables * effort)
     };
+    let all_raced = || racers.iter().all(|racer| racer.turns.nr() >= nr_turns);
     let mut rng = options.rng();
     let mut nr_unmaps = 0;
-    while nr_unmaps < NR_UNMAPS * effort || !has_enough()? {
+    while nr_unmaps < NR_UNMAPS * effort || !all_raced() || !all_went()? {
         let counters = ground.device.counters()?;
         ensure!(nr_unmaps < MAX_UNMAPS * effort, "not enough: {counters:?}");
-        if nr_unmaps >= NR_UNMAPS * effort {
+        let are_more = nr_unmaps >= NR_UNMAPS * effort;
+        if are_more {
             await_one_of_each(racers.iter().map(|racer| &racer.turns));
         }
         if racers.iter().any(|racer| racer.turns.are_over()) {
@@ -200,6 +214,8 @@ fn drive(options: &Options, ground: &Ground, oracle: &Oracle, racers: &[Racer<'_
         }
         // So that there are pages to unmap; what the racers do meanwhile is left to chance.
         oracle.await_next_pass()?;
+        let is_between_turns = are_more && nr_unmaps % 2 == 1 && !all_went()?;
+        let _between_turns = is_between_turns.then(|| gate.write().expect("no racer panics"));
         unmap_some(&mut rng, ground, oracle)?;
         nr_unmaps += 1;
     }
