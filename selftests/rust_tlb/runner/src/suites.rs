@@ -50,9 +50,6 @@ const CONCURRENT: [&str; 16] = [
     "twophase",
     "writeback",
 ];
-/// Half of the others, by what they take: where all CPUs take turns, a machine keeps one of the host's
-/// busy, and two machines two.
-const IN_A_SECOND_MACHINE: [&str; 3] = ["hotplug", "lifecycle", "trace"];
 /// Suites that use up all memory.
 const WITH_LITTLE_MEMORY: [&str; 1] = ["small"];
 
@@ -145,10 +142,9 @@ fn split(suites: Vec<Suite>, names: &[&str]) -> (Vec<Suite>, Vec<Suite>) {
 /// The boots that the guest's suites take; those that are for nothing are left out.
 #[derive(Default)]
 struct Boots {
-    /// With KUnit's tests. These go on while the host's tests run.
+    /// With KUnit's tests.
     first: Option<Boot>,
-    second: Option<Boot>,
-    /// With little memory. Follows the second.
+    /// With little memory. Follows the first.
     small: Option<Boot>,
     /// Once more where it is slow to run all CPUs at the same time, for those that want just that.
     parallel: Option<Boot>,
@@ -174,11 +170,7 @@ impl Boots {
             Threads::Sliced | Threads::Counted => split(suites, &CONCURRENT),
             _ => (Vec::new(), suites),
         };
-        let (second, others) = match machine.threads {
-            Threads::Sliced => split(others, &IN_A_SECOND_MACHINE),
-            _ => (Vec::new(), others),
-        };
-        let nothing_else = concurrent.is_empty() && small.is_empty() && second.is_empty();
+        let nothing_else = concurrent.is_empty() && small.is_empty();
         let boot = |needed: bool, machine, name, suites| {
             needed.then_some(Boot {
                 machine,
@@ -188,9 +180,7 @@ impl Boots {
         };
         let little = machine.with_little_memory();
         let parallel = machine.in_parallel();
-        let again = machine.without_kunit();
         Self {
-            second: boot(!second.is_empty(), again, "boot-second", second),
             small: boot(!small.is_empty(), little, "boot-small", small),
             parallel: boot(
                 !concurrent.is_empty(),
@@ -207,37 +197,33 @@ impl Boots {
         }
     }
 
-    /// Runs them, at most two at a time: the one where all CPUs run at the same time alone, and `others`
-    /// beside those before it.
+    /// Runs them, at most two at a time: `others` and the one where all CPUs run at the same time, beside
+    /// those where they take turns, which keep one of the host's busy.
     fn run_beside(
         &self,
         places: &Places,
         tally: &mut Tally,
         others: impl FnOnce(&mut Tally) -> Result<()>,
     ) -> Result<()> {
-        let lanes: [&[&Option<Boot>]; 2] = [&[&self.first], &[&self.second, &self.small]];
+        let beside = self.first.iter().chain(&self.small);
         thread::scope(|scope| {
-            let started = lanes.map(|lane| {
-                let boots = lane.iter().copied().flatten();
-                scope.spawn(move || boots.map(|boot| boot.keep(places)).collect::<Vec<_>>())
-            });
+            let beside = scope.spawn(|| beside.map(|boot| boot.keep(places)).collect::<Vec<_>>());
             others(tally)?;
-            started.into_iter().for_each(|lane| show(lane, tally));
-            anyhow::Ok(())
-        })?;
-        if let Some(parallel) = &self.parallel {
-            output::note("a machine with CPUs that run at the same time");
-            if let Err(error) = parallel.run(places, tally) {
-                tally.fail(format!("the test kernel: {error:#}"));
+            if let Some(parallel) = &self.parallel {
+                output::note("a machine with CPUs that run at the same time");
+                if let Err(error) = parallel.run(places, tally) {
+                    tally.fail(format!("the test kernel: {error:#}"));
+                }
             }
-        }
-        Ok(())
+            show(beside, tally);
+            Ok(())
+        })
     }
 }
 
 /// Shows what came out of boots that went on beside something else.
-fn show(lane: ScopedJoinHandle<'_, Vec<Result<Kept>>>, tally: &mut Tally) {
-    for boot in lane.join().expect("a boot does not panic") {
+fn show(beside: ScopedJoinHandle<'_, Vec<Result<Kept>>>, tally: &mut Tally) {
+    for boot in beside.join().expect("a boot does not panic") {
         output::note("a machine that was started before");
         match boot {
             Ok(kept) => kept.show(tally),
