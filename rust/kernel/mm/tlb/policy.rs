@@ -222,7 +222,7 @@ pub trait Flush: Record {
 pub type Owed<M> = Ledger<<M as Machine>::Pin, MAX_MMS>;
 
 /// When to flush what is owed, and how: all in which one [`Policy`] differs from another.
-pub trait Rule<M: Machine>: sealed::Sealed + Default {
+pub trait Rule<M: Machine>: sealed::Sealed {
     /// Which policy it makes.
     const KIND: Kind;
     /// As [`Record::flushes_each`].
@@ -253,16 +253,14 @@ pub struct Policy<M: Machine, R: Rule<M>> {
     rule: R,
 }
 
-impl<M: Machine, R: Rule<M>> Policy<M, R> {
+impl<M: Machine, R: Rule<M> + Default> Policy<M, R> {
     /// Makes a policy for `machine` that owes nothing.
     pub fn new(machine: M) -> Self {
-        Self {
-            machine,
-            owed: Owed::<M>::new(),
-            rule: R::default(),
-        }
+        Self::with(machine, R::default())
     }
+}
 
+impl<M: Machine, R: Rule<M>> Policy<M, R> {
     /// Makes a policy for `machine` and a `rule` that is new.
     pub fn with(machine: M, rule: R) -> Self {
         Self {

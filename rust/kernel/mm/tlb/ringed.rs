@@ -60,7 +60,6 @@ pub const AUTO_PAGES: usize = 8;
 /// `runs` has all pages that were cleared since the last flush, or says that it has not. Address
 /// spaces are known to it by their place in memory. Those that are owed a flush are pinned; another
 /// one's place may be that of one which is gone, and the pages of both are flushed.
-#[derive(Default)]
 pub struct Ringed {
     runs: RunList,
     max_pages: usize,

@@ -97,6 +97,12 @@ use kernel::{
 };
 
 /// What the next flush is for.
+///
+/// # Invariants
+///
+/// - `policy` has all that was recorded since flush `number - 1` began: it is what flush `number` will be
+///   for.
+/// - `done` is at most `number`.
 struct Next<F: ?Sized> {
     policy: KBox<F>,
     number: u64,

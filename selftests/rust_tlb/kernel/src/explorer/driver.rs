@@ -252,7 +252,7 @@ impl Policy {
             let policy: Box<AnyPolicy<'c>> = Box::new(policy);
             policy.into()
         }
-        fn new<'c, R: Rule<Below<'c>> + 'c>(below: Below<'c>) -> KBox<AnyPolicy<'c>> {
+        fn new<'c, R: Rule<Below<'c>> + Default + 'c>(below: Below<'c>) -> KBox<AnyPolicy<'c>> {
             boxed(policy::Policy::<_, R>::new(below))
         }
         let below = Below(calls);

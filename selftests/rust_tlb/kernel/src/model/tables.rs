@@ -78,7 +78,7 @@ impl Machine for Calls {
 type AnyPolicy = dyn Flush<Mm = ModelMm>;
 type NewPolicy = fn(&Calls) -> Box<AnyPolicy>;
 
-fn of<R: Rule<Calls> + 'static>(calls: &Calls) -> Box<AnyPolicy> {
+fn of<R: Rule<Calls> + Default + 'static>(calls: &Calls) -> Box<AnyPolicy> {
     Box::new(Policy::<_, R>::new(calls.clone()))
 }
 
