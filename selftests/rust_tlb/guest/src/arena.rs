@@ -15,7 +15,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::mm::{self, Advice, MapFlags, MremapFlags, ProtFlags};
 
-use crate::mapping::READ_WRITE;
+use crate::page::READ_WRITE;
 
 /// Bytes that one PMD entry maps.
 pub const PMD_SIZE: usize = 2 << 20;

@@ -4,7 +4,8 @@
 //!
 //! From the bottom up:
 //!
-//! - [`abi`] is the device's own source file. [`device`] makes calls of it, [`mapping`] the memory.
+//! - [`abi`] is the device's own source file. [`device`] makes calls of it, [`mapping`] maps its
+//!   memory, [`page`] by page.
 //! - [`child`], [`shared`], [`barrier`], [`busy`] and [`workers`] put threads and processes on chosen CPUs and
 //!   keep them in step with the thread that drives the device.
 //! - [`tlb_events`], [`memory_use`], [`page_tables`] and [`residency`] are what the kernel says
@@ -67,6 +68,7 @@ pub mod mremap_runs;
 pub mod numbered;
 pub mod oracle;
 pub mod own_memory;
+pub mod page;
 pub mod page_holder;
 pub mod page_tables;
 pub mod page_user;

@@ -14,19 +14,7 @@ use rustix::fd::AsFd;
 use rustix::io::Errno;
 use rustix::mm::{self, Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags};
 
-use crate::device::Device;
-
-/// Bytes in a page. The device says the same in [`crate::abi::Describe::page_size`].
-pub const PAGE_SIZE: usize = 4096;
-
-/// 64-bit words in a page.
-pub const WORDS_PER_PAGE: usize = PAGE_SIZE / size_of::<u64>();
-
-/// Pages that one page table maps.
-pub const PAGES_PER_TABLE: u64 = (PAGE_SIZE / 8) as u64;
-
-/// Read and write.
-pub const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+pub use crate::page::{PAGES_PER_TABLE, PAGE_SIZE, READ_WRITE, WORDS_PER_PAGE};
 
 /// Pages of a device, mapped into this process.
 pub struct Mapping {
@@ -45,13 +33,13 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps `nr_pages` of `device` from page `first`, for reading and writing.
-    pub fn new(device: &Device, first: u64, nr_pages: u64) -> Result<Self, Errno> {
+    pub fn new(device: &impl AsFd, first: u64, nr_pages: u64) -> Result<Self, Errno> {
         Self::with(device, first, nr_pages, READ_WRITE, MapFlags::SHARED)
     }
 
     /// Maps with everything chosen by the caller.
     pub fn with(
-        device: &Device,
+        device: &impl AsFd,
         first: u64,
         nr_pages: u64,
         prot: ProtFlags,
@@ -59,16 +47,8 @@ impl Mapping {
     ) -> Result<Self, Errno> {
         let (len, offset) = (bytes(nr_pages), first.wrapping_mul(PAGE_SIZE as u64));
         // SAFETY: A new mapping at an address of the kernel's choice replaces no other.
-        let address = unsafe {
-            mm::mmap(
-                ptr::null_mut(),
-                len,
-                prot,
-                flags,
-                device.file().as_fd(),
-                offset,
-            )
-        }?;
+        let address =
+            unsafe { mm::mmap(ptr::null_mut(), len, prot, flags, device.as_fd(), offset) }?;
         Ok(Self {
             address,
             nr_pages,
@@ -79,18 +59,18 @@ impl Mapping {
 
     /// Maps `nr_pages` from the start of `device`, at an address that is a multiple of what one page
     /// table maps.
-    pub fn of_tables(device: &Device, nr_pages: u64) -> Result<Self, Errno> {
+    pub fn of_tables(device: &impl AsFd, nr_pages: u64) -> Result<Self, Errno> {
         Self::aligned(device, nr_pages, PAGES_PER_TABLE)
     }
 
     /// Maps `nr_pages` from the start of the device, at a multiple of `align` pages.
-    pub fn aligned(device: &Device, nr_pages: u64, align: u64) -> Result<Self, Errno> {
+    pub fn aligned(device: &impl AsFd, nr_pages: u64, align: u64) -> Result<Self, Errno> {
         Self::aligned_from(device, 0, nr_pages, align)
     }
 
     /// As [`Mapping::aligned`], from page `first` of the device.
     pub fn aligned_from(
-        device: &Device,
+        device: &impl AsFd,
         first: u64,
         nr_pages: u64,
         align: u64,
@@ -99,7 +79,7 @@ impl Mapping {
         let (address, offset) = (reserve_aligned(nr_pages, align)?, bytes(first) as u64);
         // SAFETY: What is replaced is the reservation.
         unsafe {
-            let file = device.file().as_fd();
+            let file = device.as_fd();
             mm::mmap(address, bytes(nr_pages), READ_WRITE, flags, file, offset)?;
         }
         Ok(Self {
@@ -201,20 +181,13 @@ impl Mapping {
 
     /// Unmaps all pages and maps them again, in one call: whoever uses them meanwhile waits. The
     /// mapping is one from the start of `device`.
-    pub fn renew(&self, device: &Device) -> Result<(), Errno> {
+    pub fn renew(&self, device: &impl AsFd) -> Result<(), Errno> {
         let flags = MapFlags::SHARED | MapFlags::FIXED;
         // SAFETY: The same pages come to the same place, and nobody finds nothing there: references
         // into the mapping stay good.
         unsafe {
             let len = bytes(self.nr_mapped);
-            mm::mmap(
-                self.address,
-                len,
-                READ_WRITE,
-                flags,
-                device.file().as_fd(),
-                0,
-            )?;
+            mm::mmap(self.address, len, READ_WRITE, flags, device.as_fd(), 0)?;
         }
         Ok(())
     }
@@ -235,7 +208,7 @@ impl Mapping {
 
     /// Unmaps some pages and maps them again. In between the addresses are reserved, so that no
     /// other thread is given them. The mapping is one from the start of `device`.
-    pub fn replace(&mut self, device: &Device, first: u64, nr: u64) -> Result<(), Errno> {
+    pub fn replace(&mut self, device: &impl AsFd, first: u64, nr: u64) -> Result<(), Errno> {
         let (address, len) = (self.part(first, nr), bytes(nr));
         let fixed = MapFlags::FIXED;
         // SAFETY: What is replaced is a part of our own mapping, and no reference into it exists,
@@ -244,7 +217,7 @@ impl Mapping {
             let nothing = ProtFlags::empty();
             mm::mmap_anonymous(address, len, nothing, MapFlags::PRIVATE | fixed)?;
             let offset = bytes(first) as u64;
-            let (file, flags) = (device.file().as_fd(), MapFlags::SHARED | fixed);
+            let (file, flags) = (device.as_fd(), MapFlags::SHARED | fixed);
             mm::mmap(address, len, READ_WRITE, flags, file, offset)?;
         }
         Ok(())

@@ -3,7 +3,7 @@
 //! Which pages of the device a call is about.
 
 use crate::abi;
-use crate::mapping::PAGE_SIZE;
+use crate::page::PAGE_SIZE;
 
 /// Pages of the device, in one of the forms that [`abi::UNMAP`] takes.
 #[derive(Clone, Debug, PartialEq, Eq)]

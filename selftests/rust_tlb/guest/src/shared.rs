@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 use rustix::io::Errno;
 use rustix::mm::{self, MapFlags};
 
-use crate::mapping::READ_WRITE;
+use crate::page::READ_WRITE;
 
 /// What may live in memory that other processes write.
 ///

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Data flows one way: no file of the sample uses one that uses it, however far around, and neither
-//! does one of `rust/kernel/mm/`, where the protocol (`tlb/`) uses the rest, and the rest not it.
+//! does one of `rust/kernel/mm/`, where the protocol (`tlb/`) uses the rest, and the rest not it, nor one
+//! of the tests and of what runs them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -148,6 +149,27 @@ fn no_file_of_the_protocol_uses_itself_around_a_circle() {
     assert!(uses["batch"].contains("walk"), "{uses:?}");
     let left = circles(uses);
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// Folders of `selftests/rust_tlb/`, and by what their files name each other. Not among them is the
+/// explorer, whose files are a machine and what that runs: each is a step of the other.
+const OF_THE_TESTS: [(&str, &[&str]); 6] = [
+    ("guest/src", &["crate::"]),
+    ("guest/src/bench", &["super::", "crate::bench::"]),
+    ("kernel/src/model", &["super::"]),
+    ("runner/src", &["crate::"]),
+    ("runner/src/bench", &["super::", "crate::bench::"]),
+    ("trace/src", &["crate::", "super::"]),
+];
+
+#[test]
+fn no_file_of_the_tests_uses_itself_around_a_circle() {
+    for (folder, roots) in OF_THE_TESTS {
+        let uses = uses(&sources(&format!("selftests/rust_tlb/{folder}")), roots);
+        assert!(uses.values().any(|used| !used.is_empty()), "{folder}");
+        let left = circles(uses);
+        assert!(left.is_empty(), "{folder}: {left:?}");
+    }
 }
 
 #[test]

@@ -50,7 +50,7 @@ pub fn run(machine: &Machine, places: &Places) -> Result<ExitCode> {
             _ => output::note(line),
         }
     })?;
-    let clean = output::show_kernel_problems(&ended);
+    let clean = ended.show_problems();
     if let Some(error) = bad {
         return Err(error);
     }

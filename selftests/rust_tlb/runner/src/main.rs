@@ -4,7 +4,7 @@
 //! outcome. `make` calls it when the kernel and the user-space binaries are built.
 //!
 //! - [`vm`] boots and brings back output, exit status and kernel log; [`listener`] hears it out, [`accel`]
-//!   decides how fast.
+//!   is how fast, and [`kvm_trial`] decides that.
 //! - [`kernel_log`] and [`ktap`] read what the guest said.
 //! - [`test_list`] is `tests.list`; [`suites`] runs what it names, [`reading`] makes results of what
 //!   the machine says, [`tally`] counts.
@@ -22,6 +22,7 @@ mod environment;
 mod guest;
 mod kernel_log;
 mod ktap;
+mod kvm_trial;
 mod listener;
 mod output;
 mod places;
@@ -206,7 +207,7 @@ fn main() -> ExitCode {
 /// The machine that runs a kernel, as the user wants it.
 fn machine(arguments: &Arguments, places: &Places, config: &str) -> Result<Machine> {
     let kernel = places.kernel(config)?;
-    let accel = accel::decide(arguments.accel, &kernel, places)?;
+    let accel = kvm_trial::decide(arguments.accel, &kernel, places)?;
     let cpus = match arguments.command {
         #[cfg(feature = "bench")]
         Command::Bench { .. } | Command::Events => CPUS_TO_MEASURE,
@@ -265,7 +266,7 @@ fn boot(machine: &Machine, places: &Places, session: &Session) -> Result<ExitCod
             println!("{line}");
         }
     })?;
-    let clean = output::show_kernel_problems(&ended);
+    let clean = ended.show_problems();
     Ok(match ended.ending {
         Ending::Exited(0) if !clean => ExitCode::FAILURE,
         Ending::Exited(status) => ExitCode::from(status),

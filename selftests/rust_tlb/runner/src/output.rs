@@ -15,9 +15,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::kernel_log;
-use crate::vm::{Ended, Ending};
-
 /// How often a sign of life is given where nothing can move.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
@@ -150,27 +147,4 @@ impl Progress {
 fn bar() -> ProgressBar {
     let style = ProgressStyle::with_template("      {bar:30} {pos}/{len} {msg}, {elapsed}");
     ProgressBar::new(0).with_style(style.expect("a valid template"))
-}
-
-/// Shows how a session ended, if it did so badly, and the first thing that the kernel complained
-/// about. Returns whether there was nothing to show.
-pub fn show_kernel_problems(ended: &Ended) -> bool {
-    if let Some(excerpt) = kernel_log::first_complaint(&ended.console) {
-        println!("The kernel complained:");
-        for line in excerpt {
-            println!("    {line}");
-        }
-        println!("The whole log is {}", ended.console_path.display());
-        return false;
-    }
-    match ended.ending {
-        Ending::Exited(_) => return true,
-        Ending::Crashed => println!("The machine went down before the command had ended:"),
-        Ending::Hung(limit) => println!("No end after {} s; the last log lines:", limit.as_secs()),
-    }
-    for line in &ended.console[ended.console.len().saturating_sub(15)..] {
-        println!("    {line}");
-    }
-    println!("The whole log is {}", ended.console_path.display());
-    false
 }

@@ -135,7 +135,7 @@ impl<'a> Reading<'a> {
 
     /// After the machine has gone: what it owes, and whether its kernel was content.
     pub fn finish(mut self, ended: &Ended) {
-        let fine = output::show_kernel_problems(ended);
+        let fine = ended.show_problems();
         if let Ending::Exited(97) = ended.ending {
             self.tally.fail("the module does not load".into());
         }

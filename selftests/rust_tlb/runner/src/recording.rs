@@ -10,7 +10,6 @@ use anyhow::{bail, ensure, Result};
 
 use crate::guest;
 use crate::listener::Said;
-use crate::output;
 use crate::places::Places;
 use crate::vm::{Ending, Machine, Session};
 
@@ -57,7 +56,7 @@ impl Recorder {
                 said.push(line.clone());
             }
         })?;
-        let clean = output::show_kernel_problems(&ended);
+        let clean = ended.show_problems();
         let recorded = STRATEGIES
             .into_iter()
             .map(|strategy| self.keep(strategy, &said, places))

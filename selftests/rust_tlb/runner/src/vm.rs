@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 
 use crate::accel::{Accel, Threads};
 use crate::guest;
+use crate::kernel_log;
 use crate::listener::{self, Listener, Said, SILENCE};
 use crate::output::{self, Waiting};
 use crate::places::{Kernel, Places};
@@ -100,6 +101,33 @@ pub struct Ended {
     pub console: Vec<String>,
     /// Where that was written to.
     pub console_path: PathBuf,
+}
+
+impl Ended {
+    /// Shows how the session ended, if it did so badly, and the first thing that the kernel complained
+    /// about. Returns whether there was nothing to show.
+    pub fn show_problems(&self) -> bool {
+        if let Some(excerpt) = kernel_log::first_complaint(&self.console) {
+            println!("The kernel complained:");
+            for line in excerpt {
+                println!("    {line}");
+            }
+            println!("The whole log is {}", self.console_path.display());
+            return false;
+        }
+        match self.ending {
+            Ending::Exited(_) => return true,
+            Ending::Crashed => println!("The machine went down before the command had ended:"),
+            Ending::Hung(limit) => {
+                println!("No end after {} s; the last log lines:", limit.as_secs())
+            }
+        }
+        for line in &self.console[self.console.len().saturating_sub(15)..] {
+            println!("    {line}");
+        }
+        println!("The whole log is {}", self.console_path.display());
+        false
+    }
 }
 
 impl Machine {

@@ -12,10 +12,11 @@ use crate::abi::{strategy, SETUP_RING};
 use crate::child::Child;
 
 use super::fixture::{FileSetup, Fixture};
+use super::pages::Pages;
 use super::plan::Sweep;
 use super::row::{sum_up, Row};
 use super::topology::{Placement, Topology};
-use super::way::{device, Pages, Way, RELEASE};
+use super::way::{device, Way, RELEASE};
 
 const LIMIT: Duration = Duration::from_secs(300);
 const CEILING: &str = "/sys/kernel/debug/x86/tlb_single_page_flush_ceiling";

@@ -21,8 +21,8 @@ use crate::workers::{Shape, Worker, Workers};
 
 use super::clock::{self, Elapsed};
 use super::mapped_file::MappedFile;
+use super::pages::Pages;
 use super::topology::Topology;
-use super::way::Pages;
 use super::workload::{Role, Whose, Workload, NR_HOT};
 
 /// Spins between two looks at whether the workers are alive.

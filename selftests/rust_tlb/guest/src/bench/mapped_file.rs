@@ -15,7 +15,7 @@ use rustix::mm::{self, Advice, MapFlags};
 
 use crate::mapping::{PAGE_SIZE, READ_WRITE};
 
-use super::way::Pages;
+use super::pages::Pages;
 
 /// A shared mapping of a file without contents. Nothing is ever written to it.
 pub struct MappedFile {
@@ -77,7 +77,7 @@ impl MappedFile {
         let span = ((pages.nr - 1) * pages.stride + 1) as usize;
         let mut present = vec![0_u8; span];
         let len = span * PAGE_SIZE;
-        // SAFETY: One byte a page is written, and the pages are inside the mapping.
+        // SAFETY: One byte per page is written, and the pages are inside the mapping.
         let done = unsafe { libc::mincore(self.page(0).cast(), len, present.as_mut_ptr()) };
         ensure!(done == 0, "mincore: {}", std::io::Error::last_os_error());
         let chosen = present.iter().step_by(pages.stride as usize);

@@ -2,7 +2,7 @@
 
 //! The bench: what each way to take pages back costs, and whom.
 //!
-//! - [`way`] is how pages are taken back; [`topology`] is who maps them; [`workload`] is what they do;
+//! - [`way`] is how [`pages`] are taken back; [`topology`] is who maps them; [`workload`] is what they do;
 //!   [`fixture`] has them do it, and counts; [`clock`] tells time and instructions; [`mapped_file`] is
 //!   what reclaim works on.
 //! - [`plan`] says what is measured, [`sweep`] does it, [`row`] sums up.
@@ -27,6 +27,7 @@ pub mod hooks;
 pub mod mapped_file;
 pub mod moves;
 pub mod page_tables;
+pub mod pages;
 pub mod plan;
 pub mod row;
 pub mod stale;

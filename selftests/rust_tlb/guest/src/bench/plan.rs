@@ -5,8 +5,9 @@
 use anyhow::{ensure, Result};
 
 use super::fixture::FileSetup;
+use super::pages::Pages;
 use super::topology::{Placement, Topology};
-use super::way::{Pages, Way};
+use super::way::Way;
 use crate::abi::{SETUP_BUNDLES, SETUP_HUGE, SETUP_PFNMAP};
 use crate::mapping::PAGES_PER_TABLE;
 

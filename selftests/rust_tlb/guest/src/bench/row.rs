@@ -5,8 +5,9 @@
 pub use rust_tlb_results::said::Row;
 use rust_tlb_results::spread::{quantile, sorted, Spread};
 
+use super::pages::Pages;
 use super::plan::Sweep;
-use super::way::{Pages, Round, Way};
+use super::way::{Round, Way};
 
 /// Sums up. `release` are rounds of what is not the strategy's own, if it is one of the device's, and
 /// in `untouched` ones nobody's translations were flushed.

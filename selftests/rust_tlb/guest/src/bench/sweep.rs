@@ -9,9 +9,10 @@ use anyhow::{Context, Result};
 
 use super::check::Check;
 use super::fixture::Fixture;
+use super::pages::Pages;
 use super::plan::{Effort, Sweep};
 use super::row::{sum_up, Row};
-use super::way::{Pages, Round, Way, CONTROLS, RELEASE, WAYS};
+use super::way::{Round, Way, CONTROLS, RELEASE, WAYS};
 
 /// Rounds that have to do where they take long, and what is long for a measurement.
 const MIN_ROUNDS: usize = 3;

@@ -19,7 +19,8 @@ use crate::mapping::Mapping;
 
 use super::clock;
 use super::mapped_file::MappedFile;
-use super::way::{unmap, Pages, Way, WAYS};
+use super::pages::Pages;
+use super::way::{unmap, Way, WAYS};
 use super::workload::{touch, NR_HOT};
 
 /// What is taken back at a time, and how often: less often in slow ways.

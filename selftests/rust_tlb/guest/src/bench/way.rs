@@ -3,43 +3,13 @@
 //! The ways to take pages back that are measured side by side.
 
 use anyhow::{ensure, Result};
-use rust_tlb_results::names::Layout;
 
 use crate::abi::{self, strategy};
 use crate::device::Device;
-use crate::selection::Selection;
 
 use super::fixture::{Cost, FileSetup, Fixture};
+use super::pages::Pages;
 use super::workload::Whose;
-
-/// So many pages, so far apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pages {
-    pub nr: u64,
-    pub stride: u64,
-}
-
-impl Pages {
-    /// Pages that have to be mapped for that.
-    pub fn span(self) -> u64 {
-        self.nr * self.stride
-    }
-
-    pub fn layout(self) -> Layout {
-        match self.stride {
-            1 => Layout::Contiguous,
-            _ => Layout::Scattered,
-        }
-    }
-
-    pub fn selection(self) -> Selection {
-        Selection::Every {
-            first: 0,
-            nr: self.nr,
-            stride: self.stride,
-        }
-    }
-}
 
 /// How pages are taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use crate::shared::Shared;
 use crate::workers::Worker;
 
 use super::mapped_file::MappedFile;
-use super::way::Pages;
+use super::pages::Pages;
 
 /// Hot pages of the one who is looked at.
 pub const NR_HOT: u64 = abi::ACCESSED_MAX_PAGES;

@@ -6,11 +6,11 @@ use anyhow::{ensure, Result};
 
 use crate::bench::check::Check;
 use crate::bench::fixture::FileSetup;
+use crate::bench::pages::Pages;
 use crate::bench::plan::{Effort, Sweep};
 use crate::bench::row::Row;
 use crate::bench::sweep;
 use crate::bench::topology::{Placement, Topology};
-use crate::bench::way::Pages;
 use crate::cpu;
 use crate::ktap::Options;
 

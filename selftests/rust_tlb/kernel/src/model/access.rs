@@ -3,9 +3,10 @@
 //! What a CPU does to read or to write: through its TLB, by a walk, or with the help of a fault.
 
 use super::{
+    ids::{Cpu, MmId, Vpn},
     memory::Frame,
     page_table::Pte,
-    world::{Cpu, MmId, Vpn, World},
+    world::World,
 };
 
 impl World {

@@ -3,8 +3,9 @@
 //! What happens elsewhere, between one step of a driver and the next.
 
 use super::{
+    ids::{Cpu, MmId, Vpn},
     machine::Shared,
-    world::{Cpu, MmId, Vpn, World},
+    world::World,
 };
 use std::cell::RefCell;
 

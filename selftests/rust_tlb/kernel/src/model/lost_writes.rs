@@ -2,12 +2,15 @@
 
 //! What must hold if pages are saved and brought back, whatever happens elsewhere between one PTE
 //! and the next: no write of a CPU is lost, and what munmap says is gone is gone.
+//!
+//! H2 and H4 are rules of `Documentation/mm/tlb_batch.rst`.
 
 use super::{
     events::{Event, Meanwhile},
+    ids::{Cpu, MmId, Vpn},
     machine::Shared,
     policies::{broadcast, unflushed, unnoted, NewPolicy, POLICIES},
-    world::{Cpu, MmId, Vpn, World},
+    world::World,
     write_back::{give_up, take_back, Trust},
 };
 use crate::{alloc::GFP_KERNEL, mm::tlb::batch::Batch};

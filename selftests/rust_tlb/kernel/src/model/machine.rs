@@ -2,7 +2,10 @@
 
 //! The model as a [`Machine`]: a handle to a world that each test makes for itself.
 
-use super::world::{Cpu, MmId, World};
+use super::{
+    ids::{Cpu, MmId},
+    world::World,
+};
 use crate::{
     mm::{
         range::PageRange,

@@ -4,9 +4,9 @@
 
 use super::{
     events::Meanwhile,
+    ids::MmId,
     machine::{ModelMm, MMS},
     memory::{Frame, Page},
-    world::MmId,
 };
 use crate::{
     mm::{

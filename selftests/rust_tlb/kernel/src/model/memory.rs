@@ -5,7 +5,7 @@
 //! A page stays in the driver's slot until the driver takes it back, mapped or not. Writes are
 //! counted: a page whose contents show fewer writes than CPUs have made to it has lost some.
 
-use super::world::{MmId, Vpn};
+use super::ids::{MmId, Vpn};
 use crate::mm::{
     place::Place,
     stale::{Proof, Stale},

@@ -5,6 +5,7 @@
 mod access;
 mod events;
 mod folios;
+mod ids;
 mod leaves;
 mod lost_writes;
 mod machine;

@@ -4,10 +4,11 @@
 //! and somebody takes them meanwhile, by the address at which he finds them, and flushes that alone.
 
 use super::{
+    ids::{Cpu, Vpn},
     machine::{ModelMm, Shared, MMS},
     memory::Frame,
     policies::{precise, AnyPolicy},
-    world::{Cpu, Vpn, World},
+    world::World,
 };
 use crate::{
     alloc::GFP_KERNEL,

@@ -3,7 +3,7 @@
 //! Page tables, as both sides use them: the kernel, under the page-table lock, and a CPU that walks
 //! them and does not ask.
 
-use super::{memory::Frame, world::Vpn};
+use super::{ids::Vpn, memory::Frame};
 use std::collections::BTreeMap;
 
 /// An entry of a page table; and of a TLB, which keeps what was there when it was loaded.

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What must hold whatever the CPUs do: no CPU reaches a page after it came out of the batch.
+//!
+//! H6 is a rule of `Documentation/mm/tlb_batch.rst`.
 
 use super::{
     events::Meanwhile,
+    ids::{Cpu, MmId, Vpn},
     machine::{ModelMm, Shared, MMS},
     mappings::{Locked, Process, Processes},
     memory::Frame,
@@ -11,7 +14,7 @@ use super::{
         broadcast, late, per_page, precise, ringed, unflushed, unnoted, AnyPolicy, NewPolicy,
         POLICIES,
     },
-    world::{Counts, Cpu, MmId, Vpn, World},
+    world::{Counts, World},
 };
 use crate::{
     alloc::GFP_KERNEL,

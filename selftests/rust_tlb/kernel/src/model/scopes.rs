@@ -3,11 +3,12 @@
 //! Batches that share a flush: whichever of them is flushed, when, and by whom.
 
 use super::{
+    ids::{Cpu, MmId, Vpn},
     machine::{Shared, MMS},
     memory::Frame,
     policies::{broadcast, unflushed, AnyPolicy, NewPolicy, POLICIES},
     properties::unmap,
-    world::{Cpu, MmId, Vpn, World},
+    world::World,
 };
 use crate::{
     alloc::{KBox, GFP_KERNEL},

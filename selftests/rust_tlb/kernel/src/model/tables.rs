@@ -4,8 +4,8 @@
 //! flushes afterwards, in a round that goes to CPUs in lazy mode, too.
 
 use super::{
+    ids::MmId,
     machine::{Model, ModelMm, ModelPin, MMS},
-    world::MmId,
 };
 use crate::{
     alloc::{KBox, GFP_KERNEL},

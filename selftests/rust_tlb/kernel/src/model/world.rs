@@ -8,16 +8,12 @@
 //! without PCID can show.
 
 use super::{
+    ids::{Cpu, MmId, Vpn},
     memory::{Memory, Page},
     page_table::{PageTable, Pte},
 };
 use crate::{mm::range::PageRange, page::PAGE_SHIFT};
 use std::collections::{BTreeMap, BTreeSet};
-
-pub(super) type Cpu = usize;
-pub(super) type MmId = usize;
-/// A page's number in an address space.
-pub(super) type Vpn = usize;
 
 #[derive(Clone, Default)]
 pub(super) struct Mm {

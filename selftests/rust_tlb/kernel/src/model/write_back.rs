@@ -5,9 +5,9 @@
 
 use super::{
     events::Meanwhile,
+    ids::{MmId, Vpn},
     mappings::{Processes, Taken},
     policies::AnyPolicy,
-    world::{MmId, Vpn},
 };
 use crate::{
     alloc::GFP_KERNEL,

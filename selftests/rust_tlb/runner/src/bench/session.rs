@@ -171,7 +171,7 @@ impl Part {
             }
         })?;
         progress.done();
-        let clean = output::show_kernel_problems(&ended);
+        let clean = ended.show_problems();
         if let Some(error) = bad {
             return Err(error);
         }
