@@ -41,6 +41,7 @@ pub mod abi;
 pub mod arena;
 pub mod attempts;
 pub mod barrier;
+#[cfg(feature = "bench")]
 pub mod bench;
 pub mod binder;
 pub mod bracket_watch;
@@ -83,6 +84,7 @@ pub mod selection;
 pub mod shared;
 pub mod stillness;
 pub mod stress;
+#[cfg(feature = "bench")]
 pub mod suite;
 pub mod tlb_events;
 pub mod turns;
