@@ -54,8 +54,10 @@
 //! | policy    | what is owed, and which flush is made for it: a type                         |
 //! | strategy  | what the sample is asked for: a batch with a policy, or a call of the core   |
 //!
-//! The C functions below all of it are `tlb_batch_*`, and so are the documents. What a user sees
-//! is `rust_tlb`: the configuration, the events, debugfs, the sample.
+//! The C functions below all of it are `tlb_batch_*`, and so are the documents. Those for one part of
+//! it are named after that: `tlb_move_*`, `tlb_charge_*` (who pays for memory), `tlb_mapping_*`,
+//! `flush_ring_*`, and `tlb_hold_*` for tests. What a user sees is `rust_tlb`: the configuration, the
+//! events, debugfs, the sample.
 //!
 //! H1 to H14, where comments name them, are the rules in
 //! [`Documentation/mm/tlb_batch.rst`](srctree/Documentation/mm/tlb_batch.rst), with where each is

@@ -26,7 +26,7 @@ use kernel::mm::range::{
 };
 
 /// Address spaces that get a round each. What a round more costs is measured in
-/// `Documentation/mm/tlb_batch.rst`; it grows a little with their number. This bounds how long the
+/// `Documentation/mm/tlb_batch_numbers.rst`; it grows a little with their number. This bounds how long the
 /// caller waits.
 pub const MAX_PRECISE_MMS: usize = 8;
 

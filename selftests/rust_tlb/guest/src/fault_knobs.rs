@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What a kernel with `CONFIG_RUST_TLB_FAULTS` lets a test break, or hold open.
+//!
+//! H2 is a rule of `Documentation/mm/tlb_batch.rst`.
 
 use std::fs;
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Ranges, windows, the ledger and the ceiling against a naive set of pages.
+//!
+//! T5 is a rule of `Documentation/mm/tlb_batch_tables.rst`.
 
 use kernel::{
     mm::{

@@ -6,7 +6,7 @@ use crate::history::{Flush, History, Round};
 use crate::totals::{interrupted, waited};
 use crate::{few, us, Recording};
 
-/// A line a round.
+/// A line per round.
 pub fn list(history: &History) -> Vec<String> {
     let start = history.rounds.first().map_or(0, |round| round.sent);
     history

@@ -3,6 +3,8 @@
 //! Folios, and bundles: several pages that are one entry of a batch. One is mapped around the page that
 //! was touched, unmapped as a whole wherever a part of it is mapped, and released as a whole; the
 //! accounts stay right. The pages of a bundle are pages of their own, wherever they are in memory.
+//!
+//! H3 is a rule of `Documentation/mm/tlb_batch.rst`.
 
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;

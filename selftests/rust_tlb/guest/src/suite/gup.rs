@@ -2,6 +2,8 @@
 
 //! Those who hold references to pages that are unmapped meanwhile (H7): a page that somebody may
 //! still read or write by other means than a translation is neither poisoned nor used again.
+//!
+//! H7 is a rule of `Documentation/mm/tlb_batch.rst`.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;

@@ -2,6 +2,8 @@
 
 //! A batch whose flush is owed, and others who change the same page tables: when munmap, mprotect,
 //! mremap or madvise returns, no CPU uses the old page any more (H4).
+//!
+//! H4 is a rule of `Documentation/mm/tlb_batch.rst`.
 
 use core::ffi::c_void;
 use core::sync::atomic::Ordering;

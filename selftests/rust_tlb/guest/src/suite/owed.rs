@@ -2,6 +2,8 @@
 
 //! An empty PTE is no proof that nobody reaches the page (H2): another CPU has cleared it, and has
 //! yet to flush. That moment is held open: the thread that unmaps is stopped between two page tables.
+//!
+//! H2 is a rule of `Documentation/mm/tlb_batch.rst`.
 
 use core::ffi::c_void;
 use core::sync::atomic::Ordering::Relaxed;

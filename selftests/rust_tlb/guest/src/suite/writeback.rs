@@ -2,6 +2,8 @@
 
 //! Contents that are saved before a page is released: after a flush where it matters (H14), so that
 //! no write is lost, and without one where it does not.
+//!
+//! H14 is a rule of `Documentation/mm/tlb_batch.rst`.
 
 use core::sync::atomic::Ordering;
 use std::sync::Arc;

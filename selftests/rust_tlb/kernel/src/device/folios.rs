@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Slots of folios: any page of a folio finds it, and what is handed out is where it begins.
+//!
+//! H3 is a rule of `Documentation/mm/tlb_batch.rst`.
 
 use super::slots::{Found, SlotRoom, Slots, Until};
 use crate::{alloc::GFP_KERNEL, mm::window::PTRS_PER_PTE};

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! H3: where a flush is owed, no other page is mapped, whatever is done to the slots.
+//!
+//! H3 is a rule of `Documentation/mm/tlb_batch.rst`.
 
 use super::slots::{Found, SlotRoom, Slots, Until};
 use crate::alloc::GFP_KERNEL;

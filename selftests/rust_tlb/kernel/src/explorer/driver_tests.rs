@@ -2,6 +2,8 @@
 
 //! The kernel's walk, batch, phases and policies on the machine in small steps, and what follows if
 //! a rule of theirs is broken.
+//!
+//! H2, H4 and H5 are rules of `Documentation/mm/tlb_batch.rst`.
 
 use super::{
     controls::{is_found, ACCESS},

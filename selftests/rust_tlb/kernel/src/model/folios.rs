@@ -3,6 +3,8 @@
 //! Entries of a batch that are several pages: mappings show a part of them, page tables cut them in two,
 //! not all of it is mapped, and what is mapped there is not always theirs. However that is, all that is
 //! mapped of them goes, and nothing else, and the policy is told of it under its lock.
+//!
+//! H2 is a rule of `Documentation/mm/tlb_batch.rst`.
 
 use crate::{
     alloc::{KBox, GFP_KERNEL},

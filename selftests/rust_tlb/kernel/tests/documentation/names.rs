@@ -247,18 +247,24 @@ fn rules(text: &str) -> BTreeSet<(&str, &'static str)> {
 #[test]
 fn every_rule_is_linked_and_exists() {
     let mut checked = 0;
-    let is_kernels = |path: &Path| {
+    let may_name = |path: &Path| {
         let path = path.strip_prefix(top()).unwrap_or(path);
-        let in_ours = ["rust/kernel/mm", "samples/rust/rust_tlb", "mm/rust_tlb"]
-            .iter()
-            .any(|folder| path.starts_with(folder));
+        let in_ours = [
+            "rust/kernel/mm",
+            "samples/rust/rust_tlb",
+            "mm/rust_tlb",
+            "selftests/rust_tlb",
+        ]
+        .iter()
+        .any(|folder| path.starts_with(folder));
+        let is_source = path.extension().is_none_or(|ending| ending != "patch");
         let is_header = path.starts_with("include/linux")
             && path
                 .file_name()
                 .is_some_and(|name| name.to_string_lossy().starts_with("tlb_"));
-        !(in_ours || is_header)
+        in_ours && is_source || is_header
     };
-    for path in our_files().iter().filter(|path| !is_kernels(path)) {
+    for path in our_files().iter().filter(|path| may_name(path)) {
         let text = fs::read_to_string(path).unwrap_or_default();
         for (rule, page) in rules(&text) {
             let path = path.display();

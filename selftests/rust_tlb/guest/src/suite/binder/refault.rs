@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! A place from which a scan took a page, and which is used again before that scan has flushed (H3).
+//!
+//! H3 is a rule of `Documentation/mm/tlb_batch.rst`.
 
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicU64, Ordering};

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What cannot wait for the end of a scope. The scope goes on after it.
+//!
+//! H14 is a rule of `Documentation/mm/tlb_batch.rst`.
 
 use core::sync::atomic::Ordering::Relaxed;
 
