@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Documentation rots by names: every path, every function, and whatever else of ours it names has to
-//! exist.
+//! exist. And by numbers: those that are told twice have to be the same.
 
 use std::{
     fs,
@@ -10,6 +10,8 @@ use std::{
 
 #[path = "documentation/names.rs"]
 mod names;
+#[path = "documentation/numbers.rs"]
+mod numbers;
 
 fn top() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../srctree")
