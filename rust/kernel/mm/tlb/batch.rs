@@ -107,21 +107,28 @@ impl<F: Flush + ?Sized> Drop for Owed<F> {
     }
 }
 
-/// Pages whose flush is owed.
+/// What a batch is made of.
 ///
 /// # Invariants
 ///
 /// - The first `nr_unmapped` entries were unmapped, or are being, under `owed`; the others are
 ///   staged, and have not been touched.
 /// - `owed` is declared, and so dropped, before `entries`: no page is dropped before the flush.
-pub struct Batch<P: Stale, F: Flush + ?Sized> {
+struct Inner<P: Stale, F: Flush + ?Sized> {
     owed: Owed<F>,
     entries: Entries<P>,
-    /// What flushes did that could not be left to the caller.
-    early: Report,
-    /// Those are left out: the negative control.
+    /// What flushes did that the caller was not told of yet.
+    report: Report,
+    /// Those of leaves are left out: the negative control.
     #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
     defers_leaves: bool,
+}
+
+/// Pages whose flush is owed.
+///
+/// A word: it is handed on a few times, with all that it holds.
+pub struct Batch<P: Stale, F: Flush + ?Sized> {
+    inner: KBox<Inner<P, F>>,
 }
 
 /// A full batch gives back the page that it has no room for.
@@ -152,15 +159,18 @@ impl<P: Stale, F: Flush + ?Sized> Batch<P, F> {
     /// - [`AllocError`] (`ENOMEM`) if there is no memory for its storage.
     pub fn with_policy(policy: KBox<F>, nr_pages: usize, flags: Flags) -> Result<Self, AllocError> {
         // INVARIANT: No entries.
-        Ok(Self {
+        let inner = Inner {
             owed: Owed(policy),
             entries: Entries {
                 list: KVVec::with_capacity(nr_pages, flags)?,
                 nr_unmapped: 0,
             },
-            early: Report::default(),
+            report: Report::default(),
             #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
             defers_leaves: false,
+        };
+        Ok(Self {
+            inner: KBox::new(inner, flags)?,
         })
     }
 
@@ -170,55 +180,56 @@ impl<P: Stale, F: Flush + ?Sized> Batch<P, F> {
     ///
     /// - [`AllocError`] (`ENOMEM`) if there is no memory; the batch is as before.
     pub fn reserve(&mut self, nr_pages: usize, flags: Flags) -> Result<(), AllocError> {
-        self.entries.list.reserve(nr_pages, flags)
+        self.inner.entries.list.reserve(nr_pages, flags)
     }
 
     /// Returns how many pages, or folios, wait for the flush.
     pub fn nr_entries(&self) -> usize {
-        self.entries.nr_unmapped
+        self.inner.entries.nr_unmapped
     }
 
     /// Returns what the flush is owed for.
     pub fn owed(&self) -> Report {
-        self.owed.0.owed()
+        self.inner.owed.0.owed()
     }
 
     /// Returns what flushes did, since the last call, that could not be left to [`Batch::flush`]: those
     /// for leaves of 2 MiB, at the end of [`Staging::unmap`] and of either phase of an unmap. What
     /// nobody asks for here is in the report of the next flush.
     pub fn flushed_early(&mut self) -> Report {
-        core::mem::take(&mut self.early)
+        core::mem::take(&mut self.inner.report)
     }
 
     /// Leaves the flush of leaves to later, too: the negative control.
     #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
     pub fn defer_leaves(&mut self) {
-        self.defers_leaves = true;
+        self.inner.defers_leaves = true;
     }
 
     /// Leaves were cleared: flushes what is owed, unless that is to show what happens then.
     fn flush_leaves(&mut self) {
         #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
-        if core::mem::take(&mut self.defers_leaves) {
+        if core::mem::take(&mut self.inner.defers_leaves) {
             return;
         }
-        let report = self.owed.flush(Why::Leaf);
-        self.early.merge(report);
+        let report = self.inner.owed.flush(Why::Leaf);
+        self.inner.report.merge(report);
     }
 
     /// Returns the pages that wait for the flush, sorted by their offset, and the policy.
     pub(super) fn unmapped(&mut self) -> (&[Entry<P>], &mut F) {
-        self.entries.unstage();
-        self.entries.list.sort_unstable_by_key(|e| e.pgoff);
-        (&self.entries.list, &mut self.owed.0)
+        let Inner { owed, entries, .. } = &mut *self.inner;
+        entries.unstage();
+        entries.list.sort_unstable_by_key(|e| e.pgoff);
+        (&entries.list, &mut owed.0)
     }
 
     /// Opens the batch for pages that are to be unmapped together.
     pub fn stage(&mut self) -> Staging<'_, P, F> {
         // What an earlier `Staging` left behind.
-        self.entries.unstage();
+        self.inner.entries.unstage();
         if self.nr_entries() == 0 {
-            trace::batch_open(&*self.owed.0, self.entries.list.capacity());
+            trace::batch_open(&*self.inner.owed.0, self.inner.entries.list.capacity());
         }
         Staging { batch: self }
     }
@@ -231,7 +242,7 @@ impl<P: Stale, F: Flush + ?Sized> Batch<P, F> {
     /// As [`Batch::flush`].
     pub fn flush_dirty(&mut self) -> Settled<'_, P> {
         let report = match self.owed().dirty {
-            true => self.owed.flush(Why::Dirty),
+            true => self.inner.owed.flush(Why::Dirty),
             false => Report::default(),
         };
         self.settled(report)
@@ -244,25 +255,29 @@ impl<P: Stale, F: Flush + ?Sized> Batch<P, F> {
     }
 
     fn settled(&mut self, report: Report) -> Settled<'_, P> {
-        self.entries.unstage();
+        self.inner.entries.unstage();
         Settled {
             report,
-            entries: &self.entries.list,
+            entries: &self.inner.entries.list,
         }
     }
 
     /// Flushes what is owed so far, and keeps the pages: some of them may be mapped still.
     pub(super) fn flush_phase(&mut self) -> Report {
-        self.owed.flush(Why::Phase)
+        self.inner.owed.flush(Why::Phase)
     }
 
     /// Lets go of the pages before the flush: the negative control.
     #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
     pub fn drain_unflushed(&mut self) -> impl Iterator<Item = (usize, P)> + '_ {
-        self.entries.unstage();
-        self.entries.flushed();
-        self.entries.nr_unmapped = 0;
-        self.entries.list.drain_all().map(|e| (e.pgoff, e.page))
+        self.inner.entries.unstage();
+        self.inner.entries.flushed();
+        self.inner.entries.nr_unmapped = 0;
+        self.inner
+            .entries
+            .list
+            .drain_all()
+            .map(|e| (e.pgoff, e.page))
     }
 
     /// Flushes what is owed, and lets go of the pages. Without any unmapped PTE it costs nothing.
@@ -285,13 +300,10 @@ impl<P: Stale, F: Flush + ?Sized> Batch<P, F> {
     }
 
     fn send_because(mut self, why: Why) -> Sent<P, F> {
-        self.entries.unstage();
-        let mut report = self.flushed_early();
-        report.merge(self.owed.send(why));
-        Sent {
-            batch: self,
-            report,
-        }
+        let inner = &mut *self.inner;
+        inner.entries.unstage();
+        inner.report.merge(inner.owed.send(why));
+        Sent { batch: self }
     }
 
     /// As [`Batch::flush`], and tells those who watch why.
@@ -311,7 +323,6 @@ impl<P: Stale, F: Flush + ?Sized> Batch<P, F> {
 pub struct Sent<P: Stale, F: Flush + ?Sized> {
     // Dropped, it flushes, for which nothing is owed any more, and waits.
     batch: Batch<P, F>,
-    report: Report,
 }
 
 impl<P: Stale, F: Flush + ?Sized> Sent<P, F> {
@@ -321,12 +332,8 @@ impl<P: Stale, F: Flush + ?Sized> Sent<P, F> {
     ///
     /// May sleep. No spinlock is held.
     pub fn wait(mut self) -> Flushed<P, F> {
-        self.batch.owed.0.wait();
-        Flushed {
-            report: self.report,
-            owed: self.batch.owed,
-            entries: self.batch.entries,
-        }
+        self.batch.inner.owed.0.wait();
+        Flushed { batch: self.batch }
     }
 }
 
@@ -346,7 +353,7 @@ impl<'b, P: Stale, F: Flush + ?Sized> Staging<'b, P, F> {
     /// - [`Full`], with the page, if no room was [reserved](Batch::reserve) for it.
     pub fn push(&mut self, pgoff: usize, page: P) -> Result<(), Full<P>> {
         let entry = Entry { pgoff, page };
-        let pushed = self.batch.entries.list.push_within_capacity(entry);
+        let pushed = self.batch.inner.entries.list.push_within_capacity(entry);
         pushed.map_err(|refused| Full(refused.0.page))
     }
 
@@ -390,9 +397,9 @@ impl<'b, P: Stale, F: Flush + ?Sized> Staging<'b, P, F> {
         A: Action<T::Mapping, P>,
     {
         let batch = self.batch;
-        let from = batch.entries.nr_unmapped;
+        let from = batch.inner.entries.nr_unmapped;
         // INVARIANT: The walk unmaps them, and tells the policy.
-        batch.entries.nr_unmapped = batch.entries.list.len();
+        batch.inner.entries.nr_unmapped = batch.inner.entries.list.len();
         let mut walked = Walked {
             batch,
             from,
@@ -429,7 +436,7 @@ pub(super) struct Walked<'b, P: Stale, F: Flush + ?Sized> {
 
 impl<P: Stale, F: Flush + ?Sized> Walked<'_, P, F> {
     fn entries(&mut self) -> &mut [Entry<P>] {
-        let entries = self.batch.entries.list.get_mut(self.from..);
+        let entries = self.batch.inner.entries.list.get_mut(self.from..);
         entries.unwrap_or(&mut [])
     }
 
@@ -442,10 +449,11 @@ impl<P: Stale, F: Flush + ?Sized> Walked<'_, P, F> {
         if !self.are_apart {
             return Walk::default();
         }
-        let entries = self.batch.entries.list.get(self.from..).unwrap_or(&[]);
+        let inner = &mut *self.batch.inner;
+        let entries = inner.entries.list.get(self.from..).unwrap_or(&[]);
         // Until they are dropped, at the end of this, others are told.
         let mut leaves = Leaves::new();
-        let policy = &mut *self.batch.owed.0;
+        let policy = &mut *inner.owed.0;
         let walk = Change::walk(mappings, entries, policy, action, &mut leaves);
         if walk.nr_leaves > 0 {
             self.batch.flush_leaves();
@@ -483,33 +491,38 @@ impl<P> Settled<'_, P> {
 
 /// Pages that no stale translation reaches any more.
 pub struct Flushed<P: Stale, F: Flush + ?Sized> {
-    report: Report,
-    owed: Owed<F>,
-    entries: Entries<P>,
+    // Owes nothing.
+    batch: Batch<P, F>,
 }
 
 impl<P: Stale, F: Flush + ?Sized> Flushed<P, F> {
     /// Returns what the flush did.
     pub fn report(&self) -> Report {
-        self.report
+        self.batch.inner.report
     }
 
     /// Returns how many pages, or folios, there are.
     pub fn nr_entries(&self) -> usize {
-        self.entries.list.len()
+        self.batch.inner.entries.list.len()
     }
 
     /// Returns the pages, with their page offsets, in the order in which they were staged.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &P)> {
-        self.entries.list.iter().map(|e| (e.pgoff, &e.page))
+        self.batch
+            .inner
+            .entries
+            .list
+            .iter()
+            .map(|e| (e.pgoff, &e.page))
     }
 
     /// Hands out the pages, with their page offsets, in the order in which they were staged.
     pub fn drain(&mut self) -> impl Iterator<Item = (usize, P)> + '_ {
-        self.entries.flushed();
-        self.entries.nr_unmapped = 0;
-        let watched = trace::watched_releases(&*self.owed.0);
-        self.entries.list.drain_all().map(move |e| {
+        let Inner { owed, entries, .. } = &mut *self.batch.inner;
+        entries.flushed();
+        entries.nr_unmapped = 0;
+        let watched = trace::watched_releases(&*owed.0);
+        entries.list.drain_all().map(move |e| {
             if let Some(batch) = watched {
                 trace::page_release(batch, e.pgoff);
             }
@@ -519,14 +532,15 @@ impl<P: Stale, F: Flush + ?Sized> Flushed<P, F> {
 
     /// Turns the storage into an empty batch again; pages that were not drained are dropped.
     pub fn into_empty(mut self) -> Batch<P, F> {
-        self.drain().for_each(drop);
-        // INVARIANT: No entries, and the policy owes nothing after a flush.
-        Batch {
-            owed: self.owed,
-            entries: self.entries,
-            early: Report::default(),
-            #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
-            defers_leaves: false,
+        if self.nr_entries() > 0 {
+            self.drain().for_each(drop);
         }
+        let inner = &mut *self.batch.inner;
+        inner.report = Report::default();
+        #[cfg(any(test, CONFIG_RUST_TLB_FAULTS))]
+        {
+            inner.defers_leaves = false;
+        }
+        self.batch
     }
 }

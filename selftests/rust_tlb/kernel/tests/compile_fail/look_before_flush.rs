@@ -9,7 +9,7 @@ use kernel::mm::{
 };
 
 fn steal<P: Stale, F: Flush>(batch: Batch<P, F>) -> usize {
-    batch.entries.len()
+    batch.inner.entries.list.len()
 }
 
 fn main() {}
