@@ -99,13 +99,24 @@ static unsigned int nr_others(const struct cpumask *cpus)
 	       cpumask_test_cpu(raw_smp_processor_id(), cpus);
 }
 
-/* Whether an event of a batch is on. Context: any. */
+/* Events of a batch that are on. */
+static atomic_t nr_events_on;
+
+int tlb_batch_event_on(void)
+{
+	atomic_inc(&nr_events_on);
+	return 0;
+}
+
+void tlb_batch_event_off(void)
+{
+	atomic_dec(&nr_events_on);
+}
+
+/* Whether one of them is. Context: any. */
 bool tlb_batch_is_traced(void)
 {
-	return trace_rust_tlb_batch_open_enabled() ||
-	       trace_rust_tlb_flush_begin_enabled() ||
-	       trace_rust_tlb_flush_end_enabled() ||
-	       trace_rust_tlb_page_release_enabled();
+	return atomic_read(&nr_events_on);
 }
 
 #ifdef CONFIG_RUST_TLB_RING

@@ -46,9 +46,13 @@
 		{ 2, "kept" },				\
 		{ 3, "moved" })
 
+/* An event of a batch is switched on, or off: see tlb_batch_is_traced(). */
+int tlb_batch_event_on(void);
+void tlb_batch_event_off(void);
+
 /* A batch, or a scope, is known by an address that no other one has meanwhile. */
 
-TRACE_EVENT(rust_tlb_batch_open,
+TRACE_EVENT_FN(rust_tlb_batch_open,
 	TP_PROTO(unsigned long batch, int policy, unsigned long nr_pages),
 	TP_ARGS(batch, policy, nr_pages),
 	TP_STRUCT__entry(
@@ -63,10 +67,12 @@ TRACE_EVENT(rust_tlb_batch_open,
 	),
 	TP_printk("batch=%lx policy=%s room=%lu", __entry->batch,
 		  show_rust_tlb_policy(__entry->policy),
-		  __entry->nr_pages)
+		  __entry->nr_pages),
+
+	tlb_batch_event_on, tlb_batch_event_off
 );
 
-TRACE_EVENT(rust_tlb_range_add,
+TRACE_EVENT_FN(rust_tlb_range_add,
 	TP_PROTO(const struct mm_struct *mm, unsigned long start,
 		 unsigned long end, unsigned long nr_ptes, int why),
 	TP_ARGS(mm, start, end, nr_ptes, why),
@@ -86,10 +92,12 @@ TRACE_EVENT(rust_tlb_range_add,
 	),
 	TP_printk("mm=%p start=%lx end=%lx ptes=%lu why=%s", __entry->mm,
 		  __entry->start, __entry->end, __entry->nr_ptes,
-		  show_rust_tlb_touch(__entry->why))
+		  show_rust_tlb_touch(__entry->why)),
+
+	tlb_batch_event_on, tlb_batch_event_off
 );
 
-TRACE_EVENT(rust_tlb_flush_begin,
+TRACE_EVENT_FN(rust_tlb_flush_begin,
 	TP_PROTO(unsigned long batch, int policy, unsigned long nr_ptes,
 		 unsigned long nr_mms, int why),
 	TP_ARGS(batch, policy, nr_ptes, nr_mms, why),
@@ -111,10 +119,12 @@ TRACE_EVENT(rust_tlb_flush_begin,
 		  __entry->batch,
 		  show_rust_tlb_policy(__entry->policy),
 		  __entry->nr_ptes, __entry->nr_mms,
-		  show_rust_tlb_why(__entry->why))
+		  show_rust_tlb_why(__entry->why)),
+
+	tlb_batch_event_on, tlb_batch_event_off
 );
 
-TRACE_EVENT(rust_tlb_flush_end,
+TRACE_EVENT_FN(rust_tlb_flush_end,
 	TP_PROTO(unsigned long batch, unsigned long nr_calls),
 	TP_ARGS(batch, nr_calls),
 	TP_STRUCT__entry(
@@ -125,7 +135,9 @@ TRACE_EVENT(rust_tlb_flush_end,
 		__entry->batch = batch;
 		__entry->nr_calls = nr_calls;
 	),
-	TP_printk("batch=%lx calls=%lu", __entry->batch, __entry->nr_calls)
+	TP_printk("batch=%lx calls=%lu", __entry->batch, __entry->nr_calls),
+
+	tlb_batch_event_on, tlb_batch_event_off
 );
 
 /*
@@ -166,7 +178,7 @@ TRACE_EVENT(rust_tlb_call_end,
 	TP_printk("mm=%p", __entry->mm)
 );
 
-TRACE_EVENT(rust_tlb_page_release,
+TRACE_EVENT_FN(rust_tlb_page_release,
 	TP_PROTO(unsigned long batch, unsigned long pgoff),
 	TP_ARGS(batch, pgoff),
 	TP_STRUCT__entry(
@@ -177,7 +189,9 @@ TRACE_EVENT(rust_tlb_page_release,
 		__entry->batch = batch;
 		__entry->pgoff = pgoff;
 	),
-	TP_printk("batch=%lx pgoff=%lu", __entry->batch, __entry->pgoff)
+	TP_printk("batch=%lx pgoff=%lu", __entry->batch, __entry->pgoff),
+
+	tlb_batch_event_on, tlb_batch_event_off
 );
 
 /* The current task has to wait for the flush of a page that @owner unmapped. */

@@ -314,8 +314,11 @@ impl Mapping for Vma {
         mechanism::cond_resched();
     }
 
+    #[inline]
     fn trace_owed(&self, pending: Pending, why: Touched) {
-        mechanism::trace_range_add(self.mm(), pending.range(), pending.nr_pages(), why as i32);
+        if mechanism::is_traced() {
+            mechanism::trace_range_add(self.mm(), pending.range(), pending.nr_pages(), why as i32);
+        }
     }
 }
 

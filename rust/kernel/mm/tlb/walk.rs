@@ -607,8 +607,8 @@ where
     M: Mapping,
     F: Record<Mm = M::Mm> + ?Sized,
 {
-    policy.record(mapping.mm(), pending);
     mapping.trace_owed(pending, why);
+    policy.record(mapping.mm(), pending);
 }
 
 /// Adds `more` to what was changed in one page table.

@@ -121,7 +121,11 @@ fn every_event_is_explained() {
         .collect();
     let mut checked = 0;
     for header in event_headers() {
-        for event in all_between(&header, "TRACE_EVENT(", &[',']) {
+        let declared = ["TRACE_EVENT(", "TRACE_EVENT_FN("];
+        for event in declared
+            .map(|with| all_between(&header, with, &[',']))
+            .concat()
+        {
             let name = event.trim_start_matches("rust_tlb_");
             assert!(told.contains(name), "no page explains {event}");
             checked += 1;
