@@ -8,19 +8,22 @@
 #define _LINUX_TLB_BATCH_HUGE_H
 
 #include <linux/gfp_types.h>
-#include <linux/mm_types.h>
+#include <linux/mm.h>
 
 struct tlb_batch_cleared;
 struct tlb_batch_table;
 
 #ifdef CONFIG_RUST_TLB
 
+static inline bool tlb_batch_can_have_leaves(const struct vm_area_struct *vma)
+{
+	return vma->vm_ops && vma->vm_ops->huge_fault;
+}
+
 struct page *tlb_batch_alloc_huge(gfp_t gfp);
 vm_fault_t tlb_batch_insert_huge(struct vm_fault *vmf, struct page *page);
 vm_fault_t tlb_batch_insert_huge_folio(struct vm_fault *vmf, struct page *page,
 				       bool write);
-void tlb_batch_widen(const struct vm_area_struct *vma, unsigned long *start,
-		     unsigned long *end);
 bool tlb_batch_is_leaf(pmd_t *pmd);
 bool tlb_batch_leaf_lock(struct tlb_batch_table *table, pmd_t *pmd);
 bool tlb_batch_is_vacant(struct vm_area_struct *vma, pmd_t *pmd);

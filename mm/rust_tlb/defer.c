@@ -357,18 +357,22 @@ bool tlb_batch_vma_is_fresh(const struct vm_area_struct *vma)
 }
 
 /*
- * Bracket the clearing of PTEs in [@start, @end) for secondary MMUs, with the
- * leaves that they may be in, and keep the high-water mark of the rss before it
- * falls.
- * Context: may sleep, so before the page-table lock.
+ * Bracket the clearing of PTEs in [@start, @end), which lies in @vma, for
+ * secondary MMUs, and keep the high-water mark of the rss before it falls. A leaf
+ * that maps any of it is cleared as a whole, and is in the bracket as a whole.
+ * Context: may sleep, so before the page-table lock. @vma is locked in one of the
+ * ways of tlb_batch_pte_lock().
  */
 void tlb_batch_invalidate_start(struct mmu_notifier_range *range,
 				struct vm_area_struct *vma,
 				unsigned long start, unsigned long end)
 {
-	tlb_batch_widen(vma, &start, &end);
 	mmu_notifier_range_init(range, MMU_NOTIFY_CLEAR, 0, vma->vm_mm, start,
 				end);
+	if (tlb_batch_can_have_leaves(vma)) {
+		range->start = max(vma->vm_start, start & PMD_MASK);
+		range->end = min(vma->vm_end, ALIGN(end, PMD_SIZE));
+	}
 	update_hiwater_rss(vma->vm_mm);
 	mmu_notifier_invalidate_range_start(range);
 }
@@ -404,10 +408,10 @@ bool tlb_batch_is_being_killed(void)
 /* Page tables. */
 
 /*
- * Lock the page table of @vma that maps @addr; @table->pte is the entry of
- * @addr then. Where there is a leaf, lock that instead (L3). Returns false if
- * there is neither (normal: tables come and go, see PT_RECLAIM), and no leaf is
- * on its way.
+ * Lock the page table of @vma that maps @addr, as @table, which is zero; its
+ * @pte is the entry of @addr then. Where there is a leaf, lock that instead
+ * (L3). Returns false if there is neither (normal: tables come and go, see
+ * PT_RECLAIM), and no leaf is on its way.
  * Context: tlb_batch_rmap_lock() is held on the file that @vma maps, or @vma's
  * own lock, or the mmap_lock: each keeps the upper page tables. Under the first,
  * mprotect() changes flags meanwhile, but not those looked at here.
@@ -419,14 +423,13 @@ bool tlb_batch_pte_lock(struct tlb_batch_table *table,
 			  (VM_PFNMAP | VM_MIXEDMAP);
 	pmd_t *pmd = mm_find_pmd(vma->vm_mm, addr);
 
-	*table = (struct tlb_batch_table){
-		.vma = vma,
-		.maps_pfns = kind == VM_PFNMAP,
-	};
+	table->vma = vma;
+	table->maps_pfns = kind == VM_PFNMAP;
 	if (!pmd)
 		return false;
 	do {
-		if (tlb_batch_leaf_lock(table, pmd))
+		if (pmd_trans_huge(pmdp_get_lockless(pmd)) &&
+		    tlb_batch_leaf_lock(table, pmd))
 			return true;
 		table->pte = pte_offset_map_lock(vma->vm_mm, pmd, addr,
 						 &table->ptl);

@@ -35,26 +35,6 @@ struct page *tlb_batch_alloc_huge(gfp_t gfp)
 	return page;
 }
 
-static bool can_have_leaves(const struct vm_area_struct *vma)
-{
-	return vma->vm_ops && vma->vm_ops->huge_fault;
-}
-
-/*
- * Extend [@start, @end), of which PTEs are to be changed, to all that goes with
- * it: a leaf is cleared as a whole. Nothing is added if @vma has no leaves.
- * Context: [@start, @end) lies in @vma, which is locked in one of the ways of
- * tlb_batch_pte_lock().
- */
-void tlb_batch_widen(const struct vm_area_struct *vma, unsigned long *start,
-		     unsigned long *end)
-{
-	if (!can_have_leaves(vma))
-		return;
-	*start = max(vma->vm_start, *start & PMD_MASK);
-	*end = min(vma->vm_end, ALIGN(*end, PMD_SIZE));
-}
-
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 /*
  * Make ready for a leaf around the address of @vmf. Returns whether there is
@@ -167,7 +147,7 @@ bool tlb_batch_is_vacant(struct vm_area_struct *vma, pmd_t *pmd)
 	spinlock_t *ptl;
 	bool is_vacant;
 
-	if (!can_have_leaves(vma) || tlb_hold_passes_leaf())
+	if (!tlb_batch_can_have_leaves(vma) || tlb_hold_passes_leaf())
 		return true;
 
 	ptl = pmd_lock(vma->vm_mm, pmd);

@@ -104,7 +104,7 @@ void tlb_move_rmap_unlock(struct vm_area_struct *vma)
 
 /*
  * As tlb_batch_pte_lock(), while @beside is locked, which may be under the same
- * lock.
+ * lock. @table is zero, too.
  */
 bool tlb_move_pte_lock(struct tlb_batch_table *table,
 		       struct vm_area_struct *vma, unsigned long addr,
@@ -113,10 +113,8 @@ bool tlb_move_pte_lock(struct tlb_batch_table *table,
 	pmd_t *pmd = mm_find_pmd(vma->vm_mm, addr);
 	pmd_t pmdval;
 
-	*table = (struct tlb_batch_table){
-		.vma = vma,
-		.maps_pfns = beside->maps_pfns,
-	};
+	table->vma = vma;
+	table->maps_pfns = beside->maps_pfns;
 	if (pmd)
 		table->pte = pte_offset_map_rw_nolock(vma->vm_mm, pmd, addr,
 						      &pmdval, &table->ptl);

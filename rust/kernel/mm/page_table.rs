@@ -166,8 +166,8 @@ impl<'v> PageTable<'v> {
     pub fn lock(vma: &'v Vma, addr: usize) -> Option<Self> {
         let range = vma.window()?.table_of(addr)?;
         let mut table = RawTable::default();
-        // SAFETY: A `Vma` is valid and locked by its invariants, and maps `addr`. `table` is written,
-        // and may be moved: the kernel keeps no pointer to it.
+        // SAFETY: A `Vma` is valid and locked by its invariants, and maps `addr`. `table` is zero, is
+        // written, and may be moved: the kernel keeps no pointer to it.
         let is_locked = unsafe { bindings::tlb_batch_pte_lock(&raw mut table, vma.as_raw(), addr) };
         // INVARIANT: `table` was locked for `addr` of this VMA, and `table_of` returns what one
         // table maps, and so a leaf.
@@ -207,7 +207,7 @@ impl<'v> PageTable<'v> {
         // - A `Vma` is valid by its invariants, and maps `addr`; the locks, and the kind, are as the
         //   caller promises.
         // - `other` is locked by its invariants, and borrowed for as long as this is.
-        // - `table` is written, and may be moved.
+        // - `table` is zero, is written, and may be moved.
         let is_locked = unsafe { bindings::tlb_move_pte_lock(raw, vma.as_raw(), addr, beside) };
         // INVARIANT: As in `lock`.
         is_locked.then(|| Self {
