@@ -312,7 +312,13 @@ impl<'v> PageTable<'v> {
         //   in the table, which covers it. `first_of` has seen to it that the entry has as many, which are
         //   a folio or a list: it owns references (`StalePage`), and is kept until the flush, as the caller
         //   promises.
-        unsafe { clear_parts(&mut self.table, self.addr, list.as_slice()) }
+        let found = unsafe { clear_parts(&mut self.table, self.addr, list.as_slice()) };
+        Changed {
+            cleared: cleared(found.cleared),
+            range: PageRange::new(found.start, found.end),
+            missing: Which(found.missing),
+            ..Changed::default()
+        }
     }
 
     /// As [`PageTable::clear`], of a leaf.
@@ -425,16 +431,14 @@ fn cleared(found: bindings::tlb_batch_cleared) -> Cleared {
 ///   each must be of one folio, or in the list that it has, and the caller's own references to them must
 ///   be kept until the flush.
 #[inline(never)]
-unsafe fn clear_parts(table: &mut RawTable, addr: usize, parts: &[RawPart]) -> Changed {
+unsafe fn clear_parts(
+    table: &mut RawTable,
+    addr: usize,
+    parts: &[RawPart],
+) -> bindings::tlb_batch_changed {
     let nr = parts.len() as u32;
     // SAFETY: As promised by the caller.
-    let found = unsafe { bindings::tlb_batch_clear_parts(table, addr, parts.as_ptr(), nr) };
-    Changed {
-        cleared: cleared(found.cleared),
-        range: PageRange::new(found.start, found.end),
-        missing: Which(found.missing),
-        ..Changed::default()
-    }
+    unsafe { bindings::tlb_batch_clear_parts(table, addr, parts.as_ptr(), nr) }
 }
 
 /// Clears the leaf that `table` is, if it maps `page`, and what is behind it, at `pages`; returns what

@@ -120,6 +120,20 @@ impl PageRange {
         })
     }
 
+    /// Returns the part of it that lies in the same block of `nr_pages`, a power of two, as `addr`;
+    /// [`None`] if `addr` lies outside. Blocks are aligned.
+    #[inline]
+    pub fn block_of(self, addr: usize, nr_pages: usize) -> Option<Self> {
+        let len_bytes = nr_pages << PAGE_SHIFT;
+        let start = addr & !(len_bytes - 1);
+        let end = start.checked_add(len_bytes).unwrap_or(self.end);
+        // INVARIANT: All four are multiples of the page size; `addr` lies in both.
+        self.contains(addr).then_some(Self {
+            start: self.start.max(start),
+            end: self.end.min(end),
+        })
+    }
+
     /// Returns whether `addr` lies in the range.
     pub const fn contains(self, addr: usize) -> bool {
         self.start <= addr && addr < self.end
@@ -257,5 +271,25 @@ mod tests {
         assert!(pending.is_dirty());
         assert_eq!(pending.nr_pages(), 4);
         assert_eq!(pending.range().span_pages(), 100);
+    }
+
+    #[test]
+    fn a_block_ends_with_the_range_or_the_block() {
+        let all = range(3 * P, 13 * P);
+        for (page, expected) in [
+            (2, None),
+            (3, Some((3, 4))),
+            (4, Some((4, 8))),
+            (7, Some((4, 8))),
+            (12, Some((12, 13))),
+            (13, None),
+        ] {
+            let expected = expected.map(|(start, end)| range(start * P, end * P));
+            assert_eq!(all.block_of(page * P + 1, 4), expected);
+        }
+        // The end of the last block cannot be represented.
+        let end = PageRange::ALL.end();
+        let last = range(end - 3 * P, end);
+        assert_eq!(PageRange::ALL.block_of(end - 1, 4), Some(last));
     }
 }

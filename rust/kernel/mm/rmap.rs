@@ -386,6 +386,7 @@ impl Vma {
     }
 
     /// Returns which part of the file this VMA shows, and where; [`None`] for an empty VMA.
+    #[inline]
     pub fn window(&self) -> Option<Window> {
         // SAFETY: By the type invariants the VMA is valid and locked: it keeps its place and offset.
         let (start, end, pgoff) = unsafe {

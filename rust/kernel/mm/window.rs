@@ -58,35 +58,38 @@ impl Window {
     }
 
     /// Returns whether page `pgoff` of the file lies behind what the window shows.
+    #[inline]
     pub fn is_behind(&self, pgoff: usize) -> bool {
         !self.is_before(pgoff) && self.address_of(pgoff).is_none()
     }
 
     /// Returns the addresses of those of pages `first` to `last` that the window shows.
+    #[inline]
     pub fn clip(&self, first: usize, last: usize) -> Option<PageRange> {
-        let end = self.pgoff.checked_add(self.range.span_pages())?;
-        let (from, to) = (first.max(self.pgoff), last.checked_add(1)?.min(end));
-        if from >= to {
-            return None;
-        }
-        PageRange::new(
-            self.range.start() + ((from - self.pgoff) << PAGE_SHIFT),
-            self.range.start() + ((to - self.pgoff) << PAGE_SHIFT),
-        )
+        let from = first.max(self.pgoff);
+        let nr_pages = last.checked_add(1)?.checked_sub(from)?;
+        self.range.part(from - self.pgoff, nr_pages)
     }
 
     /// Returns the part of the window that is mapped by the same page table as `addr`, or [`None`]
     /// if `addr` lies outside.
+    #[inline]
     pub fn table_of(&self, addr: usize) -> Option<PageRange> {
-        if !self.range.contains(addr) {
-            return None;
-        }
-        let span = PTRS_PER_PTE << PAGE_SHIFT;
-        let start = addr & !(span - 1);
-        PageRange::new(
-            start.max(self.range.start()),
-            start.saturating_add(span).min(self.range.end()),
-        )
+        self.range.block_of(addr, PTRS_PER_PTE)
+    }
+
+    /// As [`Window::table_of`], with the pages of the file that are there.
+    #[inline]
+    pub fn part_of_table(&self, addr: usize) -> Option<Self> {
+        let range = self.table_of(addr)?;
+        let nr_before = (range.start() - self.range.start()) >> PAGE_SHIFT;
+        let pgoff = self.pgoff.saturating_add(nr_before);
+        Some(Self { range, pgoff })
+    }
+
+    /// Returns the first page of the file that the window shows.
+    pub const fn pgoff(&self) -> usize {
+        self.pgoff
     }
 
     /// Returns what the page table maps whose first entry is that of `addr`; [`None`] if there can be none,

@@ -278,10 +278,12 @@ impl Mapping for Vma {
         self.mm()
     }
 
+    #[inline]
     fn window(&self) -> Option<Window> {
         self.window()
     }
 
+    #[inline]
     fn lock(&self, addr: usize) -> Option<PageTable<'_>> {
         PageTable::lock(self, addr)
     }
@@ -310,6 +312,7 @@ impl Mapping for Vma {
         mechanism::flush_is_pending(self.mm())
     }
 
+    #[inline]
     fn cond_resched(&self) {
         mechanism::cond_resched();
     }

@@ -242,10 +242,8 @@ pub struct At<'m, M> {
     /// The mapping.
     pub mapping: &'m M,
     window: Window,
-    /// What the page table maps of the window.
-    table: PageRange,
-    /// The page of the file that is at its start.
-    pgoff: usize,
+    /// The part of the window that the page table maps.
+    table: Window,
     /// Where the first of the items is.
     addr: usize,
 }
@@ -253,13 +251,13 @@ pub struct At<'m, M> {
 impl<M> At<'_, M> {
     /// Returns what the page table maps of the mapping.
     pub(super) fn table(&self) -> PageRange {
-        self.table
+        self.table.range()
     }
 
     /// Returns the first and the last page of the file that the page table shows.
     pub(super) fn pgoffs(&self) -> (usize, usize) {
-        let nr_behind = self.table.span_pages() - 1;
-        (self.pgoff, self.pgoff.saturating_add(nr_behind))
+        let (pgoff, nr_behind) = (self.table.pgoff(), self.table().span_pages() - 1);
+        (pgoff, pgoff.saturating_add(nr_behind))
     }
 
     /// Returns the page of the address space that shows page `pgoff` of the file.
@@ -269,7 +267,7 @@ impl<M> At<'_, M> {
 
     /// Returns what the page table shows of `entries`.
     fn parts<'a, P>(&self, entries: &'a [Entry<P>]) -> Parts<'a, P> {
-        Parts::new(self.table, self.pgoff, entries)
+        Parts::new(self.table(), self.table.pgoff(), entries)
     }
 }
 
@@ -331,11 +329,9 @@ where
     V: Visitor<M, I>,
 {
     let (mut rest, mut addr) = (items, Some(range.start()));
-    while let Some((here, table)) = addr.and_then(|addr| Some((addr, window.table_of(addr)?))) {
-        let Some(pgoff) = window.pgoff_of(table.start()) else {
-            return;
-        };
-        let behind = pgoff.saturating_add(table.span_pages());
+    while let Some((here, table)) = addr.and_then(|addr| Some((addr, window.part_of_table(addr)?)))
+    {
+        let behind = table.pgoff().saturating_add(table.range().span_pages());
         // One at least, so that the walk gets on.
         let nr = rest.partition_point(|i| i.pgoff() < behind).max(1);
         let (items, others) = rest.split_at_checked(nr).unwrap_or((rest, &[]));
@@ -343,7 +339,6 @@ where
             mapping,
             window,
             table,
-            pgoff,
             addr: here,
         };
         visitor.visit(&at, items);
@@ -469,16 +464,14 @@ impl<'p, F: ?Sized, A, L> Change<'p, F, A, L> {
         A: Action<M, P>,
         P: Stale,
     {
+        let flushes_each = self.policy.flushes_each();
         // A policy that flushes each is told of one before the next is cleared.
-        let nr_at_once = match self.policy.flushes_each() {
-            true => 1,
-            false => entries.len().max(1),
-        };
+        let nr_at_once = if flushes_each { 1 } else { MAX_PARTS };
         let mut all = None;
         for entries in entries.chunks(nr_at_once) {
             let mut parts = at.parts(entries);
             while !parts.is_done() {
-                self.change_some(at, table, &mut parts, &mut all);
+                self.change_some(at, table, &mut parts, flushes_each, &mut all);
             }
         }
         all
@@ -490,6 +483,7 @@ impl<'p, F: ?Sized, A, L> Change<'p, F, A, L> {
         at: &At<'_, M>,
         table: &mut M::Table<'_>,
         parts: &mut Parts<'_, P>,
+        flushes_each: bool,
         all: &mut Option<Pending>,
     ) where
         M: Mapping,
@@ -500,7 +494,7 @@ impl<'p, F: ?Sized, A, L> Change<'p, F, A, L> {
         let these = parts.clone();
         let changed = self.change(at.mapping, table, parts);
         if let Some(range) = changed.range {
-            if self.policy.flushes_each() {
+            if flushes_each {
                 range
                     .pages()
                     .for_each(|page| self.policy.cleared(at.mapping.mm(), page));
