@@ -37,24 +37,23 @@ pub(crate) struct Deferred {
     pub(crate) scope: Option<Arc<OpenScope>>,
     pub(crate) free: bool,
     pub(crate) write_back: WriteBack,
-    /// When it was deferred, if it was.
-    pub(crate) since: Option<Instant<Monotonic>>,
-    /// Who unmapped its first page.
-    owner: Pid,
-    /// Until its pages are flushed, and settled.
-    _owing: Owing<Arc<OwedCount>>,
+    /// If it was deferred: when, and who unmapped its first page.
+    pub(crate) since: Option<(Instant<Monotonic>, Pid)>,
+    /// Until its pages are flushed, and settled, if others can look before.
+    _owing: Option<Owing<Arc<OwedCount>>>,
     /// Rules that are broken when its tables are taken out.
     #[cfg(CONFIG_RUST_TLB_FAULTS)]
     pub(crate) broken: BrokenTables,
 }
 
 impl Deferred {
-    /// Of an empty `batch`, which is in `scope`, or on its own. Until it is gone, `owed` counts it.
+    /// Of an empty `batch`, which is in `scope`, or on its own. If its flush may be left to later, `owed`
+    /// is given: that counts it until it is gone.
     pub(crate) fn new(
         batch: BatchOfPages,
         scope: Option<Arc<OpenScope>>,
         request: &UnmapRequest,
-        owed: Arc<OwedCount>,
+        owed: Option<Arc<OwedCount>>,
     ) -> Self {
         Self {
             batch,
@@ -63,8 +62,7 @@ impl Deferred {
             free: request.free,
             write_back: request.write_back,
             since: None,
-            owner: current!().pid(),
-            _owing: Owing::new(owed),
+            _owing: owed.map(Owing::new),
             #[cfg(CONFIG_RUST_TLB_FAULTS)]
             broken: request.broken_tables,
         }
@@ -72,13 +70,16 @@ impl Deferred {
 
     /// Its flush is left to later.
     pub(crate) fn defer(mut self) -> Self {
-        self.since.get_or_insert_with(Instant::now);
+        self.since
+            .get_or_insert_with(|| (Instant::now(), current!().pid()));
         self
     }
 
     /// Tells those who watch that the current task waits for the flush of page `pgoff`.
     pub(crate) fn note_hit(&self, pgoff: usize) {
-        tlb::trace::pending_hit(pgoff, self.owner);
+        if let Some((_, owner)) = self.since {
+            tlb::trace::pending_hit(pgoff, owner);
+        }
     }
 
     /// Returns whether the pages of `request` can join this batch.

@@ -266,15 +266,18 @@ impl Pages {
         nr_present.saturating_sub(self.pool.len())
     }
 
-    /// Makes a batch for `nr_pages` pages, in `scope` or on its own.
+    /// Makes a batch for `nr_pages` pages, in `scope` or on its own. If it is not to be deferred, it has to
+    /// be flushed before the pages are unlocked.
     pub(crate) fn open_batch(
         &mut self,
         scope: Option<Arc<OpenScope>>,
         request: &UnmapRequest,
         nr_pages: usize,
+        defer: bool,
     ) -> Result<Deferred> {
         let batch = self.batch(scope.as_deref(), request.strategy, nr_pages)?;
-        Ok(Deferred::new(batch, scope, request, self.owed.clone()))
+        let owed = defer.then(|| self.owed.clone());
+        Ok(Deferred::new(batch, scope, request, owed))
     }
 
     /// The one that was used last, or a new one.
@@ -309,6 +312,7 @@ impl Pages {
 
     /// As [`Pages::flush`], and frees the page tables that its pages have left empty, if the open file
     /// is set up so. A table that shows a chunk with a page that can be mapped is not looked at.
+    #[inline]
     pub(crate) fn flush_with_tables<T: Send + Sync + 'static>(
         &mut self,
         work: Deferred,
@@ -342,7 +346,7 @@ impl Pages {
         let report = flushed.report();
         let nr_pages = flushed.nr_entries() * self.slots.nr_per_slot();
         STATISTICS.batch(nr_pages, report.nr_mms, why);
-        if let Some(since) = work.since {
+        if let Some((since, _)) = work.since {
             STATISTICS.deferral(since.elapsed());
         }
         let is_small = flushed.nr_entries() <= MAX_KEPT_PAGES;

@@ -61,6 +61,8 @@ pub(crate) struct Target<'a> {
 impl Target<'_> {
     /// Unmaps, and writes what was done into `out`. Returns whether a flush is owed that was not
     /// before.
+    // Its frame is large, and not for whoever else comes by the same way.
+    #[inline(never)]
     pub(crate) fn unmap(&self, request: &UnmapRequest, out: &mut Unmap) -> Result<bool> {
         let spare = self.alloc_copies(request);
         let mut pages = self.store.lock();
@@ -236,7 +238,7 @@ impl Target<'_> {
         if let Some(deferred) = pages.deferred.take() {
             return Ok(deferred);
         }
-        pages.open_batch(scope, request, nr_slots)
+        pages.open_batch(scope, request, nr_slots, defer)
     }
 
     /// The peers: the core clears and flushes as it goes, and holds the pages until it has flushed.
@@ -310,7 +312,7 @@ impl Target<'_> {
             ..*request
         };
         pages
-            .open_batch(None, &request, self.pgoffs.len())
+            .open_batch(None, &request, self.pgoffs.len(), false)
             .map(Some)
     }
 
