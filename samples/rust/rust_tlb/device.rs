@@ -106,23 +106,23 @@ impl MiscDevice for Device {
             .ok_or(ENXIO)?;
         let store = device.store.clone();
         Run::new(store.limits(), offset, len)?;
-        let mut pages = device.store.lock();
-        match (pages.setup.pfnmap, pages.setup.notify) {
-            (false, false) if pages.setup.huge => vma.set_vm_ops::<Huge>(store).map(|_| ()),
+        let mut state = device.store.lock();
+        match (state.setup.pfnmap, state.setup.notify) {
+            (false, false) if state.setup.huge => vma.set_vm_ops::<Huge>(store).map(|_| ()),
             (false, false) => vma.set_vm_ops::<Store>(store).map(|_| ()),
             (false, true) => vma.set_vm_ops::<Notified>(store).map(|_| ()),
-            (true, false) if pages.setup.huge => vma.set_pfn_vm_ops::<Huge>(store),
+            (true, false) if state.setup.huge => vma.set_pfn_vm_ops::<Huge>(store),
             (true, false) => vma.set_pfn_vm_ops::<Store>(store),
             (true, true) => vma.set_pfn_vm_ops::<Notified>(store),
         }?;
-        if pages.setup.break_map {
+        if state.setup.break_map {
             return Err(ENODEV);
         }
-        if pages.setup.ring {
+        if state.setup.ring {
             // Without one, flushes of it take more than they have to, and are as good.
             let _ = device.rings.add(vma.mm());
         }
-        pages.is_set_up = true;
+        state.is_set_up = true;
         Ok(())
     }
 
@@ -194,13 +194,13 @@ impl Call<'_> {
     }
 
     fn counters(&self) -> abi::Counters {
-        let mut pages = self.store.lock();
-        pages.reap();
-        pages.check_pool();
+        let mut state = self.store.lock();
+        state.reap();
+        state.check_pool();
         abi::Counters {
-            nr_idle: pages.nr_idle() as u64,
-            nr_pending: pages.nr_pending() as u64,
-            ..pages.counters
+            nr_idle: state.nr_idle() as u64,
+            nr_pending: state.nr_pending() as u64,
+            ..state.counters
         }
     }
 
@@ -214,8 +214,8 @@ impl Call<'_> {
             if current!().signal_pending() {
                 return Err(ERESTARTSYS);
             }
-            let (pages, was_missing) = self.store.lock_populated(pgoff)?;
-            let nr_per_slot = pages.slots.nr_per_slot() as u64;
+            let (state, was_missing) = self.store.lock_populated(pgoff)?;
+            let nr_per_slot = state.slots.nr_per_slot() as u64;
             arg.nr_allocated += if was_missing { nr_per_slot } else { 0 };
         }
         Ok(())
@@ -263,10 +263,10 @@ impl Call<'_> {
 
     fn flush(&self, arg: &mut abi::Flush) -> Result {
         request::all_zero(&[u64::from(arg.flags), u64::from(arg.reserved)])?;
-        let mut pages = self.store.lock();
-        arg.nr_pages = pages.nr_pending() as u64;
+        let mut state = self.store.lock();
+        arg.nr_pages = state.nr_pending() as u64;
         let mappings = self.store.mapping().over(self.store);
-        let report = pages.flush_deferred_with_tables(&mappings, tlb::Why::Asked);
+        let report = state.flush_deferred_with_tables(&mappings, tlb::Why::Asked);
         arg.nr_flush_calls = report.nr_calls as u64;
         Ok(())
     }
@@ -335,18 +335,18 @@ impl Call<'_> {
             _ => return Err(EINVAL),
         };
         (arg.nr_pages, arg.nr_taken) = (0, 0);
-        let mut pages = self.store.lock();
+        let mut state = self.store.lock();
         for pgoff in run.pages() {
             if mark {
-                arg.nr_pages += u64::from(pages.slots.mark_idle(pgoff));
+                arg.nr_pages += u64::from(state.slots.mark_idle(pgoff));
             } else {
-                let (was_idle, was_taken) = pages.slots.unmark_idle(pgoff);
+                let (was_idle, was_taken) = state.slots.unmark_idle(pgoff);
                 arg.nr_pages += u64::from(was_idle);
                 arg.nr_taken += u64::from(was_taken);
             }
         }
         // So far these are slots.
-        let nr_per_slot = pages.slots.nr_per_slot() as u64;
+        let nr_per_slot = state.slots.nr_per_slot() as u64;
         arg.nr_pages *= nr_per_slot;
         arg.nr_taken *= nr_per_slot;
         Ok(())

@@ -7,7 +7,7 @@
 //! itself. Where one is missing, or is another one, faults map page by page.
 
 use crate::store::{
-    LockedPages,
+    LockedState,
     Store, //
 };
 use core::ops::Range;
@@ -42,11 +42,11 @@ impl VmOperations for Huge {
             return Ok(false);
         };
         // Without memory it is for `fault` to say so.
-        let Ok(mut pages) = lock_filled(&store, pgoffs) else {
+        let Ok(mut state) = lock_filled(&store, pgoffs) else {
             return Ok(false);
         };
-        let is_mapped = vmf.insert_huge(|pgoff| pages.get(pgoff))?;
-        pages.counters.nr_huge_faults += u64::from(is_mapped);
+        let is_mapped = vmf.insert_huge(|pgoff| state.get(pgoff))?;
+        state.counters.nr_huge_faults += u64::from(is_mapped);
         Ok(is_mapped)
     }
 
@@ -61,22 +61,22 @@ impl VmOperations for Huge {
 /// # Errors
 ///
 /// - `ENOMEM`: there is no memory for a folio.
-fn lock_filled(store: &Store, pgoffs: Range<usize>) -> Result<LockedPages<'_>> {
-    let pages = store.lock();
-    if pages.setup.folio_order > 0 {
-        drop(pages);
+fn lock_filled(store: &Store, pgoffs: Range<usize>) -> Result<LockedState<'_>> {
+    let state = store.lock();
+    if state.setup.folio_order > 0 {
+        drop(state);
         return Ok(store.lock_populated(pgoffs.start)?.0);
     }
-    if !pages.slots.are_free(pgoffs.clone()) {
-        return Ok(pages);
+    if !state.slots.are_free(pgoffs.clone()) {
+        return Ok(state);
     }
-    drop(pages);
+    drop(state);
     let room = store.alloc_room(PTRS_PER_PTE);
     let block = store.alloc_block();
-    let mut pages = store.lock();
-    if let (Ok(room), Ok(block), true) = (room, block, pages.slots.are_free(pgoffs.clone())) {
-        pages.slots.grow(pgoffs.start, room);
-        pages.fill_block(pgoffs, block);
+    let mut state = store.lock();
+    if let (Ok(room), Ok(block), true) = (room, block, state.slots.are_free(pgoffs.clone())) {
+        state.slots.grow(pgoffs.start, room);
+        state.fill_block(pgoffs, block);
     }
-    Ok(pages)
+    Ok(state)
 }

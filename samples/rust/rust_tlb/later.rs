@@ -4,7 +4,7 @@
 //! pressure. Between the unmap and then, a mark for each page table's worth of the file is all that
 //! is kept: no process is pinned, and when the last mapping is gone, so is what was to be done.
 
-use crate::pages::Pages;
+use crate::state::State;
 use core::ops::DerefMut;
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
@@ -36,7 +36,7 @@ const MAX_SCANNED: usize = 32;
 /// tried again, and then left.
 pub(crate) fn free_all<L>(lock: impl Fn() -> L, mappings: &impl FileLocked<Mapping = Vma>)
 where
-    L: DerefMut<Target = Pages>,
+    L: DerefMut<Target = State>,
 {
     for nr_tries in 1..=MAX_TRIES {
         if !try_all(&lock, mappings, nr_tries < MAX_TRIES) {
@@ -54,17 +54,17 @@ fn try_all<L>(
     is_tried_again: bool,
 ) -> bool
 where
-    L: DerefMut<Target = Pages>,
+    L: DerefMut<Target = State>,
 {
     let Ok(mut pgoffs) = KVVec::with_capacity(2 * MAX_MARKS, GFP_KERNEL_ACCOUNT) else {
         return false;
     };
     let (mut from, mut is_busy) = (0, false);
     loop {
-        let mut pages = lock();
+        let mut state = lock();
         pgoffs.clear();
         while pgoffs.len() < 2 * MAX_MARKS {
-            let Some(first) = pages.marks.take(from) else {
+            let Some(first) = state.marks.take(from) else {
                 break;
             };
             from = first + PTRS_PER_PTE;
@@ -76,21 +76,21 @@ where
         if pgoffs.is_empty() {
             return is_busy;
         }
-        let counts = free(&mut pages, mappings, &pgoffs, Why::Old);
+        let counts = free(&mut state, mappings, &pgoffs, Why::Old);
         if counts.nr_busy > 0 && is_tried_again {
             is_busy = true;
-            pgoffs.iter().for_each(|pgoff| _ = pages.marks.set(*pgoff));
+            pgoffs.iter().for_each(|pgoff| _ = state.marks.set(*pgoff));
         }
     }
 }
 
 /// What memory pressure does, with one flush: nothing is allocated, and `mappings` are locked. Those of
 /// a process that is busy are left for the next time. Returns how many tables were freed.
-pub(crate) fn free_some(pages: &mut Pages, mappings: &impl FileLocked<Mapping = Vma>) -> usize {
+pub(crate) fn free_some(state: &mut State, mappings: &impl FileLocked<Mapping = Vma>) -> usize {
     let mut pgoffs = [0; 2 * MAX_SCANNED];
     let (mut nr, mut from) = (0, 0);
     for both in pgoffs.chunks_exact_mut(2) {
-        let Some(first) = pages.marks.take(from) else {
+        let Some(first) = state.marks.take(from) else {
             break;
         };
         from = first + PTRS_PER_PTE;
@@ -98,9 +98,9 @@ pub(crate) fn free_some(pages: &mut Pages, mappings: &impl FileLocked<Mapping = 
         nr += both.len();
     }
     let pgoffs = pgoffs.get(..nr).unwrap_or(&[]);
-    let counts = free(pages, mappings, pgoffs, Why::Pressure);
+    let counts = free(state, mappings, pgoffs, Why::Pressure);
     if counts.nr_busy > 0 {
-        pgoffs.iter().for_each(|pgoff| _ = pages.marks.set(*pgoff));
+        pgoffs.iter().for_each(|pgoff| _ = state.marks.set(*pgoff));
     }
     counts.nr_taken
 }
@@ -112,20 +112,20 @@ fn ends(first: usize) -> [usize; 2] {
 
 /// Frees the tables of `pgoffs` that are empty, with one flush.
 fn free(
-    pages: &mut Pages,
+    state: &mut State,
     mappings: &impl FileLocked<Mapping = Vma>,
     pgoffs: &[usize],
     why: Why,
 ) -> Counts {
-    let Some(batch) = pages.spare.take() else {
+    let Some(batch) = state.spare.take() else {
         return Counts::default();
     };
-    let is_unused = |first, last| !pages.slots.is_used(first, last);
+    let is_unused = |first, last| !state.slots.is_used(first, last);
     let taken = batch.take_tables_of(mappings, pgoffs, is_unused);
     let counts = taken.counts();
-    pages.count_tables(counts);
+    state.count_tables(counts);
     let flushed = taken.flush(why);
-    pages.counters.nr_flush_calls += flushed.report().nr_calls as u64;
-    pages.spare = Some(flushed.into_empty());
+    state.counters.nr_flush_calls += flushed.report().nr_calls as u64;
+    state.spare = Some(flushed.into_empty());
     counts
 }

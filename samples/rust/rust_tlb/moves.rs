@@ -101,8 +101,8 @@ fn lock_page(
     request: &MoveRequest,
     first: usize,
 ) -> Option<tlb::moving::LockedPage> {
-    let pages = store.lock();
-    let page = pages.get(first).filter(|_| request.locks_page)?;
+    let state = store.lock();
+    let page = state.get(first).filter(|_| request.locks_page)?;
     tlb::moving::LockedPage::try_lock(page.page())
 }
 

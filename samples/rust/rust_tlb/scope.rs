@@ -68,9 +68,9 @@ fn enter(store: ArcBorrow<'_, Store>, arg: &Scope) -> Result<Outcome> {
             Some(scope_of(&other)?)
         }
     };
-    let mut pages = store.lock();
-    Membership::enter(&mut pages.membership, outer, strategy)?;
-    let entered = pages.membership.as_ref().ok_or(EINVAL)?;
+    let mut state = store.lock();
+    Membership::enter(&mut state.membership, outer, strategy)?;
+    let entered = state.membership.as_ref().ok_or(EINVAL)?;
     Ok(Outcome {
         depth: entered.depth,
         nr_levels: entered.scope.nr_levels(),
@@ -80,21 +80,21 @@ fn enter(store: ArcBorrow<'_, Store>, arg: &Scope) -> Result<Outcome> {
 
 /// Returns the scope that another file is in. It may have ended when it is entered.
 fn scope_of(other: &Store) -> Result<Arc<OpenScope>> {
-    let pages = other.lock();
-    let membership = pages.membership.as_ref().ok_or(EINVAL)?;
+    let state = other.lock();
+    let membership = state.membership.as_ref().ok_or(EINVAL)?;
     Ok(membership.scope.clone())
 }
 
 /// Leaves up to `nr` levels; the last of all to leave flushes.
 fn leave(store: ArcBorrow<'_, Store>, nr: u32) -> Result<Outcome> {
-    let mut pages = store.lock();
-    let (scope, depth, nr_levels) = Membership::leave(&mut pages.membership, nr)?;
+    let mut state = store.lock();
+    let (scope, depth, nr_levels) = Membership::leave(&mut state.membership, nr)?;
     let mut nr_calls = 0;
     if nr_levels == 0 {
         nr_calls += scope.flush.flush().nr_calls as u64;
-        pages.counters.nr_flush_calls += nr_calls;
+        state.counters.nr_flush_calls += nr_calls;
         let mappings = store.mapping().over(store);
-        let report = pages.flush_deferred_with_tables(&mappings, tlb::Why::Scope);
+        let report = state.flush_deferred_with_tables(&mappings, tlb::Why::Scope);
         nr_calls += report.nr_calls as u64;
     }
     Ok(Outcome {

@@ -5,16 +5,16 @@
 
 use crate::{
     later,
-    pages::{
-        Pages,
-        Populated,
-        Room,
-        Spare,
-        SPARE_PAGES, //
-    },
     request::{
         Limits,
         Setup, //
+    },
+    state::{
+        Populated,
+        Room,
+        Spare,
+        State,
+        SPARE_PAGES, //
     },
     statistics::STATISTICS, //
 };
@@ -65,8 +65,8 @@ use kernel::{
 
 /// What an open file and its mappings share.
 ///
-/// Lock order: `mmap_lock` (a fault) → `pages` → `i_mmap_rwsem` → page-table lock. User memory is
-/// read and written outside of `pages`: it may be a mapping of this very device. Pages are
+/// Lock order: `mmap_lock` (a fault) → `state` → `i_mmap_rwsem` → page-table lock. User memory is
+/// read and written outside of `state`: it may be a mapping of this very device. Pages are
 /// allocated outside of it, too: whoever waits for one is to keep nobody from the others. What is
 /// allocated under it is batches, scopes and the page of a ring, so memory pressure only tries to
 /// lock it.
@@ -79,8 +79,8 @@ pub(crate) struct Store {
     /// To be told whenever there is something again that memory pressure could take.
     tell: fn(&Payer),
     #[pin]
-    pages: Mutex<Pages>,
-    /// What memory pressure could take, as of the last time that `pages` was unlocked.
+    state: Mutex<State>,
+    /// What memory pressure could take, as of the last time that `state` was unlocked.
     nr_reclaimable: Atomic<usize>,
     /// Page tables are to be freed later, as of then.
     is_marked: Atomic<bool>,
@@ -96,32 +96,32 @@ impl PinnedDrop for Store {
     }
 }
 
-/// The pages of an open file, locked.
-pub(crate) struct LockedPages<'a> {
+/// The state of an open file, locked.
+pub(crate) struct LockedState<'a> {
     store: &'a Store,
-    pages: Guard<'a, Pages, MutexBackend>,
+    state: Guard<'a, State, MutexBackend>,
 }
 
-impl Deref for LockedPages<'_> {
-    type Target = Pages;
+impl Deref for LockedState<'_> {
+    type Target = State;
 
-    fn deref(&self) -> &Pages {
-        &self.pages
+    fn deref(&self) -> &State {
+        &self.state
     }
 }
 
-impl DerefMut for LockedPages<'_> {
-    fn deref_mut(&mut self) -> &mut Pages {
-        &mut self.pages
+impl DerefMut for LockedState<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
     }
 }
 
-impl Drop for LockedPages<'_> {
+impl Drop for LockedState<'_> {
     fn drop(&mut self) {
-        self.store.tell_reclaimable(self.pages.nr_reclaimable());
+        self.store.tell_reclaimable(self.state.nr_reclaimable());
         self.store
             .is_marked
-            .store(self.pages.marks.nr() > 0, Relaxed);
+            .store(self.state.marks.nr() > 0, Relaxed);
     }
 }
 
@@ -131,14 +131,14 @@ impl Store {
         mapping: ARef<AddressSpace>,
         tell: fn(&Payer),
     ) -> Result<Arc<Self>> {
-        let pages = Pages::new(&limits)?;
+        let state = State::new(&limits)?;
         Arc::pin_init(
             pin_init!(Self {
                 limits,
                 mapping,
                 payer: Payer::current(),
                 tell,
-                pages <- new_mutex!(pages),
+                state <- new_mutex!(state),
                 nr_reclaimable: Atomic::new(0),
                 is_marked: Atomic::new(false),
             }),
@@ -154,38 +154,38 @@ impl Store {
         &self.mapping
     }
 
-    pub(crate) fn lock(&self) -> LockedPages<'_> {
-        LockedPages {
+    pub(crate) fn lock(&self) -> LockedState<'_> {
+        LockedState {
             store: self,
-            pages: self.pages.lock(),
+            state: self.state.lock(),
         }
     }
 
-    fn try_lock(&self) -> Option<LockedPages<'_>> {
-        let pages = self.pages.try_lock()?;
-        Some(LockedPages { store: self, pages })
+    fn try_lock(&self) -> Option<LockedState<'_>> {
+        let state = self.state.try_lock()?;
+        Some(LockedState { store: self, state })
     }
 
-    /// Locks the pages, with one at `pgoff`, unless that is behind the device; returns also whether
+    /// Locks the state, with a page at `pgoff`, unless that is behind the device; returns also whether
     /// there was none.
     ///
     /// # Errors
     ///
     /// - `ENOMEM`: there is no memory for it.
-    pub(crate) fn lock_populated(&self, pgoff: usize) -> Result<(LockedPages<'_>, bool)> {
+    pub(crate) fn lock_populated(&self, pgoff: usize) -> Result<(LockedState<'_>, bool)> {
         let mut spare = Spare::default();
         loop {
-            let mut pages = self.lock();
-            let setup = pages.setup;
-            match pages.populate(pgoff, &mut spare) {
-                Populated::Already => return Ok((pages, false)),
-                Populated::Now => return Ok((pages, true)),
+            let mut state = self.lock();
+            let setup = state.setup;
+            match state.populate(pgoff, &mut spare) {
+                Populated::Already => return Ok((state, false)),
+                Populated::Now => return Ok((state, true)),
                 Populated::NeedsPage => {
-                    drop(pages);
+                    drop(state);
                     spare.page = Some(self.alloc_page(&setup)?);
                 }
                 Populated::NeedsRoom(nr) => {
-                    drop(pages);
+                    drop(state);
                     spare.room = Some(self.alloc_room(nr)?);
                 }
             }
@@ -244,7 +244,7 @@ impl Store {
         self.is_marked.load(Relaxed)
     }
 
-    /// Called with `pages` locked.
+    /// Called with `state` locked.
     fn tell_reclaimable(&self, nr: usize) {
         let before = self.nr_reclaimable();
         if nr != before {
@@ -262,21 +262,21 @@ impl Store {
     fn evict(
         this: ArcBorrow<'_, Self>,
         rmap: RmapGuard<'_>,
-        pages: &mut Pages,
+        state: &mut State,
         nr: usize,
-        mut next: impl FnMut(&mut Pages, usize) -> Option<(usize, DriverPage)>,
+        mut next: impl FnMut(&mut State, usize) -> Option<(usize, DriverPage)>,
     ) -> usize {
-        let Some(mut batch) = pages.spare.take() else {
+        let Some(mut batch) = state.spare.take() else {
             return 0;
         };
         let mut staging = batch.stage();
         for _ in 0..nr.min(SPARE_PAGES) {
-            let Some((pgoff, page)) = next(pages, pages.scanned_to) else {
+            let Some((pgoff, page)) = next(state, state.scanned_to) else {
                 // From the start, next time.
-                pages.scanned_to = 0;
+                state.scanned_to = 0;
                 break;
             };
-            pages.scanned_to = pgoff + pages.slots.nr_per_slot();
+            state.scanned_to = pgoff + state.slots.nr_per_slot();
             if staging.push(pgoff, page).is_err() {
                 break;
             }
@@ -285,20 +285,20 @@ impl Store {
         drop(rmap);
         let mut flushed = batch.flush_because(Why::Pressure);
         let report = flushed.report();
-        let nr_per_slot = pages.slots.nr_per_slot();
+        let nr_per_slot = state.slots.nr_per_slot();
         let nr_evicted = flushed.nr_entries() * nr_per_slot;
         if nr_evicted > 0 {
             STATISTICS.batch(nr_evicted, report.nr_mms, Why::Pressure);
         }
-        pages.mark_for_later(flushed.iter().map(|(pgoff, _)| pgoff));
+        state.mark_for_later(flushed.iter().map(|(pgoff, _)| pgoff));
         for (_, page) in flushed.drain() {
             // Someone holds a reference: it is freed when the last one lets go (H7).
             let is_shared = page.into_exclusive().is_err();
-            pages.counters.nr_shared += if is_shared { nr_per_slot as u64 } else { 0 };
+            state.counters.nr_shared += if is_shared { nr_per_slot as u64 } else { 0 };
         }
-        pages.spare = Some(flushed.into_empty());
-        pages.counters.nr_flush_calls += report.nr_calls as u64;
-        pages.counters.nr_pages_held -= nr_evicted as u64;
+        state.spare = Some(flushed.into_empty());
+        state.counters.nr_flush_calls += report.nr_calls as u64;
+        state.counters.nr_pages_held -= nr_evicted as u64;
         nr_evicted
     }
 
@@ -307,52 +307,52 @@ impl Store {
     /// whatever `nr` is, but each of them once. Returns how many pages were freed, or [`None`] if a
     /// lock is taken.
     pub(crate) fn shrink(this: ArcBorrow<'_, Self>, nr: usize) -> Option<usize> {
-        let mut pages = this.try_lock()?;
-        let nr_freed_before = pages.counters.nr_freed;
-        if pages.deferred.is_some() {
-            pages.counters.nr_flushed_pressure += 1;
-            pages.flush_deferred(Why::Pressure);
+        let mut state = this.try_lock()?;
+        let nr_freed_before = state.counters.nr_freed;
+        if state.deferred.is_some() {
+            state.counters.nr_flushed_pressure += 1;
+            state.flush_deferred(Why::Pressure);
         }
-        let nr_settled = (pages.counters.nr_freed - nr_freed_before) as usize;
-        let nr_tables = match (pages.marks.nr() > 0).then(|| this.mapping().try_lock()) {
-            Some(Some(rmap)) => later::free_some(&mut pages, &rmap.over(this)),
+        let nr_settled = (state.counters.nr_freed - nr_freed_before) as usize;
+        let nr_tables = match (state.marks.nr() > 0).then(|| this.mapping().try_lock()) {
+            Some(Some(rmap)) => later::free_some(&mut state, &rmap.over(this)),
             _ => 0,
         };
         let nr_freed = nr_settled + nr_tables;
-        let nr_freed = nr_freed + pages.shrink_pool(nr.saturating_sub(nr_freed));
+        let nr_freed = nr_freed + state.shrink_pool(nr.saturating_sub(nr_freed));
         let nr_left = nr.saturating_sub(nr_freed);
-        let nr_slots_left = nr_left.div_ceil(pages.slots.nr_per_slot());
-        if nr_left == 0 || pages.slots.nr_idle() == 0 {
+        let nr_slots_left = nr_left.div_ceil(state.slots.nr_per_slot());
+        if nr_left == 0 || state.slots.nr_idle() == 0 {
             return Some(nr_freed);
         }
         let mut nr_evicted = 0;
         // The second time from the start.
         for _ in 0..2 {
             if let (0, Some(rmap)) = (nr_evicted, this.mapping.try_lock()) {
-                nr_evicted = Self::evict(this, rmap, &mut pages, nr_slots_left, |pages, from| {
-                    pages.slots.take_idle(from)
+                nr_evicted = Self::evict(this, rmap, &mut state, nr_slots_left, |state, from| {
+                    state.slots.take_idle(from)
                 });
             }
         }
-        pages.counters.nr_scans += u64::from(nr_evicted > 0);
-        pages.counters.nr_reclaimed += nr_evicted as u64;
+        state.counters.nr_scans += u64::from(nr_evicted > 0);
+        state.counters.nr_reclaimed += nr_evicted as u64;
         Some(nr_freed + nr_evicted)
     }
 
     /// Takes all pages out of mappings that are gone: what was mapped by its frame number is freed
     /// only with this proof.
     pub(crate) fn clear(this: ArcBorrow<'_, Self>) {
-        let mut pages = this.lock();
-        pages.flush_deferred(Why::Dropped);
-        pages.leak_broken();
-        if !pages.setup.pfnmap {
+        let mut state = this.lock();
+        state.flush_deferred(Why::Dropped);
+        state.leak_broken();
+        if !state.setup.pfnmap {
             return;
         }
-        pages.scanned_to = 0;
+        state.scanned_to = 0;
         let mut evict = || {
             let rmap = this.mapping.lock();
-            Self::evict(this, rmap, &mut pages, SPARE_PAGES, |pages, from| {
-                pages.slots.take_any(from)
+            Self::evict(this, rmap, &mut state, SPARE_PAGES, |state, from| {
+                state.slots.take_any(from)
             })
         };
         while evict() > 0 {}
@@ -364,7 +364,7 @@ impl VmOperations for Store {
     type Data = Store;
 
     fn fault(store: ArcBorrow<'_, Store>, vmf: &VmFault<'_>) -> Result<(), FaultError> {
-        let (mut pages, _) = match store.lock_populated(vmf.pgoff()) {
+        let (mut state, _) = match store.lock_populated(vmf.pgoff()) {
             Ok(locked) => locked,
             // For a large folio nobody is killed, and no page of it is to be had otherwise: to try again
             // would be to try for ever.
@@ -373,10 +373,10 @@ impl VmOperations for Store {
             }
             Err(_) => return Err(FaultError::Oom),
         };
-        pages.counters.nr_faults += 1;
-        let pfnmap = pages.setup.pfnmap;
-        let first = pages.slots.first_of(vmf.pgoff());
-        match pages.get(first) {
+        state.counters.nr_faults += 1;
+        let pfnmap = state.setup.pfnmap;
+        let first = state.slots.first_of(vmf.pgoff());
+        match state.get(first) {
             Some(page) if pfnmap => vmf.insert_pfn(page, first),
             Some(page) => vmf.insert_folio(page, first),
             None => Err(FaultError::Sigbus),
@@ -384,9 +384,9 @@ impl VmOperations for Store {
     }
 
     fn mremap(store: ArcBorrow<'_, Store>, nr_pages: usize) -> Result {
-        let mut pages = store.lock();
-        pages.counters.nr_moves += 1;
-        pages.counters.nr_moved_pages += nr_pages as u64;
+        let mut state = store.lock();
+        state.counters.nr_moves += 1;
+        state.counters.nr_moved_pages += nr_pages as u64;
         Ok(())
     }
 }
@@ -402,8 +402,8 @@ impl VmOperations for Notified {
     // its frame number it is clean, and `pfn_mkwrite` follows.
     fn fault(store: ArcBorrow<'_, Store>, vmf: &VmFault<'_>) -> Result<(), FaultError> {
         <Store as VmOperations>::fault(store, vmf)?;
-        let mut pages = store.lock();
-        pages.counters.nr_mkwrites += u64::from(vmf.is_write() && !pages.setup.pfnmap);
+        let mut state = store.lock();
+        state.counters.nr_mkwrites += u64::from(vmf.is_write() && !state.setup.pfnmap);
         Ok(())
     }
 
@@ -428,15 +428,15 @@ impl Overdue for Store {
     type Data = Self;
 
     fn overdue(store: ArcBorrow<'_, Self>) {
-        let mut pages = store.lock();
+        let mut state = store.lock();
         // By another member of its scope, which grew as old.
-        pages.reap();
-        if pages.deferred.is_some() {
-            pages.counters.nr_flushed_old += 1;
+        state.reap();
+        if state.deferred.is_some() {
+            state.counters.nr_flushed_old += 1;
             let mappings = store.mapping().over(store);
-            pages.flush_deferred_with_tables(&mappings, Why::Old);
+            state.flush_deferred_with_tables(&mappings, Why::Old);
         }
-        drop(pages);
+        drop(state);
         if store.is_marked() {
             <Later as Overdue>::overdue(store);
         }

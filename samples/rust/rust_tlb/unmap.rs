@@ -9,7 +9,6 @@ use crate::{
     },
     deferred::Deferred,
     membership::Membership,
-    pages::Pages,
     request::{
         EmptyTables,
         UnmapRequest,
@@ -19,6 +18,7 @@ use crate::{
         Slots,
         Until, //
     },
+    state::State,
     statistics::STATISTICS,
     store::Store,
     strategy::BatchOfPages, //
@@ -65,20 +65,20 @@ impl Target<'_> {
     #[inline(never)]
     pub(crate) fn unmap(&self, request: &UnmapRequest, out: &mut Unmap) -> Result<bool> {
         let spare = self.alloc_copies(request);
-        let mut pages = self.store.lock();
-        let was_owed = pages.deferred.is_some();
+        let mut state = self.store.lock();
+        let was_owed = state.deferred.is_some();
         match request.strategy {
-            strategy::ZAP => self.unmap_by_core(&mut pages, request, out, Self::zap),
+            strategy::ZAP => self.unmap_by_core(&mut state, request, out, Self::zap),
             strategy::UNMAP_MAPPING => {
-                self.unmap_by_core(&mut pages, request, out, Self::unmap_mapping)
+                self.unmap_by_core(&mut state, request, out, Self::unmap_mapping)
             }
-            strategy::GATHER => self.unmap_by_gather(&mut pages, request, out),
-            _ => self.unmap_by_batch(&mut pages, request, spare, out),
+            strategy::GATHER => self.unmap_by_gather(&mut state, request, out),
+            _ => self.unmap_by_batch(&mut state, request, spare, out),
         }?;
-        pages.counters.nr_unmapped += out.nr_pages;
-        pages.counters.nr_ptes += out.nr_ptes;
-        pages.counters.nr_redirtied += out.nr_redirtied;
-        Ok(pages.deferred.is_some() && !was_owed)
+        state.counters.nr_unmapped += out.nr_pages;
+        state.counters.nr_ptes += out.nr_ptes;
+        state.counters.nr_redirtied += out.nr_redirtied;
+        Ok(state.deferred.is_some() && !was_owed)
     }
 
     /// Pages for what is to be saved, which are not allocated with the file locked. There may be too
@@ -88,10 +88,10 @@ impl Target<'_> {
         if request.write_back == WriteBack::No {
             return copies;
         }
-        let pages = self.store.lock();
-        let nr = pages.nr_missing_to_store(self.pgoffs);
-        let setup = pages.setup;
-        drop(pages);
+        let state = self.store.lock();
+        let nr = state.nr_missing_to_store(self.pgoffs);
+        let setup = state.setup;
+        drop(state);
         for _ in 0..nr {
             let copy = self.store.alloc_page(&setup);
             if !copy.is_ok_and(|copy| copies.push(copy, GFP_KERNEL_ACCOUNT).is_ok()) {
@@ -104,42 +104,42 @@ impl Target<'_> {
     /// Ours: everything into one batch, one walk over all processes, then the flush.
     fn unmap_by_batch(
         &self,
-        pages: &mut Pages,
+        state: &mut State,
         request: &UnmapRequest,
         spare: KVVec<ExclusivePage>,
         out: &mut Unmap,
     ) -> Result {
-        if request.loses_tables && !pages.setup.pfnmap {
+        if request.loses_tables && !state.setup.pfnmap {
             return Err(EINVAL);
         }
-        let defer = request.defer || pages.membership.is_some();
-        pages.is_broken |= request.is_broken();
-        let mut work = self.open_batch(pages, request, defer, out)?;
+        let defer = request.defer || state.membership.is_some();
+        state.is_broken |= request.is_broken();
+        let mut work = self.open_batch(state, request, defer, out)?;
         #[cfg(CONFIG_RUST_TLB_FAULTS)]
         if request.break_leaves {
             work.batch.defer_leaves();
         }
         let nr_before = work.nr_entries();
-        let staging = self.stage(&mut pages.slots, &mut work.batch);
+        let staging = self.stage(&mut state.slots, &mut work.batch);
         let mappings = self.store.mapping().over_until_killed(self.store);
         let done = Self::unmap_staged(&mappings, staging, request);
         let nr_slots = work.nr_entries() - nr_before;
-        self.count(pages, &mut work.batch, nr_slots, &done, out);
+        self.count(state, &mut work.batch, nr_slots, &done, out);
         if mappings.is_cut_short() {
-            pages.counters.nr_ptes += out.nr_ptes;
-            pages.put_back(work, nr_before);
+            state.counters.nr_ptes += out.nr_ptes;
+            state.put_back(work, nr_before);
             return Err(EINTR);
         }
-        pages.write_back(&mut work, nr_before, spare, out);
+        state.write_back(&mut work, nr_before, spare, out);
         #[cfg(CONFIG_RUST_TLB_FAULTS)]
         if request.break_release {
-            pages.release_unflushed(&mut work);
+            state.release_unflushed(&mut work);
         }
         if defer {
-            pages.deferred = Some(work.defer());
+            state.deferred = Some(work.defer());
         } else {
             let mappings = self.store.mapping().over(self.store);
-            let report = pages.flush_with_tables(work, &mappings, Why::End);
+            let report = state.flush_with_tables(work, &mappings, Why::End);
             out.nr_flush_calls += report.nr_calls as u64;
         }
         Ok(())
@@ -182,7 +182,7 @@ impl Target<'_> {
     /// Tells of what was `done` with the pages of `nr_slots`, and flushed on the way.
     fn count(
         &self,
-        pages: &mut Pages,
+        state: &mut State,
         batch: &mut BatchOfPages,
         nr_slots: usize,
         done: &Phases,
@@ -191,88 +191,88 @@ impl Target<'_> {
         out.nr_ptes = done.nr_ptes as u64;
         out.nr_protected = done.nr_protected as u64;
         out.nr_redirtied = done.nr_redirtied as u64;
-        out.nr_pages = (nr_slots * pages.slots.nr_per_slot()) as u64;
+        out.nr_pages = (nr_slots * state.slots.nr_per_slot()) as u64;
         let early = batch.flushed_early();
         let nr_mms = batch.owed().nr_mms.max(early.nr_mms);
         out.nr_mms = nr_mms.max(done.report.nr_mms) as u64;
         for (report, why) in [(early, Why::Leaf), (done.report, Why::Phase)] {
-            self.count_calls(pages, report.nr_calls, out);
+            self.count_calls(state, report.nr_calls, out);
             if report.nr_calls > 0 {
                 STATISTICS.why(why);
             }
         }
     }
 
-    fn count_calls(&self, pages: &mut Pages, nr_calls: usize, out: &mut Unmap) {
+    fn count_calls(&self, state: &mut State, nr_calls: usize, out: &mut Unmap) {
         out.nr_flush_calls += nr_calls as u64;
-        pages.counters.nr_flush_calls += nr_calls as u64;
+        state.counters.nr_flush_calls += nr_calls as u64;
     }
 
     /// The deferred batch, if the pages can join it and there is room, or a new one.
     fn open_batch(
         &self,
-        pages: &mut Pages,
+        state: &mut State,
         request: &UnmapRequest,
         defer: bool,
         out: &mut Unmap,
     ) -> Result<Deferred> {
-        let nr_slots = pages.slots.firsts_of(self.pgoffs).count();
-        let nr_new = nr_slots * pages.slots.nr_per_slot();
+        let nr_slots = state.slots.firsts_of(self.pgoffs).count();
+        let nr_new = nr_slots * state.slots.nr_per_slot();
         let max_pending = self.store.limits().max_pending as usize;
         if defer && nr_new > max_pending {
             return Err(E2BIG);
         }
-        let scope = Membership::check(pages.membership.as_ref(), request.strategy)?;
-        if let Some(deferred) = &pages.deferred {
+        let scope = Membership::check(state.membership.as_ref(), request.strategy)?;
+        if let Some(deferred) = &state.deferred {
             let suits = deferred.suits(request, scope.as_ref());
-            let has_room = pages.nr_pending() + nr_new <= max_pending;
-            pages.counters.nr_flushed_full += u64::from(suits && !has_room);
+            let has_room = state.nr_pending() + nr_new <= max_pending;
+            state.counters.nr_flushed_full += u64::from(suits && !has_room);
             if !suits || !has_room {
                 let why = if suits { Why::Full } else { Why::Other };
-                out.nr_flush_calls += pages.flush_deferred(why).nr_calls as u64;
+                out.nr_flush_calls += state.flush_deferred(why).nr_calls as u64;
             }
         }
-        if let Some(deferred) = pages.deferred.as_mut() {
+        if let Some(deferred) = state.deferred.as_mut() {
             deferred.batch.reserve(nr_slots, GFP_KERNEL_ACCOUNT)?;
         }
-        if let Some(deferred) = pages.deferred.take() {
+        if let Some(deferred) = state.deferred.take() {
             return Ok(deferred);
         }
-        pages.open_batch(scope, request, nr_slots, defer)
+        state.open_batch(scope, request, nr_slots, defer)
     }
 
     /// The peers: the core clears and flushes as it goes, and holds the pages until it has flushed.
     fn unmap_by_core(
         &self,
-        pages: &mut Pages,
+        state: &mut State,
         request: &UnmapRequest,
         out: &mut Unmap,
         unmap: impl FnOnce(&Self, &[usize]) -> usize,
     ) -> Result {
-        Membership::check(pages.membership.as_ref(), request.strategy)?;
-        let nr_slots = pages.slots.firsts_of(self.pgoffs).count();
-        let nr_pages = nr_slots * pages.slots.nr_per_slot();
+        Membership::check(state.membership.as_ref(), request.strategy)?;
+        let nr_slots = state.slots.firsts_of(self.pgoffs).count();
+        let nr_pages = nr_slots * state.slots.nr_per_slot();
         let mut taken = KVVec::with_capacity(nr_slots, GFP_KERNEL_ACCOUNT)?;
         let mut pgoffs = KVVec::with_capacity(nr_pages, GFP_KERNEL_ACCOUNT)?;
-        let mut proof = self.proof(pages, request)?;
-        out.nr_flush_calls = pages.flush_deferred(Why::Other).nr_calls as u64;
-        for first in pages.slots.firsts_of(self.pgoffs) {
-            if let Some(page) = pages.slots.take(first, Until::Flushed) {
+        let mut proof = self.proof(state, request)?;
+        out.nr_flush_calls = state.flush_deferred(Why::Other).nr_calls as u64;
+        for first in state.slots.firsts_of(self.pgoffs) {
+            if let Some(page) = state.slots.take(first, Until::Flushed) {
                 taken.push(page, GFP_KERNEL_ACCOUNT)?;
-                for pgoff in first..first + pages.slots.nr_per_slot() {
+                for pgoff in first..first + state.slots.nr_per_slot() {
                     pgoffs.push(pgoff, GFP_KERNEL_ACCOUNT)?;
                 }
             }
         }
         let nr_calls = unmap(self, &pgoffs);
         out.nr_pages = pgoffs.len() as u64;
-        self.count_calls(pages, nr_calls, out);
+        self.count_calls(state, nr_calls, out);
         if let Some(proof) = proof.take() {
-            self.prove(proof, &pgoffs, taken, pages);
+            self.prove(proof, &pgoffs, taken, state);
         } else {
             taken
                 .drain_all()
-                .for_each(|page| pages.release(page, request.free));
+                .for_each(|page| state.release(page, request.free));
         }
         Ok(())
     }
@@ -280,7 +280,7 @@ impl Target<'_> {
     /// The kernel's own gather, one per mm.
     fn unmap_by_gather(
         &self,
-        pages: &mut Pages,
+        state: &mut State,
         request: &UnmapRequest,
         out: &mut Unmap,
     ) -> Result {
@@ -288,30 +288,30 @@ impl Target<'_> {
         if request.break_context {
             self.gather_in_atomic_context()?;
         }
-        let tables = match pages.setup.empty_tables {
+        let tables = match state.setup.empty_tables {
             EmptyTables::Keep => Tables::Keep,
             EmptyTables::Free | EmptyTables::FreeLater => Tables::Free,
         };
         // A table goes with a run that covers it: all that was asked for, populated or not.
         let whole = match tables {
-            Tables::Free => Some(pages.slots.whole(self.pgoffs, GFP_KERNEL_ACCOUNT)?),
+            Tables::Free => Some(state.slots.whole(self.pgoffs, GFP_KERNEL_ACCOUNT)?),
             Tables::Keep => None,
         };
         let gather =
             |this: &Self, pgoffs: &[usize]| this.gather(whole.as_deref().unwrap_or(pgoffs), tables);
-        self.unmap_by_core(pages, request, out, gather)
+        self.unmap_by_core(state, request, out, gather)
     }
 
     /// A batch for [`Target::prove`], if that is needed.
-    fn proof(&self, pages: &mut Pages, request: &UnmapRequest) -> Result<Option<Deferred>> {
-        if !pages.setup.pfnmap {
+    fn proof(&self, state: &mut State, request: &UnmapRequest) -> Result<Option<Deferred>> {
+        if !state.setup.pfnmap {
             return Ok(None);
         }
         let request = UnmapRequest {
             strategy: strategy::BROADCAST,
             ..*request
         };
-        pages
+        state
             .open_batch(None, &request, self.pgoffs.len(), false)
             .map(Some)
     }
@@ -324,17 +324,17 @@ impl Target<'_> {
         mut proof: Deferred,
         pgoffs: &[usize],
         mut taken: KVVec<DriverPage>,
-        pages: &mut Pages,
+        state: &mut State,
     ) {
         let mut staging = proof.batch.stage();
-        let firsts = pgoffs.iter().step_by(pages.slots.nr_per_slot());
+        let firsts = pgoffs.iter().step_by(state.slots.nr_per_slot());
         for (&pgoff, page) in firsts.zip(taken.drain_all()) {
             if staging.push(pgoff, page).is_err() {
                 return pr_err!("no room for page {pgoff}\n");
             }
         }
         staging.unmap(&self.store.mapping().over(self.store));
-        pages.flush(proof, Why::End);
+        state.flush(proof, Why::End);
     }
 
     /// `zap_vma_range()` per page and VMA.

@@ -100,7 +100,7 @@ fn circles(mut uses: Uses) -> Uses {
 fn no_file_of_the_sample_uses_itself_around_a_circle() {
     let uses = uses(&sources("samples/rust/rust_tlb"), &["crate::", "super::"]);
     assert!(uses["device"].contains("store"), "{uses:?}");
-    assert!(uses["pages"].contains("slots"), "{uses:?}");
+    assert!(uses["state"].contains("slots"), "{uses:?}");
     assert!(uses["slots"].contains("sparse"), "{uses:?}");
     let left = circles(uses);
     assert!(left.is_empty(), "{left:?}");

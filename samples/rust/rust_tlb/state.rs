@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The pages of one open file: which is where, what may be done with it, and what becomes of those
+//! The state of one open file: which page is where, what may be done with it, and what becomes of those
 //! whose flush is made.
 //!
-//! All of it is protected by the device's mutex. A fault looks its page up under that mutex, and so
+//! All of it is protected by a mutex. A fault looks its page up under that mutex, and so
 //! do all who take pages away: no page is mapped again while it is on its way into a batch. Rules H7
 //! and H14 are those of `Documentation/mm/tlb_batch.rst`.
 
@@ -69,12 +69,12 @@ type FlushedPages = Flushed<DriverPage, tlb::AnyPolicy>;
 /// Pages that a batch may have held to be kept for the next time, empty.
 const MAX_KEPT_PAGES: usize = 128;
 
-/// The pages of one open file.
+/// The state of one open file.
 ///
 /// # Invariants
 ///
 /// A slot is pending if and only if its page is in a batch: outside of an unmap, in `deferred`.
-pub(crate) struct Pages {
+pub(crate) struct State {
     pub(crate) slots: Slots<DriverPage, ExclusivePage>,
     pool: Pool<ExclusivePage>,
     pub(crate) deferred: Option<Deferred>,
@@ -102,22 +102,22 @@ pub(crate) struct Pages {
 /// Memory for slots of pages.
 pub(crate) type Room = SlotRoom<DriverPage, ExclusivePage>;
 
-/// What a page may need that is not there yet, allocated with the pages unlocked.
+/// What a page may need that is not there yet, allocated with the state unlocked.
 #[derive(Default)]
 pub(crate) struct Spare {
     pub(crate) page: Option<ExclusivePage>,
     pub(crate) room: Option<Room>,
 }
 
-/// What came of [`Pages::populate`].
+/// What came of [`State::populate`].
 pub(crate) enum Populated {
     /// There was a page, or there can be none.
     Already,
     /// There is one now.
     Now,
-    /// None is left: one has to be allocated, with the pages unlocked.
+    /// None is left: one has to be allocated, with the state unlocked.
     NeedsPage,
-    /// There is no room: memory for that many slots has to be allocated, with the pages unlocked.
+    /// There is no room: memory for that many slots has to be allocated, with the state unlocked.
     NeedsRoom(usize),
 }
 
@@ -127,7 +127,7 @@ const MAX_POOL_PAGES: usize = 1 << 20;
 /// Pages that memory pressure takes at a time: what the kernel's shrinkers scan at a time.
 pub(crate) const SPARE_PAGES: usize = 128;
 
-impl Pages {
+impl State {
     /// Makes empty slots, in place: it is too much for the stack.
     pub(crate) fn new(limits: &Limits) -> Result<impl Init<Self>> {
         let (nr_pages, setup) = (limits.nr_pages as usize, limits.setup);
@@ -267,7 +267,7 @@ impl Pages {
     }
 
     /// Makes a batch for `nr_pages` pages, in `scope` or on its own. If it is not to be deferred, it has to
-    /// be flushed before the pages are unlocked.
+    /// be flushed before the state is unlocked.
     pub(crate) fn open_batch(
         &mut self,
         scope: Option<Arc<OpenScope>>,
@@ -304,13 +304,13 @@ impl Pages {
         self.flush_up_to(work, why, usize::MAX, |batch, _| batch.flush_because(why))
     }
 
-    /// As [`Pages::flush`], for a batch whose pages from number `nr_released` on may still be mapped:
+    /// As [`State::flush`], for a batch whose pages from number `nr_released` on may still be mapped:
     /// those stay where they were.
     pub(crate) fn put_back(&mut self, work: Deferred, nr_released: usize) {
         self.flush_up_to(work, Why::End, nr_released, |batch, _| batch.flush());
     }
 
-    /// As [`Pages::flush`], and frees the page tables that its pages have left empty, if the open file
+    /// As [`State::flush`], and frees the page tables that its pages have left empty, if the open file
     /// is set up so. A table that shows a chunk with a page that can be mapped is not looked at.
     #[inline]
     pub(crate) fn flush_with_tables<T: Send + Sync + 'static>(
@@ -324,13 +324,13 @@ impl Pages {
         }
         #[cfg(CONFIG_RUST_TLB_FAULTS)]
         let broken = work.broken;
-        self.flush_up_to(work, why, usize::MAX, |batch, pages| {
-            let is_unused = |first, last| !pages.slots.is_used(first, last);
+        self.flush_up_to(work, why, usize::MAX, |batch, state| {
+            let is_unused = |first, last| !state.slots.is_used(first, last);
             #[cfg(CONFIG_RUST_TLB_FAULTS)]
             let taken = broken.take_tables(batch, mappings, is_unused);
             #[cfg(not(CONFIG_RUST_TLB_FAULTS))]
             let taken = batch.take_tables(mappings, is_unused);
-            pages.count_tables(taken.counts());
+            state.count_tables(taken.counts());
             taken.flush(why)
         })
     }
@@ -416,7 +416,7 @@ impl Pages {
             .map_or(Report::default(), |work| self.flush(work, why))
     }
 
-    /// As [`Pages::flush_deferred`], and frees page tables, if that is wanted. Not in a fault, where
+    /// As [`State::flush_deferred`], and frees page tables, if that is wanted. Not in a fault, where
     /// the `mmap_lock` is held.
     pub(crate) fn flush_deferred_with_tables<T: Send + Sync + 'static>(
         &mut self,
