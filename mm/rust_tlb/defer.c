@@ -100,7 +100,7 @@ static unsigned int nr_others(const struct cpumask *cpus)
 }
 
 /* Events of a batch that are on. */
-static atomic_t nr_events_on;
+static atomic_t nr_events_on __read_mostly;
 
 int tlb_batch_event_on(void)
 {

@@ -66,7 +66,7 @@ declare_trace! {
 /// Returns whether any event of a batch is traced.
 #[inline(never)]
 pub(in crate::mm) fn is_traced() -> bool {
-    // SAFETY: Reads static keys, in any context.
+    // SAFETY: Reads a counter, in any context.
     unsafe { bindings::tlb_batch_is_traced() }
 }
 

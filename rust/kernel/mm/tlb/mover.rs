@@ -143,8 +143,8 @@ where
             self.done.nr_locked_flushes += 1;
         }
         if let Some(pending) = debt.later {
-            self.policy.record(at.mapping.mm(), pending);
             at.mapping.trace_owed(pending, Touched::Moved);
+            self.policy.record(at.mapping.mm(), pending);
         }
         self.done.nr_ptes += debt.nr_ptes;
         let first = pgoffs.first().copied();

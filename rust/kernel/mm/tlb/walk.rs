@@ -122,7 +122,7 @@ pub trait Mapping: Sealed {
     /// Lets other tasks run, between two page tables.
     fn cond_resched(&self);
 
-    /// Tells those who watch that `pending` was recorded.
+    /// Tells those who watch that `pending` is owed, before the policy is told.
     fn trace_owed(&self, pending: Pending, why: Touched);
 }
 
