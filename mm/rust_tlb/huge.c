@@ -119,7 +119,7 @@ bool tlb_batch_leaf_lock(struct tlb_batch_table *table, pmd_t *pmd)
 {
 	spinlock_t *ptl;
 
-	if (likely(!tlb_batch_is_leaf(pmd)))
+	if (!tlb_batch_is_leaf(pmd))
 		return false;
 
 	ptl = pmd_lock(table->vma->vm_mm, pmd);

@@ -80,7 +80,8 @@ pub(crate) struct State {
     pub(crate) deferred: Option<Deferred>,
     /// Where page tables may be empty.
     pub(crate) marks: Marks,
-    /// Flushes owed for the mappings of this file.
+    /// Flushes that are left to later, for the mappings of this file: others are made before this is
+    /// unlocked.
     pub(crate) owed: Arc<OwedCount>,
     /// For each strategy the batch that was flushed last, empty.
     pub(crate) used: [Option<BatchOfPages>; abi::strategy::NR as usize],
