@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use anyhow::{ensure, Result};
 use rust_tlb_results::said::Hooks;
 use rust_tlb_results::text;
+use rust_tlb_results::written::Environment;
 
+use crate::environment;
 use crate::output;
 use crate::places::Places;
 use crate::vm::Machine;
@@ -18,6 +20,20 @@ use super::session::{self, Part, Rings};
 
 /// What those may lose who have no ring, in percent.
 const AIM: f64 = 0.5;
+
+/// In two pieces: what is looked for at the top of a file would be found here.
+const HEAD: &str = concat!(
+    ".. SPDX-License",
+    "-Identifier: GPL-2.0
+
+==================================================
+Batched TLB flushes: what a ring costs the others
+==================================================
+
+Made by ``make hooks`` (``build/bench/hooks.rst``): do not edit. What is measured, and why, is in
+tlb_batch_ring.rst. Instructions of all CPUs together, once through each path; the least of the rounds.
+"
+);
 
 /// Measures the same without rings, with rings that nobody has, where others have one, and where
 /// every process has one.
@@ -43,8 +59,17 @@ pub fn run(without: &Machine, with: &Machine, places: &Places) -> Result<ExitCod
     println!("\n{text}");
     let folder = places.out.join("bench");
     fs::create_dir_all(&folder)?;
-    fs::write(folder.join("hooks.txt"), text + "\n")?;
+    fs::write(
+        folder.join("hooks.rst"),
+        page(&environment::of(with, places)?, &text),
+    )?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// As a page of the documentation.
+fn page(on: &Environment, text: &str) -> String {
+    let (kernel, qemu, cpus) = (&on.kernel, &on.qemu, on.cpus);
+    format!("{HEAD}\nLinux {kernel}, {qemu} ({cpus} CPUs).\n\n::\n\n{text}\n")
 }
 
 fn measure(part: &Part, places: &Places) -> Result<Vec<Hooks>> {
