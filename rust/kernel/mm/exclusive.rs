@@ -29,6 +29,11 @@ use core::ptr::NonNull;
 /// Words that are copied at a time; a page is a multiple of them.
 const CHUNK_WORDS: usize = 64;
 
+/// Aligned, so that it costs the same wherever it lies on a stack: from the low bytes of both addresses
+/// `memcpy()` of x86 concludes whether to begin at the end.
+#[repr(align(256))]
+struct Chunk([u64; CHUNK_WORDS]);
+
 /// A page, or several, to which nobody else holds a reference: no PTE, no gather that has yet
 /// to flush, no GUP user. Its contents can be changed, and it can be given to someone else.
 ///
@@ -195,10 +200,10 @@ impl ExclusivePage {
 
     /// Fills it with `word`, over and over.
     pub fn fill(&mut self, word: u64) {
-        let words = [word; CHUNK_WORDS];
+        let Chunk(words) = &Chunk([word; CHUNK_WORDS]);
         for page in self.0.pages().iter() {
-            for offset in (0..PAGE_SIZE).step_by(size_of_val(&words)) {
-                let len = size_of_val(&words);
+            for offset in (0..PAGE_SIZE).step_by(size_of_val(words)) {
+                let len = size_of_val(words);
                 // SAFETY: `words` is valid for reads, and by the type invariants nobody else reads or
                 // writes the page.
                 let result = unsafe { page.write_raw(words.as_ptr().cast(), offset, len) };
@@ -209,11 +214,11 @@ impl ExclusivePage {
 
     /// Returns whether it holds nothing but `word`.
     pub fn is_filled_with(&self, word: u64) -> bool {
-        let mut words = [!word; CHUNK_WORDS];
+        let Chunk(words) = &mut Chunk([!word; CHUNK_WORDS]);
         let mut pages = self.0.pages().iter();
         pages.all(|page| {
-            (0..PAGE_SIZE).step_by(size_of_val(&words)).all(|offset| {
-                let len = size_of_val(&words);
+            (0..PAGE_SIZE).step_by(size_of_val(words)).all(|offset| {
+                let len = size_of_val(words);
                 // SAFETY: `words` is valid for writes, and by the type invariants nobody else writes
                 // the page.
                 let result = unsafe { page.read_raw(words.as_mut_ptr().cast(), offset, len) };
@@ -224,10 +229,10 @@ impl ExclusivePage {
 
     /// Makes it a copy of `from`, as far as both go.
     pub fn copy_from(&mut self, from: &Unwritable<'_>) {
-        let mut words = [0u64; CHUNK_WORDS];
+        let Chunk(words) = &mut Chunk([0; CHUNK_WORDS]);
         for (to, from) in self.0.pages().iter().zip(from.0.iter()) {
-            for offset in (0..PAGE_SIZE).step_by(size_of_val(&words)) {
-                let len = size_of_val(&words);
+            for offset in (0..PAGE_SIZE).step_by(size_of_val(words)) {
+                let len = size_of_val(words);
                 // SAFETY: `words` is valid for reads and writes of `len` bytes. By the type invariants
                 // nobody writes `from`, and nobody else reads or writes this page.
                 let result = unsafe {

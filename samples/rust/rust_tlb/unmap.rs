@@ -196,8 +196,8 @@ impl Target<'_> {
         let nr_mms = batch.owed().nr_mms.max(early.nr_mms);
         out.nr_mms = nr_mms.max(done.report.nr_mms) as u64;
         for (report, why) in [(early, Why::Leaf), (done.report, Why::Phase)] {
-            self.count_calls(state, report.nr_calls, out);
             if report.nr_calls > 0 {
+                self.count_calls(state, report.nr_calls, out);
                 STATISTICS.why(why);
             }
         }
