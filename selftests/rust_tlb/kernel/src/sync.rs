@@ -4,12 +4,14 @@
 
 use crate::alloc::{AllocError, Flags};
 use std::{
-    ops::Deref,
-    sync::{self, MutexGuard, PoisonError},
+    ops::{Deref, DerefMut},
+    sync::{self, PoisonError},
 };
 
 pub mod atomic;
 pub mod barrier;
+#[cfg(test)]
+pub(crate) mod interleavings;
 pub(crate) mod memory;
 
 /// As the kernel's `Arc`.
@@ -36,8 +38,14 @@ impl<T> Deref for Arc<T> {
     }
 }
 
-/// As the kernel's `Mutex`, which knows no poison.
-pub struct Mutex<T>(sync::Mutex<T>);
+/// As the kernel's `Mutex`, which knows no poison. Where all interleavings are gone through, it is loom's.
+pub struct Mutex<T>(Lock<T>);
+
+enum Lock<T> {
+    Std(sync::Mutex<T>),
+    #[cfg(test)]
+    Loom(loom::sync::Mutex<T>),
+}
 
 // Nothing points into it.
 impl<T> Unpin for Mutex<T> {}
@@ -48,11 +56,50 @@ pub type SpinLock<T> = Mutex<T>;
 impl<T> Mutex<T> {
     /// Makes an unlocked mutex.
     pub fn new(value: T) -> Self {
-        Self(sync::Mutex::new(value))
+        #[cfg(test)]
+        if interleavings::are_gone_through() {
+            return Self(Lock::Loom(loom::sync::Mutex::new(value)));
+        }
+        Self(Lock::Std(sync::Mutex::new(value)))
     }
 
     /// Waits for the mutex.
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        match &self.0 {
+            Lock::Std(lock) => MutexGuard::Std(lock.lock().unwrap_or_else(PoisonError::into_inner)),
+            #[cfg(test)]
+            Lock::Loom(lock) => MutexGuard::Loom(lock.lock().expect("no thread of a model panics")),
+        }
+    }
+}
+
+/// A mutex, locked.
+pub enum MutexGuard<'a, T> {
+    /// The standard library's.
+    Std(sync::MutexGuard<'a, T>),
+    /// Loom's.
+    #[cfg(test)]
+    Loom(loom::sync::MutexGuard<'a, T>),
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match self {
+            Self::Std(guard) => guard,
+            #[cfg(test)]
+            Self::Loom(guard) => guard,
+        }
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        match self {
+            Self::Std(guard) => guard,
+            #[cfg(test)]
+            Self::Loom(guard) => guard,
+        }
     }
 }

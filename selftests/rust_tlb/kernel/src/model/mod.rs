@@ -6,6 +6,7 @@ mod access;
 mod events;
 mod folios;
 mod ids;
+mod interleavings;
 mod leaves;
 mod lost_writes;
 mod machine;
